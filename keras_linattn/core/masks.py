@@ -1,0 +1,88 @@
+"""Masks over keys. `True` (or 1) marks a visible position, everywhere."""
+
+from keras import ops
+
+
+def combine_masks(*masks):
+    """Logical AND of the masks that are not `None`; `None` if all are.
+
+    Args:
+        *masks: bool or 0/1 tensors of one shape, or `None`.
+
+    Returns:
+        Bool tensor, or `None`.
+    """
+    combined = None
+    for mask in masks:
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+            combined = (
+                mask if combined is None else ops.logical_and(combined, mask)
+            )
+    return combined
+
+
+def hide(x, mask, axis=-2):
+    """Sets the positions that the mask does not show to 0.
+
+    Selects rather than multiplies, since 0 * NaN is NaN.
+
+    Args:
+        x: tensor `[B, H, S, D]`, or `[B, S, D]`.
+        mask: bool tensor `(B, S)`, or `None` (then `x` is returned as it is).
+        axis: int, the axis of `x` that runs over positions.
+
+    Returns:
+        Tensor of `x`'s shape.
+    """
+    if mask is None:
+        return x
+    return ops.where(spread(mask, len(x.shape), axis), x, ops.zeros_like(x))
+
+
+def spread(mask, rank, axis):
+    """Reshapes a `(B, S)` mask so that S lies on `axis` of a `rank`-D tensor.
+
+    Args:
+        mask: tensor `(B, S)`.
+        rank: int, rank of the tensor that the mask shall broadcast against.
+        axis: int, where S goes.
+
+    Returns:
+        Tensor of rank `rank` with B first, S on `axis` and 1 elsewhere.
+    """
+    axis = axis % rank
+    # expand_dims, not mask[:, None]: LiteRT turns the latter into Flex ops.
+    for position in range(1, rank):
+        if position != axis:
+            mask = ops.expand_dims(mask, position)
+    return mask
+
+
+def key_mask_from_attention_mask(attention_mask):
+    """The `(B, S)` key mask that a query-independent attention mask stands for.
+
+    Decided on the static shape alone, so that it holds in a compiled graph.
+
+    Args:
+        attention_mask: tensor `(B, S)`, `(B, 1, S)` or `(B, 1, 1, S)`.
+
+    Returns:
+        Bool tensor `(B, S)`.
+
+    Raises:
+        ValueError: if the shape lets the mask depend on the query or the head.
+    """
+    shape = tuple(attention_mask.shape)
+    if len(shape) not in (2, 3, 4) or any(size != 1 for size in shape[1:-1]):
+        raise ValueError(
+            "`attention_mask` must not depend on the query position: linear "
+            "attention sums over the keys once for all queries. "
+            f"Received: shape {shape}, expected (batch, source) or "
+            "(batch, 1, source). Pass `value_mask=` for padding, "
+            "`use_causal_mask=True` for causal attention, or use "
+            "`keras.layers.MultiHeadAttention` for any other mask."
+        )
+    for _ in shape[1:-1]:
+        attention_mask = ops.squeeze(attention_mask, 1)
+    return ops.cast(attention_mask, "bool")

@@ -1,0 +1,68 @@
+"""Precision and safe division, stated once."""
+
+from keras import backend
+from keras import ops
+
+
+def accumulation_dtype(dtype):
+    """Dtype in which sums over the length are taken.
+
+    Half precision is not enough: a float16 sum over 2,048 positions overflows
+    and the output silently becomes 0.
+
+    Args:
+        dtype: dtype of the inputs.
+
+    Returns:
+        `"float32"` for `float16` and `bfloat16`, else `dtype` unchanged.
+    """
+    dtype = backend.standardize_dtype(dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def safe_divide(numerator, denominator):
+    """`numerator / denominator`, and `numerator` where the denominator is 0.
+
+    A sum of non-negative weights is 0 only if every weight is, and then the
+    numerator is 0 too: a row that sees no key gives 0, with finite gradients.
+    """
+    empty = ops.equal(denominator, 0)
+    return numerator / ops.where(empty, ops.ones_like(denominator), denominator)
+
+
+def masked_exp(x, visible=None, axis=-1):
+    """`exp(x - max)` along `axis`, the maximum taken over visible entries.
+
+    Args:
+        x: float tensor.
+        visible: bool tensor that broadcasts against `x`, `True` = visible.
+            Defaults to `None`: all are.
+        axis: int, the axis of the maximum.
+
+    Returns:
+        Tensor of `x`'s shape with values in [0, 1], 0 where not visible.
+    """
+    if visible is None:
+        return ops.exp(x - ops.stop_gradient(ops.max(x, axis, keepdims=True)))
+    # A finite floor: with -inf, a row that sees nothing is inf - inf = NaN.
+    x = ops.where(visible, x, ops.cast(-1e30, x.dtype))
+    largest = ops.stop_gradient(ops.max(x, axis, keepdims=True))
+    return ops.where(visible, ops.exp(x - largest), ops.zeros_like(x))
+
+
+def masked_softmax(x, visible=None, axis=-1):
+    """Softmax over the visible entries of `axis`; all 0 where none is.
+
+    Args:
+        x: float tensor.
+        visible: bool tensor that broadcasts against `x`, `True` = visible.
+            Defaults to `None`: all are.
+        axis: int, the axis that is normalised.
+
+    Returns:
+        Tensor of `x`'s shape.
+    """
+    if visible is None:
+        return ops.softmax(x, axis=axis)
+    weights = masked_exp(x, visible, axis)
+    return safe_divide(weights, ops.sum(weights, axis, keepdims=True))
