@@ -1,0 +1,222 @@
+"""The interface of a mechanism."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import accumulation_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What a mechanism can do. Chooses its checks and guards the layers.
+
+    Args:
+        causal: has an exact causal form. Defaults to `False`.
+        cross: queries may have another length than keys. Defaults to `True`.
+        recurrent: has `initial_state` and `step`. Defaults to `False`.
+        linear: time and memory grow linearly with the length. Defaults to
+            `True`.
+        normalised: a constant value gives that constant. Defaults to `True`.
+        explicit: the output is a matrix `[T, S]` times the values, so that
+            `attention_scores` exists. Defaults to `True`.
+        key_order_free: permuting keys, values and mask together changes
+            nothing. Defaults to `True`.
+        pools_queries: an output depends on the other queries too, so that
+            hidden queries must be left out through `query_mask`. Defaults to
+            `False`.
+        needs_length: works up to a length fixed when it is built. Defaults to
+            `False`.
+        tolerance: float, largest error in float32 against the float64
+            reference, relative and absolute. Defaults to 1e-5.
+        cost: time, in the letters of `core/shapes.py`.
+        state: size of the summary for each head, in the same letters.
+        source: authors, year, arXiv id.
+        known_failures: pairs `(check, reason)` of conformance checks that are
+            expected to fail. Defaults to none.
+    """
+
+    causal: bool = False
+    cross: bool = True
+    recurrent: bool = False
+    linear: bool = True
+    normalised: bool = True
+    explicit: bool = True
+    key_order_free: bool = True
+    pools_queries: bool = False
+    needs_length: bool = False
+    tolerance: float = 1e-5
+    cost: str = ""
+    state: str = ""
+    source: str = ""
+    known_failures: tuple = ()
+
+
+class Mechanism(keras.layers.Layer):
+    """Attention on projected heads; the formula without the projections.
+
+    A subclass declares `traits` and writes `attend`. It receives heads in the
+    accumulation dtype (float32 under half-precision policies) whose masked
+    keys and values are already 0, so the formula need not think of either.
+
+    Call arguments:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, S, D]`.
+        value: tensor `[B, H, S, V]`.
+        key_mask: optional bool tensor `(B, S)`, `True` = visible.
+        query_mask: optional bool tensor `(B, T)`, `True` = visible; only
+            mechanisms that pool queries look at it.
+        causal: bool. Query t sees the keys s <= t only. Defaults to `False`.
+        training: optional bool, as for any Keras layer.
+
+    Returns:
+        Tensor `[B, H, T, V]` in the dtype of `query`. A row that sees no key
+        is 0.
+
+    Raises:
+        ValueError: if shapes do not fit each other, or if the mechanism has
+            no causal form or no cross-attention and it is asked for.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((2, 4, 10, 8), "float32")
+    >>> tuple(mechanisms.get("linear_transformer")(x, x, x).shape)
+    (2, 4, 10, 8)
+    """
+
+    traits = Traits()
+
+    def build(self, query_shape, key_shape, value_shape):
+        """Makes the weights, if any, from shapes `[B, H, T, D]`."""
+
+    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+        """The formula: heads `[B, H, T, D]` in, `[B, H, T, V]` out."""
+        raise NotImplementedError(
+            f"`{type(self).__name__}` must define `attend`."
+        )
+
+    def call(
+        self,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        training=None,
+    ):
+        self.check_call(query.shape, key.shape, value.shape, causal)
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask)
+        output = self.attend(
+            query, key, value, key_mask, query_mask, causal, training
+        )
+        return ops.cast(output, dtype)
+
+    def attention_scores(
+        self, query, key, key_mask=None, query_mask=None, causal=False
+    ):
+        """The explicit matrix that the output applies to the values.
+
+        Quadratic in time and memory: for inspection only. Formed by attending
+        to the identity matrix, since the output is linear in the values.
+
+        Returns:
+            Tensor `[B, H, T, S]`.
+
+        Raises:
+            ValueError: if the mechanism has no such matrix (trait `explicit`).
+        """
+        if not self.traits.explicit:
+            raise ValueError(
+                f"`{type(self).__name__}` has no equivalent attention matrix. "
+                "Received: return_attention_scores=True. Use a mechanism with "
+                "the trait `explicit`, or leave the scores out."
+            )
+        batch, heads, length, _ = ops.shape(key)
+        identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
+        identity = ops.broadcast_to(identity, (batch, heads, length, length))
+        return self(query, key, identity, key_mask, query_mask, causal)
+
+    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
+        """State before the first position; its size is free of the length."""
+        self._refuse_state()
+
+    def step(self, state, query, key, value, key_mask=None):
+        """Takes in any number of new positions.
+
+        Args:
+            state: tree of tensors from `initial_state` or an earlier `step`.
+            query: tensor `[B, H, T, D]`, T >= 1 new positions.
+            key: tensor `[B, H, T, D]`.
+            value: tensor `[B, H, T, V]`.
+            key_mask: optional bool tensor `(B, T)`, `True` = visible.
+
+        Returns:
+            The output `[B, H, T, V]` and the new state.
+        """
+        self._refuse_state()
+
+    def compute_output_shape(self, query_shape, key_shape, value_shape):
+        return (*query_shape[:-1], value_shape[-1])
+
+    def _prepare(self, query, key, value, key_mask):
+        """Accumulation dtype for all, and nothing behind a masked key."""
+        dtype = accumulation_dtype(query.dtype)
+        query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
+        if key_mask is not None:
+            key, value = hide(key, key_mask), hide(value, key_mask)
+        return query, key, value
+
+    def _refuse_state(self):
+        raise ValueError(
+            f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
+            "with the trait `recurrent`, such as 'linear_transformer'."
+        )
+
+    def check_call(self, query, key, value, causal=False):
+        """Raises a `ValueError` if heads of these shapes cannot be attended.
+
+        Static facts only: values and unknown sizes are never looked at.
+
+        Args:
+            query: tuple, shape `[B, H, T, D]`; sizes may be `None`.
+            key: tuple, shape `[B, H, S, D]`.
+            value: tuple, shape `[B, H, S, V]`.
+            causal: bool. Defaults to `False`.
+        """
+        received = (
+            f"Received: query shape {tuple(query)}, key shape {tuple(key)}, "
+            f"value shape {tuple(value)}"
+        )
+        if not len(query) == len(key) == len(value) == 4:
+            raise ValueError(
+                "A mechanism works on heads `[B, H, T, D]`, of rank 4. "
+                f"{received}. The layers split heads for you."
+            )
+        if _differ(query[-1], key[-1]) or _differ(key[2], value[2]):
+            raise ValueError(
+                "`query` and `key` must have the same last dimension, `key` "
+                f"and `value` the same length. {received}."
+            )
+        if causal and not self.traits.causal:
+            raise ValueError(
+                f"`{type(self).__name__}` has no exact causal form in linear "
+                f"time. {received}, causal=True. Use a mechanism with the "
+                "trait `causal`, such as 'linear_transformer'."
+            )
+        if _differ(query[2], key[2]) and (causal or not self.traits.cross):
+            rule = "Causal attention" if causal else type(self).__name__
+            raise ValueError(
+                f"{rule} needs queries and keys of the same length. "
+                f"{received}. Use a mechanism with the trait `cross`, without "
+                "a causal mask, for cross-attention."
+            )
+
+
+def _differ(size, other):
+    return size is not None and other is not None and size != other

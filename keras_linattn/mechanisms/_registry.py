@@ -1,0 +1,151 @@
+"""Mechanisms by name."""
+
+import keras
+
+from keras_linattn.mechanisms._base import Mechanism
+
+_CLASSES = {}
+
+
+def register(name, package=None):
+    """Class decorator: makes a mechanism available under `name`.
+
+    The class is registered with Keras too, so that models with it load.
+
+    Args:
+        name: str, the key. For the mechanisms of this package it is also the
+            name of the file and of the tests.
+        package: str or `None`, the prefix of Keras' registration, written
+            into saved files. Defaults to the top-level module of the class.
+
+    Returns:
+        The decorator, which returns the class.
+
+    Raises:
+        ValueError: if the name is taken.
+        TypeError: if what is decorated is not a `Mechanism` class.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> @mechanisms.register("mean_of_values", package="docs")
+    ... class MeanOfValues(mechanisms.Mechanism):
+    ...     def attend(self, query, key, value, *unused):
+    ...         mean = keras.ops.mean(value, axis=2, keepdims=True)
+    ...         return mean + keras.ops.zeros_like(query[..., :1])
+    >>> "mean_of_values" in mechanisms.available()
+    True
+    """
+
+    def decorate(cls):
+        if not (isinstance(cls, type) and issubclass(cls, Mechanism)):
+            raise TypeError(
+                "`register` decorates subclasses of `Mechanism`. "
+                f"Received: {cls!r}."
+            )
+        if name in _CLASSES:
+            raise ValueError(
+                f"The mechanism name {name!r} is taken by "
+                f"`{_CLASSES[name].__name__}`. Received: {cls!r}. Choose "
+                "another name."
+            )
+        prefix = package or cls.__module__.partition(".")[0]
+        _CLASSES[name] = cls
+        return keras.saving.register_keras_serializable(prefix)(cls)
+
+    return decorate
+
+
+def available():
+    """The names of all registered mechanisms, sorted.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> "modified_linformer" in mechanisms.available()
+    True
+    """
+    return sorted(_CLASSES)
+
+
+def get(identifier, **defaults):
+    """Returns a mechanism, as `keras.optimizers.get` does an optimizer.
+
+    Args:
+        identifier: a name; a `Mechanism` object (returned as it is); a
+            subclass of `Mechanism`; a dict of the name and constructor
+            arguments, `{"name": "linformer", "sequence_length": 512}`; or the
+            dict of `keras.saving.serialize_keras_object`.
+        **defaults: constructor arguments (such as `dtype`) for when an object
+            is made here and the dict does not hold them.
+
+    Returns:
+        A `Mechanism`.
+
+    Raises:
+        ValueError: if the name is unknown; the message lists what exists.
+        TypeError: if the identifier is of another type.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.get("modified_linformer").reading
+    'factorised'
+    >>> config = {"name": "modified_linformer", "reading": "projected"}
+    >>> mechanisms.get(config).reading
+    'projected'
+    """
+    if isinstance(identifier, Mechanism):
+        return identifier
+    if isinstance(identifier, type) and issubclass(identifier, Mechanism):
+        return identifier(**defaults)
+    if isinstance(identifier, str):
+        return _lookup(identifier)(**defaults)
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        return _deserialize(identifier)
+    if isinstance(identifier, dict) and "name" in identifier:
+        arguments = {k: v for k, v in identifier.items() if k != "name"}
+        return _lookup(identifier["name"])(**{**defaults, **arguments})
+    raise TypeError(
+        "A mechanism is given by name, by a dict with 'name' and constructor "
+        "arguments, as a `Mechanism` class or as an object. "
+        f"Received: {identifier!r} of type {type(identifier).__name__}."
+    )
+
+
+def name_of(mechanism):
+    """The name under which a mechanism's class is registered, or `None`."""
+    for name, cls in _CLASSES.items():
+        if cls is type(mechanism):
+            return name
+    return None
+
+
+def _lookup(name):
+    if name not in _CLASSES:
+        raise ValueError(_unknown(name))
+    return _CLASSES[name]
+
+
+def _deserialize(config):
+    registered = config.get("registered_name") or config["class_name"]
+    known = keras.saving.get_registered_object(registered)
+    named = {cls.__name__ for cls in _CLASSES.values()}
+    if known is None and config["class_name"] not in named:
+        raise ValueError(_unknown(registered))
+    mechanism = keras.saving.deserialize_keras_object(config)
+    if not isinstance(mechanism, Mechanism):
+        raise TypeError(
+            "The config of a mechanism must name a subclass of `Mechanism`. "
+            f"Received: {registered!r}, a {type(mechanism).__name__}."
+        )
+    return mechanism
+
+
+def _unknown(name):
+    return (
+        f"Unknown mechanism {name!r}. Available: {', '.join(available())}. "
+        "A mechanism of your own must be registered with "
+        "`keras_linattn.mechanisms.register` (import its module) before it is "
+        "named or a model with it is loaded."
+    )

@@ -1,0 +1,78 @@
+"""Softmax attention: the exact, quadratic reference.
+
+out = softmax_S(Q K^T / sqrt D) V.  Causal: over s <= t.
+
+Cost: O(T S (D + V)) time and, where the backend has no fused kernel, T S
+memory. For comparison and conversion; not linear.
+Source: Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv
+1706.03762, equation 1.
+Differs from the paper: a row that sees no key is 0.
+"""
+
+from keras import ops
+
+from keras_linattn.core.masks import spread
+from keras_linattn.core.shapes import heads_first
+from keras_linattn.core.shapes import heads_last
+from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._base import Traits
+from keras_linattn.mechanisms._registry import register
+
+
+def visible_pairs(length, key_mask, causal):
+    """Bool mask that broadcasts against `[B, H, T, S]`, or `None`."""
+    visible = None
+    if causal:
+        position = ops.arange(length)
+        visible = ops.expand_dims(position, 1) >= ops.expand_dims(position, 0)
+        visible = ops.reshape(visible, (1, 1, length, length))
+    if key_mask is not None:
+        keys = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
+        visible = keys if visible is None else ops.logical_and(visible, keys)
+    return visible
+
+
+def attend(query, key, value, key_mask=None, causal=False):
+    """Scaled dot-product attention on `[B, H, T, D]`."""
+    visible = visible_pairs(ops.shape(query)[2], key_mask, causal)
+    output = ops.dot_product_attention(
+        heads_last(query),
+        heads_last(key),
+        heads_last(value),
+        mask=visible,
+        flash_attention=False,
+    )
+    output = heads_first(output)
+    if visible is None:
+        return output
+    sees_any = ops.any(visible, axis=-1, keepdims=True)
+    return ops.where(sees_any, output, ops.zeros_like(output))
+
+
+@register("softmax")
+class Softmax(Mechanism):
+    """Exact softmax attention, quadratic in the length.
+
+    Call arguments, result and errors: see `Mechanism`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> tuple(mechanisms.Softmax()(x, x, x).shape)
+    (1, 2, 6, 4)
+
+    Source: Vaswani et al., 2017, arXiv 1706.03762, equation 1.
+    """
+
+    traits = Traits(
+        causal=True,
+        linear=False,
+        cost="T S (D + V)",
+        state="S (D + V)",
+        source="Vaswani et al. 2017, arXiv 1706.03762",
+    )
+
+    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+        return attend(query, key, value, key_mask, causal)
