@@ -1,0 +1,19 @@
+"""Linear-time attention for Keras 3, on TensorFlow, JAX and PyTorch."""
+
+from keras_linattn import export as export
+from keras_linattn import mechanisms as mechanisms
+from keras_linattn import models as models
+from keras_linattn._version import __version__ as __version__
+from keras_linattn.layers import (
+    LinearMultiHeadAttention as LinearMultiHeadAttention,
+)
+from keras_linattn.layers import LinearSelfAttention as LinearSelfAttention
+from keras_linattn.layers import (
+    LinearTransformerEncoder as LinearTransformerEncoder,
+)
+from keras_linattn.layers import MaskedAveragePooling as MaskedAveragePooling
+from keras_linattn.layers import NGramEmbedding as NGramEmbedding
+from keras_linattn.layers import PatchEmbedding as PatchEmbedding
+from keras_linattn.layers import TokenMerging as TokenMerging
+from keras_linattn.mechanisms import Mechanism as Mechanism
+from keras_linattn.mechanisms import Traits as Traits

@@ -1,0 +1,21 @@
+"""Keras layers: projections, masks, dropout and config around a mechanism."""
+
+from keras_linattn.layers.linear_multi_head_attention import (
+    LinearMultiHeadAttention as LinearMultiHeadAttention,
+)
+from keras_linattn.layers.linear_self_attention import (
+    LinearSelfAttention as LinearSelfAttention,
+)
+from keras_linattn.layers.linear_transformer_encoder import (
+    LinearTransformerEncoder as LinearTransformerEncoder,
+)
+from keras_linattn.layers.masked_average_pooling import (
+    MaskedAveragePooling as MaskedAveragePooling,
+)
+from keras_linattn.layers.ngram_embedding import (
+    NGramEmbedding as NGramEmbedding,
+)
+from keras_linattn.layers.patch_embedding import (
+    PatchEmbedding as PatchEmbedding,
+)
+from keras_linattn.layers.token_merging import TokenMerging as TokenMerging

@@ -1,0 +1,317 @@
+"""What the attention layers share: projections, masks, dropout, config."""
+
+import string
+
+import keras
+from keras import ops
+
+from keras_linattn import mechanisms
+from keras_linattn.core.masks import hide
+from keras_linattn.core.shapes import AxisFolding
+from keras_linattn.layers._sublayers import clone_initializer
+from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._sublayers import with_mechanism
+
+SERIALIZERS = {
+    "initializer": keras.initializers,
+    "regularizer": keras.regularizers,
+    "constraint": keras.constraints,
+}
+
+
+class AttentionBase(keras.layers.Layer):
+    """Projections around a mechanism; not for use on its own.
+
+    The sublayers carry the attribute names, names and variable shapes of
+    `keras.layers.MultiHeadAttention`, so that weights and weight files pass
+    from one to the other.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim,
+        value_dim=None,
+        dropout=0.0,
+        use_bias=True,
+        output_shape=None,
+        attention_axes=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        use_gate=False,
+        seed=None,
+        mechanism="modified_linformer",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.num_heads = _positive("num_heads", num_heads)
+        self.key_dim = _positive("key_dim", key_dim)
+        self.value_dim = _positive(
+            "value_dim", key_dim if value_dim is None else value_dim
+        )
+        self.dropout = _rate(dropout)
+        self.use_bias = use_bias
+        self._output_shape = _as_tuple("output_shape", output_shape)
+        self.attention_axes = _as_tuple("attention_axes", attention_axes)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        # Acts on the projections' outputs, as in Keras' layer, not on ours.
+        self._activity_regularizer = keras.regularizers.get(
+            activity_regularizer
+        )
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.use_gate = use_gate
+        self.seed = seed
+        self.mechanism = mechanisms.get(
+            mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
+        )
+        self._dropout_layer = keras.layers.Dropout(
+            self.dropout, seed=seed, dtype=self.dtype_policy
+        )
+
+    def _build_sublayers(self, query_shape, value_shape, key_shape):
+        self._check_build(query_shape, value_shape, key_shape)
+        rank = len(query_shape)
+        self._folding = AxisFolding(rank, self.attention_axes)
+        heads = (self.num_heads, self.key_dim)
+        value_heads = (self.num_heads, self.value_dim)
+        # In the order of Keras' layer: `set_weights` depends on it.
+        self._query_dense = self._project("query", rank, heads)
+        self._query_dense.build(query_shape)
+        self._key_dense = self._project("key", rank, heads)
+        self._key_dense.build(key_shape)
+        if self.use_gate:
+            self._gate_dense = self._project(
+                "gate", rank, value_heads, activation="sigmoid"
+            )
+            self._gate_dense.build(query_shape)
+        self._value_dense = self._project("value", rank, value_heads)
+        self._value_dense.build(value_shape)
+        outputs = self._output_shape or (query_shape[-1],)
+        self._output_dense = self._project(
+            "attention_output", rank, outputs, bound_axes=2
+        )
+        self._output_dense.build((*query_shape[:-1], *value_heads))
+        self._build_mechanism(query_shape, value_shape)
+
+    def _build_mechanism(self, query_shape, value_shape):
+        # A mechanism that several layers share is built by the first.
+        if not self.mechanism.built:
+            shapes = self._head_shapes(query_shape, value_shape)
+            self.mechanism.build(*shapes)
+
+    def _head_shapes(self, query_shape, value_shape):
+        """Static `[B, H, T, D]` shapes of query, key and value heads."""
+        return (
+            self._folding.folded_shape((*shape[:-1], self.num_heads, size))
+            for shape, size in (
+                (query_shape, self.key_dim),
+                (value_shape, self.key_dim),
+                (value_shape, self.value_dim),
+            )
+        )
+
+    def _project(self, name, rank, output_dims, bound_axes=1, activation=None):
+        """EinsumDense over the last `bound_axes` axes, to `output_dims`."""
+        letters = iter(string.ascii_lowercase)
+        free = "".join(next(letters) for _ in range(rank - 1))
+        bound = "".join(next(letters) for _ in range(bound_axes))
+        out = "".join(next(letters) for _ in output_dims)
+        layer = keras.layers.EinsumDense(
+            f"{free}{bound},{bound}{out}->{free}{out}",
+            output_shape=(*(None,) * (rank - 2), *output_dims),
+            bias_axes=out if self.use_bias else None,
+            activation=activation,
+            name=name,
+            kernel_initializer=clone_initializer(self.kernel_initializer),
+            bias_initializer=clone_initializer(self.bias_initializer),
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            activity_regularizer=self._activity_regularizer,
+            kernel_constraint=self.kernel_constraint,
+            bias_constraint=self.bias_constraint,
+            dtype=sublayer_policy(self.dtype_policy, name),
+        )
+        # It works position by position; without this Keras warns of the mask.
+        layer.supports_masking = True
+        return layer
+
+    @property
+    def query_dense(self):
+        """The query projection, an `EinsumDense` (after `build`)."""
+        return self._query_dense
+
+    @property
+    def key_dense(self):
+        """The key projection, an `EinsumDense` (after `build`)."""
+        return self._key_dense
+
+    @property
+    def value_dense(self):
+        """The value projection, an `EinsumDense` (after `build`)."""
+        return self._value_dense
+
+    @property
+    def output_dense(self):
+        """The output projection, an `EinsumDense` (after `build`)."""
+        return self._output_dense
+
+    def _attend(
+        self,
+        query,
+        key,
+        value,
+        query_mask=None,
+        key_mask=None,
+        causal=False,
+        training=None,
+        return_scores=False,
+    ):
+        """Projects, folds, attends, unfolds, projects back."""
+        folding = self._folding
+        _check_mask("query_mask", query_mask, query)
+        _check_mask("the mask of keys and values", key_mask, value)
+        gate = self._gate_dense(query) if self.use_gate else None
+        projected = self._query_dense(query)
+        query = folding.fold(projected)
+        key = folding.fold(self._key_dense(key))
+        value = folding.fold(self._value_dense(value))
+        masks = {
+            "query_mask": folding.fold_mask(query_mask),
+            "key_mask": folding.fold_mask(key_mask),
+            "causal": causal,
+        }
+        heads = self.mechanism(query, key, value, training=training, **masks)
+        heads = hide(heads, masks["query_mask"])
+        heads = self._dropout_layer(heads, training=training)
+        heads = folding.unfold(heads, like=projected)
+        if gate is not None:
+            heads = ops.multiply(heads, gate)
+        output = self._output_dense(heads)
+        if return_scores:
+            return output, self.mechanism.attention_scores(query, key, **masks)
+        return output
+
+    def _output_shape_for(self, query_shape):
+        return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
+
+    def _output_spec_for(self, query_shape, value_shape, return_scores):
+        """Symbolic outputs: the attended tensor, and the scores if asked."""
+        output = keras.KerasTensor(
+            self._output_shape_for(query_shape), dtype=self.compute_dtype
+        )
+        if not return_scores:
+            return output
+        queries, keys, _ = self._head_shapes(query_shape, value_shape)
+        scores = keras.KerasTensor(
+            (*queries[:3], keys[2]), dtype=self.compute_dtype
+        )
+        return output, scores
+
+    def _check_build(self, query_shape, value_shape, key_shape):
+        ranks = {len(query_shape), len(value_shape), len(key_shape)}
+        shapes = (
+            f"Received: query shape {tuple(query_shape)}, value shape "
+            f"{tuple(value_shape)}, key shape {tuple(key_shape)}."
+        )
+        if len(ranks) > 1 or min(ranks) < 3:
+            raise ValueError(
+                "Attention needs inputs of one rank, at least 3: (batch, "
+                f"length, features). {shapes} Add the missing axis, for "
+                "example with `keras.layers.Reshape`."
+            )
+        if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
+            raise ValueError(
+                f"`key` and `value` must have the same length. {shapes}"
+            )
+
+    def _sublayers(self):
+        names = ("query", "key", "gate", "value", "output")
+        layers = (getattr(self, f"_{name}_dense", None) for name in names)
+        return [layer for layer in layers if layer is not None]
+
+    def get_config(self):
+        config = {
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "output_shape": self._output_shape,
+            "attention_axes": self.attention_axes,
+            "use_gate": self.use_gate,
+            "seed": self.seed,
+            "mechanism": keras.saving.serialize_keras_object(self.mechanism),
+        }
+        for role in ("kernel", "bias"):
+            for kind, module in SERIALIZERS.items():
+                name = f"{role}_{kind}"
+                config[name] = module.serialize(getattr(self, name))
+        config["activity_regularizer"] = keras.regularizers.serialize(
+            self._activity_regularizer
+        )
+        config["dtype"] = policy_for_config(
+            self.dtype_policy, self._sublayers()
+        )
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_mechanism(config))
+
+
+def _positive(name, value):
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={value!r}."
+        )
+    return value
+
+
+def _rate(value):
+    if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError(
+            "`dropout` must be a number from 0 up to, not including, 1. "
+            f"Received: dropout={value!r}."
+        )
+    return value
+
+
+def _as_tuple(name, value):
+    """An int or a sequence of ints as a tuple; `None` stays."""
+    if value is None or value == ():
+        return None
+    value = (value,) if isinstance(value, int) else value
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(entry, int) for entry in value
+    ):
+        raise ValueError(
+            f"`{name}` must be an integer, or a list or tuple of them. "
+            f"Received: {name}={value!r}."
+        )
+    return tuple(value)
+
+
+def _check_mask(name, mask, x):
+    """Static check that a mask has one entry for each position of `x`."""
+    if mask is None:
+        return
+    shape, expected = tuple(mask.shape), tuple(x.shape[:-1])
+    if len(shape) != len(expected) or any(
+        None not in (size, wanted) and size not in (1, wanted)
+        for size, wanted in zip(shape, expected)
+    ):
+        raise ValueError(
+            "A mask has one entry for each position. Received: "
+            f"{name} of shape {shape}, expected {expected}."
+        )

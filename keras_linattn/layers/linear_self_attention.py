@@ -1,0 +1,121 @@
+"""Self-attention with one input and one output, for `Sequential` models."""
+
+import keras
+
+from keras_linattn.core.masks import combine_masks
+from keras_linattn.layers._attention_base import AttentionBase
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class LinearSelfAttention(AttentionBase):
+    """Multi-head self-attention in linear time: one tensor in, one out.
+
+    The layer attends within its input. It has no residual connection and no
+    normalisation; `LinearTransformerEncoder` has both. Implicit masks (such
+    as of `Embedding(mask_zero=True)`) are used and passed on.
+
+    Args:
+        num_heads: int > 0, number of heads H.
+        key_dim: int > 0, size D of each head of query and key.
+        value_dim: int > 0 or `None`, size V of each head of the value.
+            Defaults to `None`: `key_dim`.
+        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
+            to `"modified_linformer"`.
+        causal: bool, position t sees positions s <= t only. Defaults to
+            `False`.
+        dropout: float in [0, 1), dropout on the heads' outputs. Defaults to 0.
+        use_bias: bool, whether the projections have biases. Defaults to
+            `True`.
+        **kwargs: `output_shape`, `attention_axes`, initializers, regularizers,
+            constraints, `use_gate` and `seed` as in
+            `LinearMultiHeadAttention`, and arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
+        mask: optional bool tensor `(B, T)`, `True` = visible. Hidden
+            positions are attended by none and attend to nothing.
+        training: optional bool, whether dropout is active.
+        return_attention_scores: bool, return also the explicit matrix that
+            the mechanism amounts to. Quadratic in the length, for inspection.
+            Defaults to `False`.
+
+    Returns:
+        Tensor `(B, T, F)` (or `output_shape`). With
+        `return_attention_scores=True` also a tensor `(B, H, T, T)`.
+
+    Raises:
+        ValueError: if an argument is out of range, if the input's rank is
+            under 3, or if `causal=True` and the mechanism has no causal form.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras
+    >>> import keras_linattn
+    >>> model = keras.Sequential([
+    ...     keras.layers.Embedding(256, 16, mask_zero=True),
+    ...     keras_linattn.LinearSelfAttention(num_heads=2, key_dim=8),
+    ...     keras.layers.GlobalAveragePooling1D(),
+    ... ])
+    >>> tuple(model(np.ones((4, 10), "int32")).shape)
+    (4, 16)
+
+    Source: Verma, 2020, arXiv 2101.10277 (the default mechanism).
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim,
+        value_dim=None,
+        mechanism="modified_linformer",
+        causal=False,
+        dropout=0.0,
+        use_bias=True,
+        **kwargs,
+    ):
+        super().__init__(
+            num_heads=num_heads,
+            key_dim=key_dim,
+            value_dim=value_dim,
+            dropout=dropout,
+            use_bias=use_bias,
+            mechanism=mechanism,
+            **kwargs,
+        )
+        self.causal = causal
+
+    def build(self, input_shape):
+        self._build_sublayers(input_shape, input_shape, input_shape)
+        # Refuse while the model is made, not when the first batch arrives.
+        self.mechanism.check_call(
+            *self._head_shapes(input_shape, input_shape), self.causal
+        )
+
+    def call(
+        self, inputs, mask=None, training=None, return_attention_scores=False
+    ):
+        mask = combine_masks(mask)
+        return self._attend(
+            inputs,
+            inputs,
+            inputs,
+            query_mask=mask,
+            key_mask=mask,
+            causal=self.causal,
+            training=training,
+            return_scores=return_attention_scores,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return self._output_shape_for(input_shape)
+
+    def compute_output_spec(
+        self, inputs, mask=None, training=None, return_attention_scores=False
+    ):
+        return self._output_spec_for(
+            inputs.shape, inputs.shape, return_attention_scores
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "causal": self.causal}

@@ -1,0 +1,116 @@
+"""Embedding of byte n-grams, so that short models see more than bytes."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class NGramEmbedding(keras.layers.Layer):
+    """Sum of the embeddings of the n-grams that end at each position.
+
+    Single tokens have a table of their own; longer n-grams share
+    `num_buckets` rows for each order through a hash. Token 0 is padding.
+    An n-gram looks back only, so padding at the end changes nothing before it.
+
+    Args:
+        vocabulary_size: int > 0, number of token ids, padding included.
+        embed_dim: int > 0, F.
+        orders: tuple of ints > 0, lengths of the n-grams. Defaults to
+            `(1, 2, 3, 4)`.
+        num_buckets: int > 0, rows of the table of each order > 1. Defaults to
+            8192.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`.
+
+    Returns:
+        Tensor `(B, T, F)`, with the Keras mask `tokens != 0`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> layer = keras_linattn.NGramEmbedding(257, 16, num_buckets=100)
+    >>> tuple(layer(np.ones((4, 10), "int32")).shape)
+    (4, 10, 16)
+
+    Source: Bojanowski et al., 2017, arXiv 1607.04606, section 3.2 (hashed
+    character n-grams; their bag of n-grams of a word, here of a position).
+    """
+
+    def __init__(
+        self,
+        vocabulary_size,
+        embed_dim,
+        orders=(1, 2, 3, 4),
+        num_buckets=8192,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not orders or any(n < 1 for n in orders):
+            raise ValueError(
+                "`orders` must name at least one n-gram length, each >= 1. "
+                f"Received: orders={orders!r}."
+            )
+        if num_buckets * vocabulary_size >= 2**31:
+            raise ValueError(
+                "`num_buckets` times `vocabulary_size` must be under 2**31, "
+                "the range of the int32 hash. Received: "
+                f"num_buckets={num_buckets}, vocabulary_size="
+                f"{vocabulary_size}."
+            )
+        self.supports_masking = True
+        self.vocabulary_size = vocabulary_size
+        self.embed_dim = embed_dim
+        self.orders = tuple(orders)
+        self.num_buckets = num_buckets
+        self._tables = [
+            keras.layers.Embedding(
+                vocabulary_size if n == 1 else num_buckets,
+                embed_dim,
+                dtype=self.dtype_policy,
+                name=f"order_{n}",
+            )
+            for n in self.orders
+        ]
+
+    def build(self, tokens_shape):
+        for table in self._tables:
+            table.build(tokens_shape)
+
+    def call(self, tokens):
+        tokens = ops.cast(tokens, "int32")
+        embedded = [
+            table(tokens if n == 1 else self._hash(tokens, n))
+            for n, table in zip(self.orders, self._tables)
+        ]
+        return sum(embedded[1:], embedded[0])
+
+    def _hash(self, tokens, n):
+        """Bucket of the n-gram that ends at each position, int32 `(B, T)`."""
+        length = ops.shape(tokens)[1]
+        padded = ops.pad(tokens, [(0, 0), (n - 1, 0)])
+        bucket = ops.zeros_like(tokens)
+        for start in range(n):
+            window = padded[:, start : start + length]
+            bucket = (bucket * self.vocabulary_size + window) % self.num_buckets
+        return bucket
+
+    def compute_mask(self, tokens, mask=None):
+        return ops.not_equal(tokens, 0)
+
+    def compute_output_shape(self, tokens_shape):
+        return (*tokens_shape, self.embed_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "embed_dim": self.embed_dim,
+            "orders": self.orders,
+            "num_buckets": self.num_buckets,
+        }

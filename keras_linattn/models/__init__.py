@@ -1,0 +1,8 @@
+"""Keras models built from the layers."""
+
+from keras_linattn.models.text_classifier import (
+    TextClassifier as TextClassifier,
+)
+from keras_linattn.models.vision_transformer import (
+    VisionTransformer as VisionTransformer,
+)

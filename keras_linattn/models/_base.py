@@ -1,0 +1,92 @@
+"""What the functional models share: config, dtype policies, the blocks."""
+
+import keras
+
+from keras_linattn.layers import LinearTransformerEncoder
+from keras_linattn.layers import MaskedAveragePooling
+from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._sublayers import with_mechanism
+
+
+class Classifier(keras.Model):
+    """A functional model whose config is its constructor's arguments.
+
+    A subclass makes its graph in the constructor with `_add_encoder` and
+    `_add_head`, calls `keras.Model.__init__`, and stores its arguments under
+    their own names.
+    """
+
+    # Names of constructor arguments stored as attributes of the same name.
+    _arguments = (
+        "num_classes",
+        "hidden_dim",
+        "num_layers",
+        "num_heads",
+        "intermediate_dim",
+        "dropout",
+        "activation",
+    )
+
+    def get_config(self):
+        config = {name: getattr(self, name) for name in self._arguments}
+        mechanism = self.mechanism
+        if not isinstance(mechanism, (str, dict)):
+            mechanism = keras.saving.serialize_keras_object(mechanism)
+        return {
+            **config,
+            "activation": keras.activations.serialize(
+                keras.activations.get(self.activation)
+            ),
+            "mechanism": mechanism,
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": policy_for_config(
+                self.policy, [x for x in self.layers if x.weights]
+            ),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = with_mechanism(config)
+        if isinstance(config.get("dtype"), dict):
+            policy = keras.dtype_policies.deserialize(config["dtype"])
+            config = {**config, "dtype": policy}
+        return cls(**config)
+
+
+def add_encoder(
+    x, num_layers, num_heads, intermediate_dim, dropout, mechanism, policy
+):
+    """Pre-norm encoder blocks and a last normalisation, `(B, T, F)` each."""
+    for index in range(num_layers):
+        name = f"encoder_{index}"
+        x = LinearTransformerEncoder(
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            activation="gelu",
+            normalize_first=True,
+            mechanism=mechanism,
+            dtype=sublayer_policy(policy, name),
+            name=name,
+        )(x)
+    name = "final_norm"
+    return keras.layers.LayerNormalization(
+        epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
+    )(x)
+
+
+def add_head(x, num_classes, dropout, activation, policy):
+    """Mean over the visible positions, then a dense layer to the classes."""
+    x = MaskedAveragePooling(
+        dtype=sublayer_policy(policy, "pooling"), name="pooling"
+    )(x)
+    x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    # Probabilities in half precision are too coarse: float32 unless the
+    # policies of a saved model say otherwise.
+    is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
+    dtype = sublayer_policy(policy, "classes") if is_map else "float32"
+    return keras.layers.Dense(
+        num_classes, activation=activation, dtype=dtype, name="classes"
+    )(x)

@@ -1,0 +1,133 @@
+"""Classifier of long texts, byte by byte."""
+
+import keras
+
+from keras_linattn.layers import NGramEmbedding
+from keras_linattn.layers import TokenMerging
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.models._base import Classifier
+from keras_linattn.models._base import add_encoder
+from keras_linattn.models._base import add_head
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class TextClassifier(Classifier):
+    """Linear-attention encoder over bytes (or any token ids), any length.
+
+    Embeds hashed n-grams, merges neighbours to one token, attends, averages
+    over the visible positions. Padding (id 0, at the end) changes nothing.
+
+    Args:
+        num_classes: int > 0.
+        vocabulary_size: int > 0, number of token ids with padding. Defaults
+            to 257: byte b is id b + 1, padding is 0.
+        hidden_dim: int > 0, F. Defaults to 128.
+        num_layers: int > 0, encoder blocks. Defaults to 2.
+        num_heads: int > 0. Defaults to 4.
+        intermediate_dim: int > 0 or `None`, of the feedforward networks.
+            Defaults to `None`: 2 * `hidden_dim`.
+        ngram_orders: tuple of ints, see `NGramEmbedding`. Defaults to
+            `(1, 2, 3, 4)`.
+        num_buckets: int > 0, see `NGramEmbedding`. Defaults to 8192.
+        embedding_dim: int > 0, features of the n-gram embedding. Defaults to
+            64.
+        merge_factor: int > 0, neighbours merged to one token before the
+            encoder. Defaults to 4.
+        dropout: float in [0, 1). Defaults to 0.1.
+        activation: of the output. Defaults to `"softmax"`: probabilities.
+        mechanism: name, dict, class or object, see `mechanisms.get`; an
+            object is shared by all blocks. Defaults to `"modified_linformer"`.
+        dtype: dtype policy. Defaults to `None`: Keras' global policy.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`, 0 = padding. The input is named `tokens`.
+
+    Returns:
+        float32 tensor `(B, num_classes)`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> model = keras_linattn.models.TextClassifier(
+    ...     num_classes=3, hidden_dim=16, num_layers=1, num_buckets=64)
+    >>> tuple(model(np.array([[80, 100, 0, 0]])).shape)
+    (1, 3)
+
+    Source: Verma, 2020, arXiv 2101.10277 (the attention); Bojanowski et al.,
+    2017, arXiv 1607.04606 (the n-grams).
+    """
+
+    _arguments = (
+        *Classifier._arguments,
+        "vocabulary_size",
+        "ngram_orders",
+        "num_buckets",
+        "embedding_dim",
+        "merge_factor",
+    )
+
+    def __init__(
+        self,
+        num_classes,
+        vocabulary_size=257,
+        hidden_dim=128,
+        num_layers=2,
+        num_heads=4,
+        intermediate_dim=None,
+        ngram_orders=(1, 2, 3, 4),
+        num_buckets=8192,
+        embedding_dim=64,
+        merge_factor=4,
+        dropout=0.1,
+        activation="softmax",
+        mechanism="modified_linformer",
+        dtype=None,
+        **kwargs,
+    ):
+        policy = keras.dtype_policies.get(dtype)
+        intermediate_dim = intermediate_dim or 2 * hidden_dim
+        tokens = keras.Input((None,), dtype="int32", name="tokens")
+        x = NGramEmbedding(
+            vocabulary_size,
+            embedding_dim,
+            ngram_orders,
+            num_buckets,
+            dtype=sublayer_policy(policy, "ngrams"),
+            name="ngrams",
+        )(tokens)
+        x = TokenMerging(
+            merge_factor,
+            hidden_dim,
+            dtype=sublayer_policy(policy, "merging"),
+            name="merging",
+        )(x)
+        x = add_encoder(
+            x,
+            num_layers,
+            num_heads,
+            intermediate_dim,
+            dropout,
+            mechanism,
+            policy,
+        )
+        outputs = add_head(x, num_classes, dropout, activation, policy)
+        super().__init__(inputs=tokens, outputs=outputs, **kwargs)
+        self.policy = policy
+        self.num_classes = num_classes
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.ngram_orders = tuple(ngram_orders)
+        self.num_buckets = num_buckets
+        self.embedding_dim = embedding_dim
+        self.merge_factor = merge_factor
+        self.dropout = dropout
+        self.activation = activation
+        self.mechanism = mechanism

@@ -1,0 +1,105 @@
+"""Vision transformer with linear attention."""
+
+import keras
+
+from keras_linattn.layers import PatchEmbedding
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.models._base import Classifier
+from keras_linattn.models._base import add_encoder
+from keras_linattn.models._base import add_head
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class VisionTransformer(Classifier):
+    """Image classifier: patches, linear-attention encoder, mean, classes.
+
+    Args:
+        num_classes: int > 0.
+        image_shape: tuple `(height, width, channels)`. Defaults to
+            `(28, 28, 1)`.
+        patch_size: int > 0 or pair, in pixels; 1 makes a sequence of pixels.
+            Defaults to 4.
+        hidden_dim: int > 0, F. Defaults to 64.
+        num_layers: int > 0, encoder blocks. Defaults to 4.
+        num_heads: int > 0. Defaults to 4.
+        intermediate_dim: int > 0 or `None`, of the feedforward networks.
+            Defaults to `None`: 2 * `hidden_dim`.
+        dropout: float in [0, 1). Defaults to 0.
+        activation: of the output. Defaults to `"softmax"`: probabilities.
+        mechanism: name, dict, class or object, see `mechanisms.get`; an
+            object is shared by all blocks. Defaults to `"modified_linformer"`.
+        dtype: dtype policy. Defaults to `None`: Keras' global policy.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Call arguments:
+        images: float tensor `(B, height, width, channels)`, best in [0, 1].
+            The input is named `images`.
+
+    Returns:
+        float32 tensor `(B, num_classes)`.
+
+    Raises:
+        ValueError: if an argument is out of range, or if the images are no
+            multiple of the patch size.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> model = keras_linattn.models.VisionTransformer(
+    ...     num_classes=10, hidden_dim=16, num_layers=1)
+    >>> tuple(model(np.zeros((2, 28, 28, 1), "float32")).shape)
+    (2, 10)
+
+    Source: Dosovitskiy et al., 2021, arXiv 2010.11929 (with the mean in place
+    of the class token); Verma, 2020, arXiv 2101.10277 (the attention).
+    """
+
+    _arguments = (*Classifier._arguments, "image_shape", "patch_size")
+
+    def __init__(
+        self,
+        num_classes,
+        image_shape=(28, 28, 1),
+        patch_size=4,
+        hidden_dim=64,
+        num_layers=4,
+        num_heads=4,
+        intermediate_dim=None,
+        dropout=0.0,
+        activation="softmax",
+        mechanism="modified_linformer",
+        dtype=None,
+        **kwargs,
+    ):
+        policy = keras.dtype_policies.get(dtype)
+        intermediate_dim = intermediate_dim or 2 * hidden_dim
+        images = keras.Input(tuple(image_shape), name="images")
+        x = PatchEmbedding(
+            patch_size,
+            hidden_dim,
+            dtype=sublayer_policy(policy, "patches"),
+            name="patches",
+        )(images)
+        x = add_encoder(
+            x,
+            num_layers,
+            num_heads,
+            intermediate_dim,
+            dropout,
+            mechanism,
+            policy,
+        )
+        outputs = add_head(x, num_classes, dropout, activation, policy)
+        super().__init__(inputs=images, outputs=outputs, **kwargs)
+        self.policy = policy
+        self.num_classes = num_classes
+        self.image_shape = tuple(image_shape)
+        self.patch_size = patch_size
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.activation = activation
+        self.mechanism = mechanism
