@@ -140,7 +140,14 @@ class Mechanism(keras.layers.Layer):
         batch, heads, length, _ = ops.shape(key)
         identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
-        return self(query, key, identity, key_mask, query_mask, causal)
+        return self(
+            query,
+            key,
+            identity,
+            key_mask=key_mask,
+            query_mask=query_mask,
+            causal=causal,
+        )
 
     def initial_state(self, batch_size, num_heads, key_dim, value_dim):
         """State before the first position; its size is free of the length."""

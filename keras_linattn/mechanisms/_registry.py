@@ -114,9 +114,23 @@ def get(identifier, **defaults):
 
 
 def name_of(mechanism):
-    """The name under which a mechanism's class is registered, or `None`."""
+    """The name under which a mechanism is registered.
+
+    Args:
+        mechanism: a `Mechanism` object, or a subclass.
+
+    Returns:
+        str, or `None` if the class is not registered.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.name_of(mechanisms.Softmax)
+    'softmax'
+    """
+    wanted = mechanism if isinstance(mechanism, type) else type(mechanism)
     for name, cls in _CLASSES.items():
-        if cls is type(mechanism):
+        if cls is wanted:
             return name
     return None
 

@@ -143,6 +143,7 @@ class Linformer(Mechanism):
             name=name,
             shape=shape,
             initializer=keras.initializers.RandomNormal(stddev=deviation),
+            autocast=False,  # the sum over S runs in float32, weights too
         )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):

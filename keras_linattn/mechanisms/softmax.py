@@ -9,6 +9,8 @@ Source: Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv
 Differs from the paper: a row that sees no key is 0.
 """
 
+import math
+
 from keras import ops
 
 from keras_linattn.core.masks import spread
@@ -32,17 +34,24 @@ def visible_pairs(length, key_mask, causal):
     return visible
 
 
+def pad_features(x, size):
+    """Zeros after the last feature: JAX attends only where V = D."""
+    missing = size - x.shape[-1]
+    return ops.pad(x, [(0, 0)] * 3 + [(0, missing)]) if missing else x
+
+
 def attend(query, key, value, key_mask=None, causal=False):
     """Scaled dot-product attention on `[B, H, T, D]`."""
     visible = visible_pairs(ops.shape(query)[2], key_mask, causal)
+    key_dim, value_dim = key.shape[-1], value.shape[-1]
+    size = max(key_dim, value_dim)
     output = ops.dot_product_attention(
-        heads_last(query),
-        heads_last(key),
-        heads_last(value),
+        *(heads_last(pad_features(x, size)) for x in (query, key, value)),
         mask=visible,
+        scale=1 / math.sqrt(key_dim),
         flash_attention=False,
     )
-    output = heads_first(output)
+    output = heads_first(output)[..., :value_dim]
     if visible is None:
         return output
     sees_any = ops.any(visible, axis=-1, keepdims=True)

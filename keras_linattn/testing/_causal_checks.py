@@ -1,0 +1,108 @@
+"""Checks of causal and recurrent forms."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_linattn.testing._inputs import random_inputs
+from keras_linattn.testing._subject import assert_close
+from keras_linattn.testing._subject import compare_with_reference
+from keras_linattn.testing._subject import require
+from keras_linattn.testing._subject import run
+from keras_linattn.testing._subject import visible_rows
+
+# Around the chunk length of 64, and well past it.
+LENGTHS = (1, 7, 64, 65, 150)
+PIECES = ((20,), (1,) * 20, (7, 1, 12), (13, 7))
+
+
+def check_causal_matches_reference(subject):
+    for length in LENGTHS:
+        inputs = random_inputs(queries=length, keys=length, value_dim=3)
+        compare_with_reference(subject, inputs, causal=True)
+    inputs = random_inputs(queries=70, keys=70, visible=0.6)
+    compare_with_reference(subject, inputs, causal=True)
+
+
+def check_future_is_invisible(subject):
+    """Other numbers from position t on leave all before it, bit for bit.
+
+    Finite numbers: inside a chunk the future is multiplied by 0.
+    """
+    inputs = random_inputs(queries=70, keys=70)
+    other = random_inputs(queries=70, keys=70, seed=1)
+    mechanism = subject.build(inputs)
+    expected = run(mechanism, inputs, causal=True)
+    for first in (1, 40, 69):
+        future = np.arange(70)[:, None] >= first
+        for scale in (1, 1e6, -1e30):
+            spoilt = inputs.replace(
+                **{
+                    name: np.where(
+                        future,
+                        np.float32(scale) * getattr(other, name),
+                        getattr(inputs, name),
+                    )
+                    for name in ("query", "key", "value")
+                }
+            )
+            output = run(mechanism, spoilt, causal=True)
+            np.testing.assert_array_equal(
+                output[:, :, :first], expected[:, :, :first]
+            )
+
+
+def check_refuses_causal(subject):
+    inputs = random_inputs()
+    mechanism = subject.build(inputs)
+    try:
+        run(mechanism, inputs, causal=True)
+    except ValueError as error:
+        require("causal" in str(error), f"unclear: {error}")
+    else:
+        raise AssertionError("no exact causal form, yet causal=True is taken")
+
+
+def check_steps_give_the_whole(subject):
+    """Whole = pieces of any size = token by token."""
+    inputs = random_inputs(queries=20, keys=20, value_dim=3, visible=0.8)
+    mechanism = subject.build(inputs)
+    expected = visible_rows(run(mechanism, inputs, causal=True), inputs)
+    for pieces in PIECES:
+        state = mechanism.initial_state(2, 2, 4, 3)
+        outputs, start = [], 0
+        for size in pieces:
+            now = slice(start, start + size)
+            heads = (inputs.query, inputs.key, inputs.value)
+            before = state
+            output, state = mechanism.step(
+                state,
+                *(ops.convert_to_tensor(x[:, :, now]) for x in heads),
+                key_mask=ops.convert_to_tensor(inputs.key_mask[:, now]),
+            )
+            _require_same_structure(before, state)
+            outputs.append(ops.convert_to_numpy(output))
+            start += size
+        together = visible_rows(np.concatenate(outputs, axis=2), inputs)
+        assert_close(together, expected, subject.traits.tolerance, f"{pieces}")
+
+
+def _require_same_structure(before, after):
+    """A tree of tensors, batch first, whose sizes and dtypes never change."""
+
+    def facts(state):
+        return [
+            (tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+            for x in keras.tree.flatten(state)
+        ]
+
+    require(facts(before) == facts(after), f"{facts(before)} -> {facts(after)}")
+    require(all(shape[0] == 2 for shape, _ in facts(after)), "batch not first")
+
+
+CHECKS = {
+    check_causal_matches_reference: lambda t: t.causal,
+    check_future_is_invisible: lambda t: t.causal,
+    check_refuses_causal: lambda t: not t.causal,
+    check_steps_give_the_whole: lambda t: t.recurrent,
+}

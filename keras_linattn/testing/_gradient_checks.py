@@ -1,0 +1,125 @@
+"""Checks of gradients, of the heads and of all trainable weights."""
+
+import numpy as np
+from keras import ops
+
+from keras_linattn.testing._backends import gradients
+from keras_linattn.testing._inputs import random_inputs
+from keras_linattn.testing._mask_checks import spoil
+from keras_linattn.testing._subject import assert_close
+from keras_linattn.testing._subject import path_within
+from keras_linattn.testing._subject import require
+from keras_linattn.testing._subject import weights_of
+
+HEADS = ("query", "key", "value")
+STEP = 1e-6
+
+
+def fast_gradients(mechanism, inputs, cotangent, causal=False):
+    """The backend's gradients of sum(output * cotangent), by name."""
+    visible = ops.convert_to_tensor(inputs.masks()[1][:, None, :, None])
+    cotangent = ops.convert_to_tensor(cotangent)
+
+    def total(query, key, value):
+        output = mechanism(
+            query,
+            key,
+            value,
+            key_mask=inputs.key_mask,
+            query_mask=inputs.query_mask,
+            causal=causal,
+        )
+        # Rows of hidden queries mean nothing, and may be NaN.
+        output = ops.where(visible, output, ops.zeros_like(output))
+        return ops.sum(output * cotangent)
+
+    variables = mechanism.trainable_variables
+    by_head, by_weight = gradients(
+        total, [getattr(inputs, name) for name in HEADS], variables
+    )
+    names = [path_within(mechanism, v) for v in variables]
+    return dict(zip([*HEADS, *names], [*by_head, *by_weight], strict=True))
+
+
+def slow_gradient(subject, mechanism, inputs, cotangent, name, causal):
+    """Central differences of the float64 reference along each entry."""
+    weights = weights_of(mechanism)
+    visible = inputs.masks()[1][:, None, :, None]
+
+    def total(array):
+        changed = inputs
+        if name in HEADS:
+            changed = inputs.replace(**{name: array})
+        else:
+            weights[name] = array
+        output = subject.expected(mechanism, changed, causal, weights)
+        return np.sum(np.where(visible, output, 0) * cotangent)
+
+    start = weights[name] if name not in HEADS else getattr(inputs, name)
+    start = start.astype("float64")
+    gradient = np.zeros_like(start)
+    for place in np.ndindex(start.shape):
+        there = []
+        for step in (STEP, -STEP):
+            moved = start.copy()
+            moved[place] += step
+            there.append(total(moved))
+        gradient[place] = (there[0] - there[1]) / (2 * STEP)
+    return gradient
+
+
+def compare_gradients(subject, inputs, causal=False):
+    mechanism = subject.build(inputs)
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    cotangent = np.random.default_rng(9).standard_normal(shape)
+    cotangent = cotangent.astype("float32")
+    fast = fast_gradients(mechanism, inputs, cotangent, causal)
+    for name, gradient in fast.items():
+        slow = slow_gradient(
+            subject, mechanism, inputs, cotangent, name, causal
+        )
+        # The forward error, once more through the derivative.
+        tolerance = 10 * subject.traits.tolerance * max(1, np.abs(slow).max())
+        assert_close(gradient, slow, tolerance, f"gradient of {name}")
+
+
+def check_gradients_match_reference(subject):
+    queries = 4 if subject.traits.cross else 5
+    shape = {"keys": 5, "key_dim": 3, "value_dim": 2, "queries": queries}
+    compare_gradients(subject, random_inputs(**shape))
+    compare_gradients(subject, random_inputs(**shape, visible=0.6, seed=2))
+
+
+def check_causal_gradients_match_reference(subject):
+    shape = {"queries": 5, "keys": 5, "key_dim": 3, "value_dim": 2}
+    compare_gradients(subject, random_inputs(**shape, visible=0.6), True)
+
+
+def check_gradients_are_finite(subject):
+    """Where nothing is visible, where keys are 0, behind the mask."""
+    inputs = random_inputs(queries=6, keys=6, visible=0.6)
+    mask = inputs.key_mask.copy()
+    mask[0] = False
+    inputs = inputs.replace(key_mask=mask, query_mask=mask)
+    zeros = inputs.replace(
+        query=np.zeros_like(inputs.query), key=np.zeros_like(inputs.key)
+    )
+    for case in (inputs, zeros, spoil(inputs, 1e30)):
+        mechanism = subject.build(case)
+        ones = np.ones((*case.query.shape[:3], 4), "float32")
+        for name, gradient in fast_gradients(mechanism, case, ones).items():
+            require(np.isfinite(gradient).all(), f"gradient of {name}")
+            if name in ("key", "value"):
+                behind = gradient * ~mask[:, None, :, None]
+                require(not behind.any(), f"gradient of {name} leaks")
+
+
+def _always(traits):
+    return True
+
+
+CHECKS = {
+    check_gradients_match_reference: _always,
+    check_causal_gradients_match_reference: lambda t: t.causal,
+    check_gradients_are_finite: _always,
+}

@@ -1,0 +1,110 @@
+"""Checks of graphs: unknown sizes, compilation, no quadratic array."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_linattn.testing._backends import compiled
+from keras_linattn.testing._backends import largest_intermediate
+from keras_linattn.testing._backends import with_free_sizes
+from keras_linattn.testing._inputs import random_inputs
+from keras_linattn.testing._subject import assert_close
+from keras_linattn.testing._subject import run
+
+HEADS = ("query", "key", "value")
+
+
+def _arrays(inputs):
+    return [*(getattr(inputs, name) for name in HEADS), inputs.key_mask]
+
+
+def _function(mechanism, causal=False):
+    """Of self-attention, where one mask serves queries and keys."""
+
+    def call(query, key, value, mask):
+        return mechanism(
+            query, key, value, key_mask=mask, query_mask=mask, causal=causal
+        )
+
+    return call
+
+
+def _forms(traits):
+    return (False, True) if traits.causal else (False,)
+
+
+def check_compiles(subject):
+    """Under XLA (TensorFlow, JAX) the numbers are the same."""
+    inputs = random_inputs(queries=9, keys=9, visible=0.7)
+    mechanism = subject.build(inputs)
+    for causal in _forms(subject.traits):
+        output = compiled(_function(mechanism, causal), _arrays(inputs))
+        expected = run(mechanism, inputs, causal)
+        assert_close(output, expected, subject.traits.tolerance)
+
+
+def check_free_batch_and_length(subject):
+    """One trace serves every batch size and length."""
+    longest = random_inputs(queries=70, keys=70)
+    mechanism = subject.build(longest)
+    heads = ("b", 2, "t", 4)
+    for causal in _forms(subject.traits):
+        traced = with_free_sizes(
+            _function(mechanism, causal),
+            [heads, heads, heads, ("b", "t")],
+            ["float32", "float32", "float32", "bool"],
+        )
+        for batch, length in ((1, 1), (2, 7), (3, 70)):
+            inputs = random_inputs(
+                batch=batch, queries=length, keys=length, visible=0.7
+            )
+            assert_close(
+                traced(*_arrays(inputs)),
+                run(mechanism, inputs, causal),
+                subject.traits.tolerance,
+                f"batch {batch}, length {length}",
+            )
+
+
+def check_symbolic_inputs(subject):
+    """Keras' own symbolic tensors, batch and length `None`."""
+    inputs = random_inputs(queries=9, keys=9)
+    mechanism = subject.build(inputs)
+    symbols = [keras.Input((2, None, 4), name=name) for name in HEADS]
+    model = keras.Model(symbols, mechanism(*symbols))
+    if model.output_shape != (None, 2, None, 4):
+        raise AssertionError(f"output shape {model.output_shape}")
+    tensors = [ops.convert_to_tensor(x) for x in _arrays(inputs)[:3]]
+    output = ops.convert_to_numpy(model(tensors))
+    assert_close(output, run(mechanism, inputs), subject.traits.tolerance)
+
+
+def check_no_quadratic_array(subject):
+    """Twice the length forms at most twice as large an array."""
+    for causal in _forms(subject.traits):
+        sizes = []
+        for length in (1024, 2048):
+            inputs = random_inputs(
+                batch=1, heads=1, queries=length, keys=length
+            )
+            mask = np.ones((1, length), bool)
+            arrays = _arrays(inputs.replace(key_mask=mask))
+            function = _function(subject.build(inputs), causal)
+            sizes.append(largest_intermediate(function, arrays))
+        if sizes[1] > 2 * sizes[0] or sizes[1] >= 2048**2:
+            raise AssertionError(
+                f"the largest array has {sizes[0]} entries at length 1,024 "
+                f"and {sizes[1]} at 2,048 (causal={causal})"
+            )
+
+
+def _always(traits):
+    return True
+
+
+CHECKS = {
+    check_compiles: _always,
+    check_free_batch_and_length: _always,
+    check_symbolic_inputs: _always,
+    check_no_quadratic_array: lambda t: t.linear,
+}

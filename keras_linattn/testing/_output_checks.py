@@ -1,0 +1,178 @@
+"""Checks of outputs: the reference, and what the traits promise."""
+
+import numpy as np
+from keras import ops
+
+from keras_linattn.testing._inputs import random_inputs
+from keras_linattn.testing._subject import assert_close
+from keras_linattn.testing._subject import compare_with_reference
+from keras_linattn.testing._subject import require
+from keras_linattn.testing._subject import run
+
+# (B, H, T, S, D, V): square, one position, odd, T < S, T > S, V != D.
+SHAPES = (
+    (2, 2, 6, 6, 4, 4),
+    (1, 1, 1, 1, 2, 3),
+    (3, 2, 13, 13, 4, 6),
+    (2, 2, 3, 11, 4, 5),
+    (2, 2, 9, 4, 4, 2),
+)
+
+
+def shapes_for(traits):
+    """The `SHAPES` that the traits allow, as arguments of `random_inputs`."""
+    names = ("batch", "heads", "queries", "keys", "key_dim", "value_dim")
+    return [
+        dict(zip(names, shape, strict=True))
+        for shape in SHAPES
+        if traits.cross or shape[2] == shape[3]
+    ]
+
+
+def check_matches_reference(subject):
+    """Every shape, with no mask and with random ones."""
+    for number, shape in enumerate(shapes_for(subject.traits)):
+        for visible in (None, 0.6):
+            inputs = random_inputs(**shape, visible=visible, seed=number)
+            compare_with_reference(subject, inputs)
+
+
+def check_output_shape_and_dtype(subject):
+    """`[B, H, T, V]` of the query's dtype, as `compute_output_shape` says."""
+    for shape in shapes_for(subject.traits):
+        inputs = random_inputs(**shape)
+        mechanism = subject.build(inputs)
+        output = run(mechanism, inputs)
+        expected = (*inputs.query.shape[:3], inputs.value.shape[3])
+        require(
+            output.shape == expected, f"shape {output.shape}, not {expected}"
+        )
+        require(output.dtype == np.float32, f"dtype {output.dtype}")
+        computed = mechanism.compute_output_shape(*inputs.shapes)
+        require(
+            tuple(computed) == expected, f"computed {computed}, not {expected}"
+        )
+
+
+def check_single_key_gives_its_value(subject):
+    """With S = 1 there is one thing to attend to."""
+    inputs = random_inputs(keys=1, queries=3 if subject.traits.cross else 1)
+    output = run(subject.build(inputs), inputs)
+    expected = np.broadcast_to(inputs.value, output.shape)
+    assert_close(output, expected, subject.traits.tolerance)
+
+
+def check_constant_value_gives_that_constant(subject):
+    """The weights of the visible positions sum to 1."""
+    inputs = random_inputs(keys=9, queries=9, visible=0.7, seed=3)
+    row = np.linspace(-1, 1, 4, dtype="float32")
+    inputs = inputs.replace(value=np.broadcast_to(row, inputs.value.shape))
+    output = run(subject.build(inputs), inputs)
+    sees = inputs.key_mask.any(axis=1)[:, None] & inputs.query_mask
+    expected = np.broadcast_to(row, output.shape)
+    for batch, rows in enumerate(sees):
+        assert_close(
+            output[batch][:, rows],
+            expected[batch][:, rows],
+            subject.traits.tolerance,
+        )
+
+
+def check_key_order_does_not_matter(subject):
+    """Permuting keys, values and mask together changes nothing."""
+    queries = 5 if subject.traits.cross else 8
+    inputs = random_inputs(queries=queries, keys=8, visible=0.7)
+    order = np.random.default_rng(1).permutation(8)
+    shuffled = inputs.replace(
+        key=inputs.key[:, :, order],
+        value=inputs.value[:, :, order],
+        key_mask=inputs.key_mask[:, order],
+    )
+    mechanism = subject.build(inputs)
+    assert_close(
+        run(mechanism, shuffled),
+        run(mechanism, inputs),
+        subject.traits.tolerance,
+    )
+
+
+def check_queries_are_independent(subject):
+    """A query's output is the same in company and alone."""
+    inputs = random_inputs(queries=5, keys=7, visible=0.7)
+    inputs = inputs.replace(query_mask=None)
+    mechanism = subject.build(inputs)
+    alone = inputs.replace(query=inputs.query[:, :, 3:4])
+    assert_close(
+        run(mechanism, alone),
+        run(mechanism, inputs)[:, :, 3:4],
+        subject.traits.tolerance,
+    )
+
+
+def check_batch_rows_are_independent(subject):
+    """A sequence's output is the same in a batch and alone."""
+    inputs = random_inputs(batch=3, visible=0.7, seed=5)
+    mechanism = subject.build(inputs)
+    together = run(mechanism, inputs)
+    for row in range(3):
+        alone = inputs.replace(
+            query=inputs.query[row : row + 1],
+            key=inputs.key[row : row + 1],
+            value=inputs.value[row : row + 1],
+            key_mask=inputs.key_mask[row : row + 1],
+            query_mask=inputs.query_mask[row : row + 1],
+        )
+        assert_close(
+            run(mechanism, alone),
+            together[row : row + 1],
+            subject.traits.tolerance,
+        )
+
+
+def check_attention_scores_give_the_output(subject):
+    """The explicit matrix times the values is the output."""
+    queries = 5 if subject.traits.cross else 7
+    inputs = random_inputs(queries=queries, keys=7, visible=0.7)
+    mechanism = subject.build(inputs)
+    scores = mechanism.attention_scores(
+        ops.convert_to_tensor(inputs.query),
+        ops.convert_to_tensor(inputs.key),
+        key_mask=inputs.key_mask,
+        query_mask=inputs.query_mask,
+    )
+    scores = ops.convert_to_numpy(scores)
+    require(
+        scores.shape == (2, 2, queries, 7), f"scores of shape {scores.shape}"
+    )
+    assert_close(
+        scores @ inputs.value,
+        run(mechanism, inputs),
+        10 * subject.traits.tolerance,
+    )
+
+
+def check_inputs_are_unchanged(subject):
+    """Nothing is written into the caller's tensors."""
+    inputs = random_inputs(visible=0.5)
+    heads = (inputs.query, inputs.key, inputs.value)
+    tensors = [ops.convert_to_tensor(x.copy()) for x in heads]
+    subject.build(inputs)(*tensors, key_mask=inputs.key_mask)
+    for tensor, before in zip(tensors, heads, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(tensor), before)
+
+
+def _always(traits):
+    return True
+
+
+CHECKS = {
+    check_matches_reference: _always,
+    check_output_shape_and_dtype: _always,
+    check_single_key_gives_its_value: lambda t: t.normalised,
+    check_constant_value_gives_that_constant: lambda t: t.normalised,
+    check_key_order_does_not_matter: lambda t: t.key_order_free,
+    check_queries_are_independent: lambda t: t.cross and not t.pools_queries,
+    check_batch_rows_are_independent: _always,
+    check_attention_scores_give_the_output: lambda t: t.explicit,
+    check_inputs_are_unchanged: _always,
+}

@@ -1,0 +1,190 @@
+"""A mechanism under test, with what the checks need of it."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+from keras import ops
+
+from keras_linattn import mechanisms
+from keras_linattn.mechanisms import Mechanism
+from keras_linattn.testing._inputs import Inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """One class of mechanism in one configuration, and its reference.
+
+    Args:
+        cls: the class, a subclass of `Mechanism`.
+        config: dict, constructor arguments.
+        reference: callable `(mechanism, weights, query, key, value, key_mask,
+            query_mask, causal)` on float64 NumPy arrays that returns the
+            output `[B, H, T, V]`. `weights` maps paths within the mechanism
+            to float64 arrays.
+
+    Example:
+
+    >>> from keras_linattn import testing
+    >>> subject = next(iter(testing.subjects("softmax")))
+    >>> subject.cls.__name__, subject.config
+    ('Softmax', {})
+    """
+
+    cls: type
+    config: dict
+    reference: Callable
+
+    @property
+    def traits(self):
+        """The traits in this configuration."""
+        return self.cls(**self.config).traits
+
+    def build(self, inputs, seed=0, dtype="float32", randomize=True):
+        """A mechanism built for `inputs`.
+
+        Trainable weights are moved away from their initial values, since
+        zeros and identities hide errors.
+        """
+        mechanism = self.cls(**self.config, dtype=dtype)
+        mechanism.build(*inputs.shapes)
+        mechanism.built = True
+        if randomize:
+            rng = np.random.default_rng(seed + 1)
+            for variable in mechanism.trainable_variables:
+                noise = 0.3 * rng.standard_normal(variable.shape)
+                start = ops.convert_to_numpy(variable.value)
+                variable.assign((start + noise).astype("float32"))
+        return mechanism
+
+    def expected(self, mechanism, inputs, causal=False, weights=None):
+        """The reference's float64 output."""
+        heads = (inputs.query, inputs.key, inputs.value)
+        return self.reference(
+            mechanism,
+            weights_of(mechanism) if weights is None else weights,
+            *(x.astype("float64") for x in heads),
+            *inputs.masks(),
+            causal,
+        )
+
+
+def subjects(mechanism, reference=None, configs=None):
+    """The configurations in which a mechanism is checked.
+
+    Args:
+        mechanism: name, or subclass of `Mechanism`.
+        reference: callable, see `Subject`. Defaults to `None`: the one in
+            `keras_linattn.testing.references`, under the mechanism's name.
+        configs: iterable of dicts of constructor arguments. Defaults to
+            `None`: the `CONFIGS` beside that reference; `({},)` for a
+            reference of your own.
+
+    Returns:
+        List of `Subject`.
+
+    Raises:
+        ValueError: if the mechanism is unknown, or has no reference.
+
+    Example:
+
+    >>> from keras_linattn import testing
+    >>> [s.config for s in testing.subjects("modified_linformer")]
+    [{}, {'reading': 'projected'}]
+    """
+    cls = mechanism
+    if not (isinstance(cls, type) and issubclass(cls, Mechanism)):
+        cls = type(mechanisms.get(mechanism))
+    if reference is None:
+        module = _reference_module(cls)
+        reference = module.attend
+        configs = module.CONFIGS if configs is None else configs
+    configs = ({},) if configs is None else configs
+    return [Subject(cls, config, reference) for config in configs]
+
+
+def _reference_module(cls):
+    name = mechanisms.name_of(cls)
+    path = f"{__package__}.references.{name}"
+    if name is None or importlib.util.find_spec(path) is None:
+        raise ValueError(
+            "A mechanism is checked against a reference in NumPy float64. "
+            f"Received: `{cls.__name__}`, which has none in "
+            "`keras_linattn.testing.references`. Pass `reference=`."
+        )
+    return importlib.import_module(path)
+
+
+def weights_of(mechanism):
+    """Float64 arrays of the weights by their path within the mechanism."""
+    return {
+        path_within(mechanism, variable): ops.convert_to_numpy(
+            variable.value
+        ).astype("float64")
+        for variable in mechanism.variables
+        if "seed_generator" not in variable.path
+    }
+
+
+def path_within(mechanism, variable):
+    """`"projection"`, or `"dense/kernel"` for a weight of a sublayer."""
+    return variable.path.removeprefix(f"{mechanism.name}/")
+
+
+def run(mechanism, inputs, causal=False, **kwargs):
+    """The mechanism's output as a NumPy array."""
+    output = mechanism(
+        *(ops.convert_to_tensor(x) for x in _heads(inputs)),
+        key_mask=inputs.key_mask,
+        query_mask=inputs.query_mask,
+        causal=causal,
+        **kwargs,
+    )
+    return ops.convert_to_numpy(output)
+
+
+def _heads(inputs):
+    return inputs.query, inputs.key, inputs.value
+
+
+def visible_rows(output, inputs):
+    """The output with 0 in the rows of hidden queries, which mean nothing."""
+    query_mask = inputs.masks()[1]
+    return np.where(query_mask[:, None, :, None], output, 0)
+
+
+def compare_with_reference(subject, inputs: Inputs, causal=False):
+    """Raises an `AssertionError` unless output and reference agree.
+
+    Example:
+
+    >>> from keras_linattn import testing
+    >>> subject = testing.subjects("linear_transformer")[0]
+    >>> testing.compare_with_reference(
+    ...     subject, testing.random_inputs(visible=0.7), causal=True)
+    """
+    mechanism = subject.build(inputs)
+    assert_close(
+        visible_rows(run(mechanism, inputs, causal), inputs),
+        visible_rows(subject.expected(mechanism, inputs, causal), inputs),
+        subject.traits.tolerance,
+    )
+
+
+def assert_close(actual, expected, tolerance=1e-5, message=""):
+    """`|actual - expected| <= tolerance * (1 + |expected|)`, NaN equal none."""
+    np.testing.assert_allclose(
+        actual,
+        expected,
+        rtol=tolerance,
+        atol=tolerance,
+        equal_nan=False,
+        err_msg=message,
+    )
+
+
+def require(condition, message):
+    """Raises an `AssertionError` with `message` unless `condition` holds."""
+    if not condition:
+        raise AssertionError(message)

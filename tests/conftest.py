@@ -1,0 +1,19 @@
+"""One backend a process: run pytest once for each `KERAS_BACKEND`."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras  # noqa: E402  (reads the environment when it is imported)
+import pytest  # noqa: E402
+
+
+def pytest_report_header():
+    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    """The same seed for every test, and no names left by another."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
