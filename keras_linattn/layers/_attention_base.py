@@ -24,8 +24,8 @@ class AttentionBase(keras.layers.Layer):
     """Projections around a mechanism; not for use on its own.
 
     The sublayers carry the attribute names, names and variable shapes of
-    `keras.layers.MultiHeadAttention`, so that weights and weight files pass
-    from one to the other.
+    `keras.layers.MultiHeadAttention`, so that weights pass from one to the
+    other.
     """
 
     def __init__(

@@ -1,0 +1,160 @@
+"""The layers before and after the attention: patches, n-grams, merging."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn import MaskedAveragePooling
+from keras_linattn import NGramEmbedding
+from keras_linattn import PatchEmbedding
+from keras_linattn import TokenMerging
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+# --- PatchEmbedding
+
+
+@pytest.mark.parametrize("patch", [1, 2, (4, 2)], ids=str)
+def test_patches_are_projected_pixels_and_positions(patch):
+    images = random(2, 8, 4, 3)
+    layer = PatchEmbedding(patch, 5)
+    output = numpy(layer(images))
+    kernel, bias, positions = (
+        numpy(w) for w in (*layer._projection.weights, layer.positions)
+    )
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    for number in range(output.shape[1]):
+        row, column = divmod(number, 4 // width)
+        block = images[
+            :,
+            row * height : (row + 1) * height,
+            column * width : (column + 1) * width,
+        ]
+        expected = np.einsum("bhwc,hwcf->bf", block, kernel) + bias
+        np.testing.assert_allclose(
+            output[:, number], expected + positions[number], atol=1e-5
+        )
+    assert layer.compute_output_shape(images.shape) == output.shape
+
+
+def test_patches_without_positions():
+    layer = PatchEmbedding(2, 5, use_positions=False)
+    layer(random(1, 4, 4, 1))
+    assert len(layer.weights) == 2
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 8, 3), (2, None, 8, 3), (2, 8, 8)])
+def test_patches_refuse_images(shape):
+    with pytest.raises(ValueError, match="multiples of the patch size"):
+        PatchEmbedding(4, 5).build(shape)
+
+
+def test_patches_refuse_size():
+    with pytest.raises(ValueError, match="patch_size=0"):
+        PatchEmbedding(0, 5)
+    with pytest.raises(ValueError, match="patch_size="):
+        PatchEmbedding((2, 2, 2), 5)
+
+
+# --- NGramEmbedding
+
+
+def test_ngrams_look_back_only_and_padding_changes_nothing():
+    layer = NGramEmbedding(10, 4, orders=(1, 2, 3), num_buckets=50)
+    tokens = np.array([[1, 2, 3, 4, 5]])
+    output = numpy(layer(tokens))
+    padded = np.pad(tokens, [(0, 0), (0, 3)])
+    np.testing.assert_array_equal(numpy(layer(padded))[:, :5], output)
+    changed = np.array([[1, 2, 3, 4, 9]])
+    np.testing.assert_array_equal(numpy(layer(changed))[:, :4], output[:, :4])
+    np.testing.assert_array_equal(
+        numpy(layer.compute_mask(padded)), padded != 0
+    )
+
+
+def test_ngrams_are_told_apart_by_order_and_place():
+    layer = NGramEmbedding(10, 4, orders=(2,), num_buckets=1000)
+    output = numpy(layer(np.array([[1, 2, 1, 2, 2, 1]])))[0]
+    np.testing.assert_array_equal(output[1], output[3])  # "12" twice
+    assert np.abs(output[1] - output[5]).max() > 1e-4  # "12" and "21"
+
+
+def test_ngrams_hash_without_overflow():
+    layer = NGramEmbedding(257, 4, orders=(6,), num_buckets=8192)
+    buckets = numpy(layer._hash(np.full((1, 9), 256, "int32"), 6))[0]
+    value = 0
+    for _ in range(6):
+        value = (value * 257 + 256) % 8192
+    assert buckets[-1] == value
+    with pytest.raises(ValueError, match="under 2..31"):
+        NGramEmbedding(2**16, 4, num_buckets=2**16)
+    with pytest.raises(ValueError, match="orders="):
+        NGramEmbedding(257, 4, orders=(0, 1))
+
+
+# --- TokenMerging
+
+
+def test_merging_projects_groups():
+    x = random(2, 7, 3)
+    layer = TokenMerging(3, 5)
+    output = numpy(layer(x))
+    kernel, bias = map(numpy, layer._projection.weights)
+    padded = np.pad(x, [(0, 0), (0, 2), (0, 0)])
+    expected = padded.reshape(2, 3, 9) @ kernel + bias
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+    assert layer.compute_output_shape((2, 7, 3)) == (2, 3, 5)
+    assert layer.compute_output_shape((None, None, 3)) == (None, None, 5)
+
+
+def test_merging_masks():
+    x = random(2, 7, 3)
+    layer = TokenMerging(3, 5)
+    mask = np.arange(7) < np.array([[2], [4]])
+    spoilt = np.where(mask[..., None], x, np.float32("nan"))
+    output = numpy(layer(spoilt, mask=mask))
+    zeroed = np.where(mask[..., None], x, 0)
+    np.testing.assert_allclose(output, numpy(layer(zeroed)), atol=1e-6)
+    np.testing.assert_array_equal(
+        numpy(layer.compute_mask(x, mask)),
+        [[True, False, False], [True, True, False]],
+    )
+    assert layer.compute_mask(x) is None
+
+
+def test_merging_refuses_factor():
+    with pytest.raises(ValueError, match="factor=0"):
+        TokenMerging(0, 5)
+
+
+# --- MaskedAveragePooling
+
+
+def test_pooling_is_keras_own_where_that_is_defined():
+    x = random(2, 7, 3)
+    mask = np.arange(7) < np.array([[2], [4]])
+    ours, theirs = MaskedAveragePooling(), keras.layers.GlobalAveragePooling1D()
+    np.testing.assert_allclose(numpy(ours(x)), numpy(theirs(x)), atol=1e-6)
+    np.testing.assert_allclose(
+        numpy(ours(x, mask=mask)), numpy(theirs(x, mask=mask)), atol=1e-6
+    )
+
+
+def test_pooling_of_nothing_is_zero():
+    x = np.full((1, 4, 3), np.nan, "float32")
+    output = numpy(MaskedAveragePooling()(x, mask=np.zeros((1, 4), bool)))
+    np.testing.assert_array_equal(output, np.zeros((1, 3)))
+
+
+def test_pooling_sums_half_precision_in_float32():
+    x = np.full((1, 4096, 1), 20.0, "float16")
+    output = numpy(MaskedAveragePooling(dtype="float16")(x))
+    assert output.dtype == np.float16 and output[0, 0] == 20.0

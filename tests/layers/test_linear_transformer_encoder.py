@@ -1,0 +1,100 @@
+"""`LinearTransformerEncoder` beside `keras_hub.layers.TransformerEncoder`."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn import LinearTransformerEncoder
+
+
+def random(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype("float32")
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.fixture(scope="module")
+def hub_encoder():
+    keras_hub = pytest.importorskip("keras_hub")
+    return keras_hub.layers.TransformerEncoder
+
+
+def test_arguments_are_keras_hubs(hub_encoder):
+    def names(function):
+        return list(inspect.signature(function).parameters)
+
+    ours, theirs = names(LinearTransformerEncoder), names(hub_encoder)
+    assert ours == [*theirs[:-1], "mechanism", "kwargs"]
+    theirs = names(hub_encoder.call)
+    assert names(LinearTransformerEncoder.call) == [*theirs, "mask"]
+
+
+@pytest.mark.parametrize("normalize_first", [False, True])
+def test_softmax_block_is_keras_hubs(hub_encoder, normalize_first):
+    options = {"normalize_first": normalize_first, "activation": "gelu"}
+    ours = LinearTransformerEncoder(12, 2, mechanism="softmax", **options)
+    theirs = hub_encoder(12, 2, **options)
+    x = random(2, 5, 8)
+    mask = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], bool)
+    ours(x)
+    theirs(x)
+    weights = [0.3 * random(*w.shape) for w in theirs.get_weights()]
+    ours.set_weights(weights)
+    theirs.set_weights(weights)
+    output = numpy(ours(x, padding_mask=mask))
+    expected = numpy(theirs(x, padding_mask=mask))
+    np.testing.assert_allclose(output[mask], expected[mask], atol=1e-5)
+    output, scores = ours(x, return_attention_scores=True)
+    expected = theirs(x, return_attention_scores=True)
+    np.testing.assert_allclose(numpy(output), numpy(expected[0]), atol=1e-5)
+    np.testing.assert_allclose(numpy(scores), numpy(expected[1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["padding", "attention", "implicit"])
+def test_masks(kind):
+    layer = LinearTransformerEncoder(12, 2)
+    x = random(2, 7, 8)
+    short = numpy(layer(x[:, :4]))
+    mask = np.arange(7) < np.array([[4], [4]])
+    if kind == "padding":
+        output = layer(x, padding_mask=mask)
+    elif kind == "attention":
+        output = layer(x, attention_mask=mask[:, None])
+    else:
+        masked = keras.layers.Masking(7.0)
+        x[:, 4:] = 7.0
+        output = layer(masked(x))
+        np.testing.assert_array_equal(numpy(output._keras_mask), mask)
+    np.testing.assert_allclose(numpy(output)[:, :4], short, atol=1e-5)
+
+
+def test_dropout_is_active_in_training_alone():
+    layer = LinearTransformerEncoder(12, 2, dropout=0.5)
+    x = random(2, 5, 8)
+    still = numpy(layer(x))
+    np.testing.assert_array_equal(numpy(layer(x, training=False)), still)
+    assert np.abs(numpy(layer(x, training=True)) - still).max() > 1e-2
+
+
+@pytest.mark.parametrize("num_heads", [0, 9, 1.5])
+def test_refuses_num_heads(num_heads):
+    layer = LinearTransformerEncoder(12, num_heads)
+    with pytest.raises(ValueError, match=f"num_heads={num_heads}"):
+        layer(random(2, 5, 8))
+
+
+def test_refuses_a_mask_that_depends_on_the_query():
+    layer = LinearTransformerEncoder(12, 2)
+    x = random(2, 5, 8)
+    with pytest.raises(ValueError, match="must not depend on the query"):
+        layer(x, attention_mask=np.ones((2, 5, 5), bool))
+    with pytest.raises(ValueError, match="must not depend on the query"):
+        layer(
+            keras.Input((5, 8)),
+            attention_mask=keras.Input((5, 5), dtype="bool"),
+        )
