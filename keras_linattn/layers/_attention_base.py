@@ -10,6 +10,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
 
@@ -105,6 +106,7 @@ class AttentionBase(keras.layers.Layer):
         self._build_mechanism(query_shape, value_shape)
 
     def _build_mechanism(self, query_shape, value_shape):
+        self.mechanism.num_hosts += 1
         # A mechanism that several layers share is built by the first.
         if not self.mechanism.built:
             shapes = self._head_shapes(query_shape, value_shape)
@@ -251,7 +253,7 @@ class AttentionBase(keras.layers.Layer):
             "attention_axes": self.attention_axes,
             "use_gate": self.use_gate,
             "seed": self.seed,
-            "mechanism": keras.saving.serialize_keras_object(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism),
         }
         for role in ("kernel", "bias"):
             for kind, module in SERIALIZERS.items():

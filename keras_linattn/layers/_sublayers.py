@@ -68,6 +68,18 @@ def clone_initializer(initializer):
     return initializer.__class__.from_config(initializer.get_config())
 
 
+def serialize_mechanism(mechanism):
+    """The mechanism's config, which restores sharing when a file is loaded.
+
+    Keras marks the second use of a shared object with an id, but not the
+    first, so that the object would come back twice.
+    """
+    config = keras.saving.serialize_keras_object(mechanism)
+    if mechanism.num_hosts > 1:
+        config["shared_object_id"] = id(mechanism)
+    return config
+
+
 def with_mechanism(config):
     """The config with its mechanism made, ready for the constructor.
 

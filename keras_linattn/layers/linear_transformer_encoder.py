@@ -6,6 +6,7 @@ from keras_linattn import mechanisms
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
 from keras_linattn.layers.linear_multi_head_attention import (
@@ -259,7 +260,7 @@ class LinearTransformerEncoder(keras.layers.Layer):
                 self.bias_initializer
             ),
             "normalize_first": self.normalize_first,
-            "mechanism": keras.saving.serialize_keras_object(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism),
         }
 
     @classmethod

@@ -10,6 +10,39 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
+def group(x, factor):
+    """`(B, T, ...)` to `(B, ceil(T / factor), factor, ...)`, 0 at the end."""
+    shape = ops.shape(x)
+    count = num_chunks(shape[1], factor)
+    x = pad_to_chunks(x, factor, axis=1)
+    return ops.reshape(x, (shape[0], count, factor, *shape[2:]))
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class MergeMask(keras.Operation):
+    """Mask of merged tokens: `True` if one of the `factor` parts is.
+
+    An operation of its own: while a functional model is made, Keras needs
+    masks tied to the graph, and `group` cannot count an unknown length.
+    """
+
+    def __init__(self, factor, name=None):
+        super().__init__(name=name)
+        self.factor = factor
+
+    def call(self, mask):
+        # Through int32: TensorFlow cannot pad booleans.
+        return ops.any(group(ops.cast(mask, "int32"), self.factor) > 0, axis=2)
+
+    def compute_output_spec(self, mask):
+        batch, length = mask.shape
+        length = None if length is None else num_chunks(length, self.factor)
+        return keras.KerasTensor((batch, length), dtype="bool")
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
 @keras.saving.register_keras_serializable("keras_linattn")
 class TokenMerging(keras.layers.Layer):
     """Projects each group of `factor` neighbouring tokens to one.
@@ -67,26 +100,13 @@ class TokenMerging(keras.layers.Layer):
         )
 
     def call(self, inputs, mask=None):
-        groups = self._group(hide(inputs, mask))
+        groups = group(hide(inputs, mask), self.factor)
         shape = ops.shape(groups)
         merged = (*shape[:2], self.factor * inputs.shape[-1])
         return self._projection(ops.reshape(groups, merged))
 
-    def _group(self, x):
-        """`(B, T, ...)` to `(B, ceil(T / factor), factor, ...)`."""
-        shape = ops.shape(x)
-        count = num_chunks(shape[1], self.factor)
-        x = pad_to_chunks(x, self.factor, axis=1)
-        return ops.reshape(x, (shape[0], count, self.factor, *shape[2:]))
-
     def compute_mask(self, inputs, mask=None):
-        if mask is None:
-            return None
-        if isinstance(mask, keras.KerasTensor):  # no arithmetic on None
-            shape = self.compute_output_shape((*mask.shape, None))
-            return keras.KerasTensor(shape[:2], dtype="bool")
-        # Through int32: TensorFlow cannot pad booleans.
-        return ops.any(self._group(ops.cast(mask, "int32")) > 0, axis=2)
+        return None if mask is None else MergeMask(self.factor)(mask)
 
     def compute_output_shape(self, inputs_shape):
         batch, length = inputs_shape[:2]

@@ -1,6 +1,7 @@
 """The interface of a mechanism."""
 
 import dataclasses
+import inspect
 
 import keras
 from keras import ops
@@ -89,6 +90,7 @@ class Mechanism(keras.layers.Layer):
     """
 
     traits = Traits()
+    num_hosts = 0  # layers that attend through this object, set by them
 
     def build(self, query_shape, key_shape, value_shape):
         """Makes the weights, if any, from shapes `[B, H, T, D]`."""
@@ -171,6 +173,18 @@ class Mechanism(keras.layers.Layer):
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
 
+    def get_config(self):
+        """Keras' config, and each constructor argument under its own name.
+
+        A subclass stores its arguments as attributes of the same name; it
+        writes a `get_config` only if one of them is not JSON.
+        """
+        own = constructor_arguments(type(self))
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in own},
+        }
+
     def _prepare(self, query, key, value, key_mask):
         """Accumulation dtype for all, and nothing behind a masked key."""
         dtype = accumulation_dtype(query.dtype)
@@ -223,6 +237,17 @@ class Mechanism(keras.layers.Layer):
                 f"{received}. Use a mechanism with the trait `cross`, without "
                 "a causal mask, for cross-attention."
             )
+
+
+def constructor_arguments(cls):
+    """Names and defaults of the arguments that a mechanism adds to Keras'."""
+    return {
+        p.name: p.default
+        for base in cls.__mro__[: cls.__mro__.index(Mechanism)]
+        if "__init__" in vars(base)
+        for p in inspect.signature(base.__init__).parameters.values()
+        if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
 
 
 def _differ(size, other):

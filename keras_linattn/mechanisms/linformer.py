@@ -161,11 +161,3 @@ class Linformer(Mechanism):
             for p in (self.key_projection, self.value_projection)
         )
         return attend(query, key, value, *projections)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "projection_dim": self.projection_dim,
-            "sequence_length": self.sequence_length,
-            "sharing": self.sharing,
-        }

@@ -106,6 +106,3 @@ class ModifiedLinformer(Mechanism):
         if self.reading == "projected":
             return attend_projected(query, key, value, key_mask)
         return attend_factorised(query, key, value, key_mask)
-
-    def get_config(self):
-        return {**super().get_config(), "reading": self.reading}

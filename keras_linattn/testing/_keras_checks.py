@@ -1,6 +1,5 @@
 """Checks of what Keras expects of a layer: config, files, errors."""
 
-import inspect
 import pathlib
 import tempfile
 
@@ -10,21 +9,11 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearSelfAttention
+from keras_linattn.mechanisms._base import constructor_arguments
 from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
-
-
-def constructor_arguments(cls):
-    """Names and defaults of the arguments that a mechanism adds to Keras'."""
-    return {
-        p.name: p.default
-        for base in cls.__mro__[: cls.__mro__.index(mechanisms.Mechanism)]
-        if "__init__" in vars(base)
-        for p in inspect.signature(base.__init__).parameters.values()
-        if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    }
 
 
 def uncovered_arguments(subjects):

@@ -1,0 +1,115 @@
+"""The registry: by name, dict, class or object."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_linattn import LinearSelfAttention
+from keras_linattn import mechanisms
+from keras_linattn.mechanisms import _registry
+
+
+@pytest.fixture
+def forget_after():
+    """Lets a test register names that no other test sees."""
+    before = dict(_registry._CLASSES)
+    yield
+    _registry._CLASSES.clear()
+    _registry._CLASSES.update(before)
+
+
+def test_available_is_sorted_and_each_name_is_its_module():
+    names = mechanisms.available()
+    assert names == sorted(names)
+    for name in names:
+        mechanism = mechanisms.get(name)
+        assert mechanisms.name_of(mechanism) == name
+        assert type(mechanism).__module__.rpartition(".")[2] == name
+
+
+def test_get_takes_name_dict_class_object_and_config():
+    for identifier in (
+        "linformer",
+        {"name": "linformer", "projection_dim": 3},
+        mechanisms.Linformer,
+        mechanisms.Linformer(projection_dim=3),
+        keras.saving.serialize_keras_object(mechanisms.Linformer()),
+    ):
+        found = mechanisms.get(identifier)
+        assert type(found) is mechanisms.Linformer
+    one = mechanisms.Linformer()
+    assert mechanisms.get(one) is one
+    found = mechanisms.get({"name": "linformer", "projection_dim": 3})
+    assert found.projection_dim == 3
+
+
+def test_get_passes_defaults_that_the_dict_may_override():
+    found = mechanisms.get("softmax", dtype="bfloat16")
+    assert found.compute_dtype == "bfloat16"
+    found = mechanisms.get(
+        {"name": "softmax", "dtype": "float16"}, dtype="bfloat16"
+    )
+    assert found.compute_dtype == "float16"
+
+
+def test_get_names_what_exists():
+    with pytest.raises(ValueError, match="Unknown mechanism 'linearformer'. "):
+        mechanisms.get("linearformer")
+    with pytest.raises(ValueError, match="Available: .*linformer, .*softmax"):
+        mechanisms.get({"name": "linearformer"})
+    for identifier in (None, 3, {"projection_dim": 3}, keras.layers.Dense):
+        with pytest.raises(TypeError, match="Received: .* of type"):
+            mechanisms.get(identifier)
+
+
+def test_register_refuses_a_taken_name_and_what_is_no_mechanism():
+    with pytest.raises(ValueError, match="'softmax' is taken by `Softmax`"):
+
+        @mechanisms.register("softmax")
+        class Other(mechanisms.Mechanism):
+            pass
+
+    assert mechanisms.get("softmax").__class__ is mechanisms.Softmax
+    with pytest.raises(TypeError, match="decorates subclasses of `Mechanism`"):
+        mechanisms.register("dense")(keras.layers.Dense)
+
+
+def test_file_with_an_unknown_mechanism(tmp_path, forget_after):
+    @mechanisms.register("of_another_package", package="another")
+    class OfAnotherPackage(mechanisms.Mechanism):
+        def attend(self, query, key, value, *unused):
+            return query
+
+    model = keras.Sequential(
+        [
+            keras.Input((None, 8)),
+            LinearSelfAttention(2, 4, mechanism="of_another_package"),
+        ]
+    )
+    path = tmp_path / "model.keras"
+    model.save(path)
+    x = np.ones((1, 3, 8), "float32")
+    loaded = keras.saving.load_model(path)
+    np.testing.assert_array_equal(
+        model.predict(x, verbose=0), loaded.predict(x, verbose=0)
+    )
+    registered = "another>OfAnotherPackage"
+    keras.saving.get_custom_objects().pop(registered)
+    _registry._CLASSES.pop("of_another_package")
+    with pytest.raises(
+        ValueError,
+        match=f"Unknown mechanism '{registered}'. Available: .*"
+        "import its module",
+    ):
+        keras.saving.load_model(path)
+
+
+def test_mechanism_without_formula_says_so():
+    mechanism = mechanisms.Mechanism()
+    x = np.ones((1, 1, 2, 2), "float32")
+    with pytest.raises(NotImplementedError, match="must define `attend`"):
+        mechanism(x, x, x)
+    with pytest.raises(ValueError, match="has no recurrent form"):
+        mechanism.initial_state(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="has no recurrent form"):
+        mechanism.step(None, x, x, x)
