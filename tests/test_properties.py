@@ -14,7 +14,6 @@ from keras_linattn import mechanisms
 from keras_linattn.core import chunks
 from keras_linattn.core import products
 from keras_linattn.testing import compare_with_reference
-from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 
 # Each new shape is compiled anew under JAX: few examples, small sizes.
@@ -40,7 +39,7 @@ def test_mechanisms_match_their_reference(name, data):
     causal = subject.traits.causal and data.draw(st.booleans(), "causal")
     if causal or not subject.traits.cross:
         keys = queries
-    inputs = random_inputs(
+    inputs = subject.inputs(
         batch=data.draw(st.integers(1, 3), "B"),
         queries=queries,
         keys=keys,

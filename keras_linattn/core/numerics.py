@@ -3,6 +3,8 @@
 from keras import backend
 from keras import ops
 
+SMALLEST_SUM = 1e-35  # smaller sums of weights have no digits left
+
 
 def accumulation_dtype(dtype):
     """Dtype in which sums over the length are taken.
@@ -25,9 +27,18 @@ def safe_divide(numerator, denominator):
 
     A sum of non-negative weights is 0 only if every weight is, and then the
     numerator is 0 too: a row that sees no key gives 0, with finite gradients.
+
+    Args:
+        numerator: tensor.
+        denominator: tensor >= 0 that broadcasts against it; below 1e-35 it
+            counts as 0.
     """
-    empty = ops.equal(denominator, 0)
-    return numerator / ops.where(empty, ops.ones_like(denominator), denominator)
+    empty = denominator < SMALLEST_SUM
+    denominator = ops.where(empty, ops.ones_like(denominator), denominator)
+    # To denominators of 1 first: the derivative of the quotient has their
+    # square, which is 0 in float32 from 1e-19 on.
+    scale = ops.stop_gradient(1 / denominator)
+    return (numerator * scale) / (denominator * scale)
 
 
 def masked_exp(x, visible=None, axis=-1):
@@ -63,6 +74,8 @@ def masked_softmax(x, visible=None, axis=-1):
         Tensor of `x`'s shape.
     """
     if visible is None:
+        if x.shape[axis] == 1:  # Keras warns of a softmax over one entry
+            return ops.ones_like(x)
         return ops.softmax(x, axis=axis)
     weights = masked_exp(x, visible, axis)
     return safe_divide(weights, ops.sum(weights, axis, keepdims=True))

@@ -8,6 +8,9 @@ from keras import ops
 from keras_linattn import mechanisms
 from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import AxisFolding
+from keras_linattn.layers._arguments import as_tuple
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._arguments import rate
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
@@ -52,15 +55,15 @@ class AttentionBase(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.num_heads = _positive("num_heads", num_heads)
-        self.key_dim = _positive("key_dim", key_dim)
-        self.value_dim = _positive(
+        self.num_heads = positive("num_heads", num_heads)
+        self.key_dim = positive("key_dim", key_dim)
+        self.value_dim = positive(
             "value_dim", key_dim if value_dim is None else value_dim
         )
-        self.dropout = _rate(dropout)
+        self.dropout = rate(dropout)
         self.use_bias = use_bias
-        self._output_shape = _as_tuple("output_shape", output_shape)
-        self.attention_axes = _as_tuple("attention_axes", attention_axes)
+        self._output_shape = as_tuple("output_shape", output_shape)
+        self.attention_axes = as_tuple("attention_axes", attention_axes)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -270,38 +273,6 @@ class AttentionBase(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return super().from_config(with_mechanism(config))
-
-
-def _positive(name, value):
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}."
-        )
-    return value
-
-
-def _rate(value):
-    if not isinstance(value, (int, float)) or not 0 <= value < 1:
-        raise ValueError(
-            "`dropout` must be a number from 0 up to, not including, 1. "
-            f"Received: dropout={value!r}."
-        )
-    return value
-
-
-def _as_tuple(name, value):
-    """An int or a sequence of ints as a tuple; `None` stays."""
-    if value is None or value == ():
-        return None
-    value = (value,) if isinstance(value, int) else value
-    if not isinstance(value, (list, tuple)) or not all(
-        isinstance(entry, int) for entry in value
-    ):
-        raise ValueError(
-            f"`{name}` must be an integer, or a list or tuple of them. "
-            f"Received: {name}={value!r}."
-        )
-    return tuple(value)
 
 
 def _check_mask(name, mask, x):

@@ -50,7 +50,8 @@ def policy_for_config(base, sublayers):
         base = base.default_policy
     policies = {}
     for sublayer in sublayers:
-        own = sublayer.dtype_policy
+        # From the config, since a composite's own policies are there alone.
+        own = keras.dtype_policies.get(sublayer.get_config()["dtype"])
         if isinstance(own, keras.dtype_policies.DTypePolicyMap):
             own = {f"{sublayer.name}/{k}": v for k, v in own.items()}
         else:

@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import sublayer_policy
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class NGramEmbedding(keras.layers.Layer):
@@ -72,7 +75,7 @@ class NGramEmbedding(keras.layers.Layer):
             keras.layers.Embedding(
                 vocabulary_size if n == 1 else num_buckets,
                 embed_dim,
-                dtype=self.dtype_policy,
+                dtype=sublayer_policy(self.dtype_policy, f"order_{n}"),
                 name=f"order_{n}",
             )
             for n in self.orders
@@ -109,6 +112,7 @@ class NGramEmbedding(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
+            "dtype": policy_for_config(self.dtype_policy, self._tables),
             "vocabulary_size": self.vocabulary_size,
             "embed_dim": self.embed_dim,
             "orders": self.orders,

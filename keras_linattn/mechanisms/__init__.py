@@ -6,6 +6,14 @@ from keras_linattn.mechanisms._registry import available as available
 from keras_linattn.mechanisms._registry import get as get
 from keras_linattn.mechanisms._registry import name_of as name_of
 from keras_linattn.mechanisms._registry import register as register
+from keras_linattn.mechanisms.agent import Agent as Agent
+from keras_linattn.mechanisms.cosformer import CosFormer as CosFormer
+from keras_linattn.mechanisms.focused import Focused as Focused
+from keras_linattn.mechanisms.hedgehog import Hedgehog as Hedgehog
+from keras_linattn.mechanisms.imhsa import (
+    InteractiveMultiHead as InteractiveMultiHead,
+)
+from keras_linattn.mechanisms.lara import LinearRandomized as LinearRandomized
 from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,
 )
@@ -13,4 +21,11 @@ from keras_linattn.mechanisms.linformer import Linformer as Linformer
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,
 )
+from keras_linattn.mechanisms.nystromformer import (
+    Nystromformer as Nystromformer,
+)
+from keras_linattn.mechanisms.performer import Performer as Performer
+from keras_linattn.mechanisms.polaformer import PolaFormer as PolaFormer
 from keras_linattn.mechanisms.softmax import Softmax as Softmax
+from keras_linattn.mechanisms.taylor import Taylor as Taylor
+from keras_linattn.mechanisms.xca import XCA as XCA

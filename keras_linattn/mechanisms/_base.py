@@ -28,15 +28,27 @@ class Traits:
         pools_queries: an output depends on the other queries too, so that
             hidden queries must be left out through `query_mask`. Defaults to
             `False`.
-        needs_length: works up to a length fixed when it is built. Defaults to
+        positional: an output depends on the place where its query stands.
+            Defaults to `False`.
+        equal_dims: V must be D. Defaults to `False`.
+        needs_length: takes an argument `sequence_length` and works up
+            to that length, or up to the one it is built with. Defaults to
             `False`.
         tolerance: float, largest error in float32 against the float64
             reference, relative and absolute. Defaults to 1e-5.
         cost: time, in the letters of `core/shapes.py`.
         state: size of the summary for each head, in the same letters.
         source: authors, year, arXiv id.
+        grid: takes an argument `grid=(rows, columns)`, for sequences that are
+            images row by row. Defaults to `False`.
         known_failures: pairs `(check, reason)` of conformance checks that are
             expected to fail. Defaults to none.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.get("linear_transformer").traits.causal
+    True
     """
 
     causal: bool = False
@@ -47,11 +59,14 @@ class Traits:
     explicit: bool = True
     key_order_free: bool = True
     pools_queries: bool = False
+    positional: bool = False
+    equal_dims: bool = False
     needs_length: bool = False
     tolerance: float = 1e-5
     cost: str = ""
     state: str = ""
     source: str = ""
+    grid: bool = False
     known_failures: tuple = ()
 
 

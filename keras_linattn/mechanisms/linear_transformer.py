@@ -12,14 +12,8 @@ is 0 by selection); the causal form is chunked, not a loop over positions.
 
 from keras import ops
 
-from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import accumulation_dtype
-from keras_linattn.core.products import append_ones
-from keras_linattn.core.products import causal_product
-from keras_linattn.core.products import divide_by_last
-from keras_linattn.core.products import kernel_attention
-from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._base import Traits
+from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 
 
@@ -28,17 +22,8 @@ def feature_map(x):
     return ops.elu(x) + 1
 
 
-def attend_causally(query, key, value, key_mask=None, state=None):
-    """Equations 9 to 12, in chunks. Returns the output and the new state."""
-    features = hide(feature_map(key), key_mask)
-    summed, state = causal_product(
-        feature_map(query), features, append_ones(value), state
-    )
-    return divide_by_last(summed), state
-
-
 @register("linear_transformer")
-class LinearTransformer(Mechanism):
+class LinearTransformer(KernelMechanism):
     """Linear attention with the feature map elu(x) + 1.
 
     Call arguments, result and errors: see `Mechanism`.
@@ -63,21 +48,5 @@ class LinearTransformer(Mechanism):
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
     )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        if causal:
-            return attend_causally(query, key, value, key_mask)[0]
-        features = hide(feature_map(key), key_mask)
-        return kernel_attention(feature_map(query), features, value)
-
-    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
-        """Zeros `[B, H, D, V + 1]`; the last column sums the normaliser."""
-        return ops.zeros(
-            (batch_size, num_heads, key_dim, value_dim + 1),
-            dtype=accumulation_dtype(self.compute_dtype),
-        )
-
-    def step(self, state, query, key, value, key_mask=None):
-        dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
-        output, state = attend_causally(query, key, value, key_mask, state)
-        return ops.cast(output, dtype), state
+    def query_features(self, query):
+        return feature_map(query)

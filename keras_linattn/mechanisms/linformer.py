@@ -16,6 +16,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
@@ -29,7 +30,7 @@ def attend(query, key, value, key_projection, value_projection):
     values = ops.matmul(value_projection, value)  # [B, H, k, V]
     scores = ops.matmul(query, ops.swapaxes(keys, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
-    return ops.matmul(ops.softmax(scores, axis=-1), values)
+    return ops.matmul(masked_softmax(scores, axis=-1), values)
 
 
 def first_columns(projection, length):

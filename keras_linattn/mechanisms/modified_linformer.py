@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_exp
+from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
@@ -48,7 +49,7 @@ def attend_factorised(query, key, value, key_mask=None):
     """softmax_D(Q) (A^T V)."""
     weights, total = position_weights(key, key_mask)
     summary = safe_divide(key_value_product(weights, value), total)
-    return ops.matmul(ops.softmax(query, axis=-1), summary)
+    return ops.matmul(masked_softmax(query, axis=-1), summary)
 
 
 def attend_projected(query, key, value, key_mask=None):
@@ -58,7 +59,7 @@ def attend_projected(query, key, value, key_mask=None):
     value_summary = safe_divide(key_value_product(weights, value), total)
     scores = ops.matmul(query, ops.swapaxes(key_summary, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
-    return ops.matmul(ops.softmax(scores, axis=-1), value_summary)
+    return ops.matmul(masked_softmax(scores, axis=-1), value_summary)
 
 
 @register("modified_linformer")

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import compare_with_reference
 from keras_linattn.testing._subject import require
@@ -18,9 +17,9 @@ PIECES = ((20,), (1,) * 20, (7, 1, 12), (13, 7))
 
 def check_causal_matches_reference(subject):
     for length in LENGTHS:
-        inputs = random_inputs(queries=length, keys=length, value_dim=3)
+        inputs = subject.inputs(queries=length, keys=length, value_dim=3)
         compare_with_reference(subject, inputs, causal=True)
-    inputs = random_inputs(queries=70, keys=70, visible=0.6)
+    inputs = subject.inputs(queries=70, keys=70, visible=0.6)
     compare_with_reference(subject, inputs, causal=True)
 
 
@@ -29,8 +28,8 @@ def check_future_is_invisible(subject):
 
     Finite numbers: inside a chunk the future is multiplied by 0.
     """
-    inputs = random_inputs(queries=70, keys=70)
-    other = random_inputs(queries=70, keys=70, seed=1)
+    inputs = subject.inputs(queries=70, keys=70)
+    other = subject.inputs(queries=70, keys=70, seed=1)
     mechanism = subject.build(inputs)
     expected = run(mechanism, inputs, causal=True)
     for first in (1, 40, 69):
@@ -53,7 +52,7 @@ def check_future_is_invisible(subject):
 
 
 def check_refuses_causal(subject):
-    inputs = random_inputs()
+    inputs = subject.inputs()
     mechanism = subject.build(inputs)
     try:
         run(mechanism, inputs, causal=True)
@@ -65,7 +64,7 @@ def check_refuses_causal(subject):
 
 def check_steps_give_the_whole(subject):
     """Whole = pieces of any size = token by token."""
-    inputs = random_inputs(queries=20, keys=20, value_dim=3, visible=0.8)
+    inputs = subject.inputs(queries=20, keys=20, value_dim=3, visible=0.8)
     mechanism = subject.build(inputs)
     expected = visible_rows(run(mechanism, inputs, causal=True), inputs)
     for pieces in PIECES:

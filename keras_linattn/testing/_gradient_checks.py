@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops
 
 from keras_linattn.testing._backends import gradients
-from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._mask_checks import spoil
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import path_within
@@ -86,18 +85,18 @@ def compare_gradients(subject, inputs, causal=False):
 def check_gradients_match_reference(subject):
     queries = 4 if subject.traits.cross else 5
     shape = {"keys": 5, "key_dim": 3, "value_dim": 2, "queries": queries}
-    compare_gradients(subject, random_inputs(**shape))
-    compare_gradients(subject, random_inputs(**shape, visible=0.6, seed=2))
+    compare_gradients(subject, subject.inputs(**shape))
+    compare_gradients(subject, subject.inputs(**shape, visible=0.6, seed=2))
 
 
 def check_causal_gradients_match_reference(subject):
     shape = {"queries": 5, "keys": 5, "key_dim": 3, "value_dim": 2}
-    compare_gradients(subject, random_inputs(**shape, visible=0.6), True)
+    compare_gradients(subject, subject.inputs(**shape, visible=0.6), True)
 
 
 def check_gradients_are_finite(subject):
     """Where nothing is visible, where keys are 0, behind the mask."""
-    inputs = random_inputs(queries=6, keys=6, visible=0.6)
+    inputs = subject.inputs(queries=6, keys=6, visible=0.6)
     mask = inputs.key_mask.copy()
     mask[0] = False
     inputs = inputs.replace(key_mask=mask, query_mask=mask)

@@ -7,18 +7,17 @@ from keras import ops
 from keras_linattn.testing._backends import compiled
 from keras_linattn.testing._backends import largest_intermediate
 from keras_linattn.testing._backends import with_free_sizes
-from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import run
 
 HEADS = ("query", "key", "value")
 
 
-def _arrays(inputs):
+def arrays_of(inputs):
     return [*(getattr(inputs, name) for name in HEADS), inputs.key_mask]
 
 
-def _function(mechanism, causal=False):
+def function_of(mechanism, causal=False):
     """Of self-attention, where one mask serves queries and keys."""
 
     def call(query, key, value, mask):
@@ -35,31 +34,31 @@ def _forms(traits):
 
 def check_compiles(subject):
     """Under XLA (TensorFlow, JAX) the numbers are the same."""
-    inputs = random_inputs(queries=9, keys=9, visible=0.7)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.7)
     mechanism = subject.build(inputs)
     for causal in _forms(subject.traits):
-        output = compiled(_function(mechanism, causal), _arrays(inputs))
+        output = compiled(function_of(mechanism, causal), arrays_of(inputs))
         expected = run(mechanism, inputs, causal)
         assert_close(output, expected, subject.traits.tolerance)
 
 
 def check_free_batch_and_length(subject):
     """One trace serves every batch size and length."""
-    longest = random_inputs(queries=70, keys=70)
+    longest = subject.inputs(queries=70, keys=70)
     mechanism = subject.build(longest)
     heads = ("b", 2, "t", 4)
     for causal in _forms(subject.traits):
         traced = with_free_sizes(
-            _function(mechanism, causal),
+            function_of(mechanism, causal),
             [heads, heads, heads, ("b", "t")],
             ["float32", "float32", "float32", "bool"],
         )
         for batch, length in ((1, 1), (2, 7), (3, 70)):
-            inputs = random_inputs(
+            inputs = subject.inputs(
                 batch=batch, queries=length, keys=length, visible=0.7
             )
             assert_close(
-                traced(*_arrays(inputs)),
+                traced(*arrays_of(inputs)),
                 run(mechanism, inputs, causal),
                 subject.traits.tolerance,
                 f"batch {batch}, length {length}",
@@ -68,13 +67,13 @@ def check_free_batch_and_length(subject):
 
 def check_symbolic_inputs(subject):
     """Keras' own symbolic tensors, batch and length `None`."""
-    inputs = random_inputs(queries=9, keys=9)
+    inputs = subject.inputs(queries=9, keys=9)
     mechanism = subject.build(inputs)
     symbols = [keras.Input((2, None, 4), name=name) for name in HEADS]
     model = keras.Model(symbols, mechanism(*symbols))
     if model.output_shape != (None, 2, None, 4):
         raise AssertionError(f"output shape {model.output_shape}")
-    tensors = [ops.convert_to_tensor(x) for x in _arrays(inputs)[:3]]
+    tensors = [ops.convert_to_tensor(x) for x in arrays_of(inputs)[:3]]
     output = ops.convert_to_numpy(model(tensors))
     assert_close(output, run(mechanism, inputs), subject.traits.tolerance)
 
@@ -84,12 +83,12 @@ def check_no_quadratic_array(subject):
     for causal in _forms(subject.traits):
         sizes = []
         for length in (1024, 2048):
-            inputs = random_inputs(
+            inputs = subject.inputs(
                 batch=1, heads=1, queries=length, keys=length
             )
             mask = np.ones((1, length), bool)
-            arrays = _arrays(inputs.replace(key_mask=mask))
-            function = _function(subject.build(inputs), causal)
+            arrays = arrays_of(inputs.replace(key_mask=mask))
+            function = function_of(subject.build(inputs), causal)
             sizes.append(largest_intermediate(function, arrays))
         if sizes[1] > 2 * sizes[0] or sizes[1] >= 2048**2:
             raise AssertionError(

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
@@ -28,7 +27,7 @@ def spoil(inputs, with_value):
 
 def check_masked_keys_are_inert(subject):
     """NaN and 1e30 behind the mask change not one bit."""
-    inputs = random_inputs(queries=8, keys=8, visible=0.6)
+    inputs = subject.inputs(queries=8, keys=8, visible=0.6)
     mechanism = subject.build(inputs)
     expected = visible_rows(run(mechanism, inputs), inputs)
     for extreme in EXTREMES:
@@ -38,7 +37,7 @@ def check_masked_keys_are_inert(subject):
 
 def check_no_visible_key_gives_zero(subject):
     """A row that sees no key is 0, never NaN."""
-    inputs = random_inputs(queries=5, keys=5, visible=1.0)
+    inputs = subject.inputs(queries=5, keys=5, visible=1.0)
     mask = np.array([[False] * 5, [True] * 5])
     inputs = inputs.replace(key_mask=mask, query_mask=None)
     if not subject.traits.cross:
@@ -51,7 +50,7 @@ def check_no_visible_key_gives_zero(subject):
 def check_padding_is_exact(subject):
     """A padded batch gives what each sequence gives alone."""
     lengths, longest = (1, 5, 9), 9
-    inputs = random_inputs(batch=3, queries=longest, keys=longest)
+    inputs = subject.inputs(batch=3, queries=longest, keys=longest)
     mechanism = subject.build(inputs)
     # Linformer's projection belongs to positions: padding goes to the end.
     sides = (False,) if subject.traits.needs_length else (False, True)

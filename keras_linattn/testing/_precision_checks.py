@@ -4,7 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import require
 
 # A sum in float16 over this many positions overflows or stops growing.
@@ -15,7 +14,7 @@ LARGEST_ERROR = {"float16": 4e-3, "bfloat16": 3e-2}
 
 def check_half_precision(subject):
     """float16 and bfloat16 give what float32 gives on the same numbers."""
-    inputs = random_inputs(
+    inputs = subject.inputs(
         batch=1, queries=LENGTH, keys=LENGTH, key_dim=8, value_dim=8
     )
     full = subject.build(inputs)

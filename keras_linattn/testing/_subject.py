@@ -10,6 +10,7 @@ from keras import ops
 from keras_linattn import mechanisms
 from keras_linattn.mechanisms import Mechanism
 from keras_linattn.testing._inputs import Inputs
+from keras_linattn.testing._inputs import random_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,12 @@ class Subject:
     def traits(self):
         """The traits in this configuration."""
         return self.cls(**self.config).traits
+
+    def inputs(self, **sizes):
+        """`random_inputs`, of sizes that the traits allow."""
+        if self.traits.equal_dims:
+            sizes["value_dim"] = sizes.get("key_dim", 4)
+        return random_inputs(**sizes)
 
     def build(self, inputs, seed=0, dtype="float32", randomize=True):
         """A mechanism built for `inputs`.
@@ -156,6 +163,14 @@ def visible_rows(output, inputs):
 
 def compare_with_reference(subject, inputs: Inputs, causal=False):
     """Raises an `AssertionError` unless output and reference agree.
+
+    Args:
+        subject: `Subject`.
+        inputs: `Inputs`.
+        causal: bool, compare the causal forms. Defaults to `False`.
+
+    Raises:
+        AssertionError: if they differ by more than the trait `tolerance`.
 
     Example:
 

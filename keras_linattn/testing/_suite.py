@@ -3,6 +3,7 @@
 from keras_linattn.testing import _causal_checks
 from keras_linattn.testing import _gradient_checks
 from keras_linattn.testing import _graph_checks
+from keras_linattn.testing import _grid_checks
 from keras_linattn.testing import _keras_checks
 from keras_linattn.testing import _mask_checks
 from keras_linattn.testing import _output_checks
@@ -17,6 +18,7 @@ _MODULES = (
     _causal_checks,
     _precision_checks,
     _graph_checks,
+    _grid_checks,
     _keras_checks,
 )
 

@@ -1,0 +1,145 @@
+"""Depthwise convolutions along the sequence, or on the grid it stands for."""
+
+import math
+
+from keras import backend
+from keras import ops
+from keras import random
+
+
+def depthwise_convolution(value, kernel, grid=None):
+    """Convolves each channel of each head with its own kernel.
+
+    Zeros beyond the ends ("same" padding) and behind the mask are one thing,
+    so that a padded sequence gives what the sequence alone gives. Along 1-D
+    sequences S may be known only at run time.
+
+    Args:
+        value: tensor `[B, H, S, V]`, 0 where masked.
+        kernel: tensor `[K, H, V]`, or `[K, K, H, V]` with a grid; K is odd,
+            H and V may be 1 for a kernel that they share.
+        grid: tuple `(rows, columns)` of the S positions, row by row. Defaults
+            to `None`: a sequence.
+
+    Returns:
+        Tensor `[B, H, S, V]`.
+
+    Raises:
+        ValueError: if S is known and is not `rows * columns`.
+    """
+    length = value.shape[2]
+    if grid is not None and length not in (None, math.prod(grid)):
+        raise ValueError(
+            "The sequence must hold one position for each cell of the grid. "
+            f"Received: grid={tuple(grid)}, {math.prod(grid)} cells, for a "
+            f"length of {length}. Pass the `grid` of the input, or `None` "
+            "for a sequence."
+        )
+    # Measured on 2 CPU cores at 4,096 positions of 8 x 64 channels: shifts
+    # are 6 to 25 times as fast under XLA, grouped convolutions 2 to 25 times
+    # under TensorFlow's own kernels and 2 to 3 times under torch.
+    if backend.backend() == "jax":
+        return _by_shifts(value, kernel, grid)
+    return _by_groups(value, kernel, grid)
+
+
+def add_kernel(layer, kernel_size, heads, dim, grid=None):
+    """The weight `layer.add_weight` makes for `depthwise_convolution`.
+
+    Args:
+        layer: the `keras.layers.Layer` that shall own it.
+        kernel_size: odd int > 0, K.
+        heads: int, H, or 1 for a kernel that all heads share.
+        dim: int, V, or 1.
+        grid: tuple or `None`: 2-D or 1-D.
+
+    Returns:
+        Variable `[K, H, V]` or `[K, K, H, V]`, float32 in every policy.
+    """
+    sides = (kernel_size,) * (1 if grid is None else 2)
+    return layer.add_weight(
+        name="kernel",
+        shape=(*sides, heads, dim),
+        initializer=kernel_initializer(math.prod(sides)),
+        autocast=False,
+    )
+
+
+def kernel_initializer(taps):
+    """Uniform on +- 1 / sqrt(taps): `taps` entries meet in each output."""
+    limit = 1 / math.sqrt(taps)
+
+    def initialize(shape, dtype=None):
+        return random.uniform(shape, -limit, limit, dtype=dtype)
+
+    return initialize
+
+
+def check_kernel(kernel_size, grid=None):
+    """Raises a `ValueError` unless these describe a convolution, or none.
+
+    Args:
+        kernel_size: odd int > 0, or `None` for no convolution.
+        grid: `None`, or two ints > 0.
+
+    Returns:
+        The grid, as a tuple or `None`.
+    """
+    odd = isinstance(kernel_size, int) and kernel_size > 0 and kernel_size % 2
+    if kernel_size is not None and not odd:
+        raise ValueError(
+            "`kernel_size` must be a positive odd integer, so that the kernel "
+            f"has a middle, or `None`. Received: kernel_size={kernel_size!r}."
+        )
+    if grid is None:
+        return None
+    sides = tuple(grid) if isinstance(grid, (list, tuple)) else ()
+    if len(sides) != 2 or not all(isinstance(n, int) and n > 0 for n in sides):
+        raise ValueError(
+            "`grid` must be two positive integers (rows, columns), or `None` "
+            f"for a sequence. Received: grid={grid!r}."
+        )
+    return sides
+
+
+def _by_shifts(value, kernel, grid):
+    """The sum of shifted copies, one for each entry of the kernel."""
+    kernel = ops.expand_dims(kernel, -2)  # [K, H, 1, V]
+    batch, heads, length, dim = ops.shape(value)
+    sizes = (length,) if grid is None else grid
+    if grid is not None:
+        value = ops.reshape(value, (batch, heads, *grid, dim))
+    half = kernel.shape[0] // 2
+    outer = [(0, 0)]
+    padding = outer * 2 + [(half, half)] * len(sizes) + outer
+    value = ops.pad(value, padding)
+    output = 0
+    for shifts in _places(kernel.shape[0], len(sizes)):
+        window = tuple(slice(i, i + n) for i, n in zip(shifts, sizes))
+        weight = kernel[shifts]  # [H, 1, V]
+        weight = weight if grid is None else ops.expand_dims(weight, -2)
+        output = output + value[(slice(None), slice(None), *window)] * weight
+    return ops.reshape(output, (batch, heads, length, dim))
+
+
+def _places(size, dimensions):
+    places = [()]
+    for _ in range(dimensions):
+        places = [(*place, i) for place in places for i in range(size)]
+    return places
+
+
+def _by_groups(value, kernel, grid):
+    """The backend's convolution, heads and channels as groups."""
+    batch, heads, length, dim = ops.shape(value)
+    sides = kernel.shape[:-2]
+    kernel = ops.broadcast_to(kernel, (*sides, heads, dim))
+    kernel = ops.reshape(kernel, (*sides, heads * dim, 1))
+    sizes = (length,) if grid is None else grid
+    value = ops.transpose(value, (0, 2, 1, 3))
+    value = ops.reshape(value, (batch, *sizes, heads * dim))
+    output = ops.depthwise_conv(
+        value, kernel, padding="same", data_format="channels_last"
+    )
+    output = ops.reshape(output, (batch, length, heads, dim))
+    return ops.transpose(output, (0, 2, 1, 3))

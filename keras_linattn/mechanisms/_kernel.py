@@ -1,0 +1,80 @@
+"""What mechanisms with a non-negative kernel phi(q) . phi(k) share."""
+
+from keras import ops
+
+from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.products import append_ones
+from keras_linattn.core.products import causal_product
+from keras_linattn.core.products import divide_by_last
+from keras_linattn.core.products import kernel_attention
+from keras_linattn.mechanisms._base import Mechanism
+
+
+def attend_causally(query, key, value, state=None):
+    """Kernel attention over s <= t, in chunks.
+
+    Args:
+        query: tensor `[B, H, T, R]`, features.
+        key: tensor `[B, H, T, R]`, features, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        state: tensor `[B, H, R, V + 1]` or `None`, see `causal_product`.
+
+    Returns:
+        The output `[B, H, T, V]`, and the state after the last position.
+    """
+    summed, state = causal_product(query, key, append_ones(value), state)
+    return divide_by_last(summed), state
+
+
+class KernelMechanism(Mechanism):
+    """out_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s)).
+
+    A subclass writes `query_features`, `key_features` where keys have others,
+    and `num_features_for`.
+    """
+
+    def query_features(self, query):
+        """phi of the queries: `[B, H, T, D]` to `[B, H, T, R]`."""
+        raise NotImplementedError(
+            f"`{type(self).__name__}` must define `query_features`."
+        )
+
+    def key_features(self, key):
+        """phi of the keys, those of the queries unless overridden."""
+        return self.query_features(key)
+
+    def num_features_for(self, key_dim):
+        """R, from D."""
+        return key_dim
+
+    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+        # A power of 1e30 behind the mask would be a NaN in the gradients.
+        query = self.query_features(hide(query, query_mask))
+        key = hide(self.key_features(key), key_mask)
+        if causal:
+            return attend_causally(query, key, value)[0]
+        return kernel_attention(query, key, value)
+
+    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
+        """Zeros `[B, H, R, V + 1]`; the last column sums the normaliser."""
+        self.check_recurrent()
+        rank = self.num_features_for(key_dim)
+        return ops.zeros(
+            (batch_size, num_heads, rank, value_dim + 1),
+            dtype=accumulation_dtype(self.compute_dtype),
+        )
+
+    def step(self, state, query, key, value, key_mask=None):
+        self.check_recurrent()
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask)
+        key = hide(self.key_features(key), key_mask)
+        query = self.query_features(query)
+        output, state = attend_causally(query, key, value, state)
+        return ops.cast(output, dtype), state
+
+    def check_recurrent(self):
+        """Raises a `ValueError` where this configuration has no steps."""
+        if not self.traits.recurrent:
+            self._refuse_state()

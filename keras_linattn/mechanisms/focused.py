@@ -1,0 +1,138 @@
+"""Focused linear attention: directions of relu features drawn to the axes.
+
+out_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s))
+        + (DWC(V))_t,
+phi(x) = |u| u^p / |u^p|,   u = relu(x),   p = 3, powers by element.
+
+DWC is a depthwise convolution of the values, kernel 5 (5 x 5 on a grid), one
+for all heads: local detail, and rank that the first term lacks.
+
+Cost: O((T + S) D V + K S V) time, K^2 on a grid; state D (V + 1) for each
+head without the convolution.
+Source: Han, Pan, Han, Song, Huang, "FLatten transformer: vision transformer
+using focused linear attention", ICCV 2023, arXiv 2308.00442, equations 5 to 9.
+Differs from the paper: no learned scale of queries and keys and no position
+embedding of keys, which the authors' code has and the projections and the
+model can give; no bias in the convolution, so that a row that sees no key is
+0; nothing is added to relu(x), so that a query whose features meet no key's
+gives 0 (and DWC).
+"""
+
+import dataclasses
+
+from keras import ops
+
+from keras_linattn.core.convolutions import add_kernel
+from keras_linattn.core.convolutions import check_kernel
+from keras_linattn.core.convolutions import depthwise_convolution
+from keras_linattn.mechanisms._base import Traits
+from keras_linattn.mechanisms._kernel import KernelMechanism
+from keras_linattn.mechanisms._registry import register
+
+
+def feature_map(x, power):
+    """|u| u^p / |u^p| for u = relu(x), `[B, H, T, D]`; 0 where u is 0."""
+    x = ops.relu(x)
+    # Of first degree in x: with the largest entry scaled to 1, no power
+    # overflows and no norm vanishes.
+    largest = ops.stop_gradient(ops.max(x, axis=-1, keepdims=True))
+    empty = ops.equal(largest, 0)
+    x = x / ops.where(empty, ops.ones_like(largest), largest)
+    powered = ops.power(x, power)
+    squares, sharper = (
+        ops.sum(ops.square(y), axis=-1, keepdims=True) for y in (x, powered)
+    )
+    one = ops.ones_like(squares)
+    ratio = ops.where(empty, one, squares) / ops.where(empty, one, sharper)
+    return largest * ops.sqrt(ratio) * powered
+
+
+@register("focused")
+class Focused(KernelMechanism):
+    """Linear attention of focused relu features, plus a convolution of V.
+
+    With `kernel_size=None` there is no convolution: then it is causal,
+    recurrent, cross-attention too, and indifferent to the order of the keys.
+    Call arguments, result and errors: see `Mechanism`.
+
+    Args:
+        focusing_power: float >= 1, p. Defaults to 3.
+        kernel_size: odd int > 0, width of the depthwise convolution of the
+            values that is added to the output, or `None` for no convolution.
+            Defaults to 5.
+        grid: tuple `(rows, columns)`, for keys that are the patches of an
+            image, row by row: the convolution is in two dimensions. Defaults
+            to `None`: a sequence.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range, if there is a
+            grid but no convolution, or if the length is not that of the grid.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> mechanism = mechanisms.get("focused", grid=(2, 3))
+    >>> tuple(mechanism(x, x, x).shape)
+    (1, 2, 6, 4)
+
+    Source: Han et al., 2023, arXiv 2308.00442, equations 5 to 9.
+    """
+
+    traits = Traits(
+        cross=False,
+        normalised=False,
+        explicit=False,
+        key_order_free=False,
+        grid=True,
+        cost="(T + S) D V + K S V",
+        state="D (V + 1)",
+        source="Han et al. 2023, arXiv 2308.00442",
+    )
+
+    def __init__(self, focusing_power=3, kernel_size=5, grid=None, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(focusing_power, (int, float)) or focusing_power < 1:
+            raise ValueError(
+                "`focusing_power` must be a number >= 1: below, derivatives "
+                "at 0 are infinite. "
+                f"Received: focusing_power={focusing_power!r}."
+            )
+        self.focusing_power = focusing_power
+        self.kernel_size = kernel_size
+        self.grid = check_kernel(kernel_size, grid)
+        if kernel_size is None:
+            if grid is not None:
+                raise ValueError(
+                    "`grid` is for the convolution of the values. Received: "
+                    f"grid={grid!r}, kernel_size=None. Leave one of them out."
+                )
+            self.traits = dataclasses.replace(
+                self.traits,
+                causal=True,
+                grid=False,
+                cross=True,
+                recurrent=True,
+                explicit=True,
+                key_order_free=True,
+            )
+
+    def build(self, query_shape, key_shape, value_shape):
+        if self.kernel_size is not None:
+            self.kernel = add_kernel(
+                self, self.kernel_size, 1, value_shape[3], self.grid
+            )
+
+    def query_features(self, query):
+        return feature_map(query, self.focusing_power)
+
+    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+        output = super().attend(
+            query, key, value, key_mask, query_mask, causal, training
+        )
+        if self.kernel_size is None:
+            return output
+        kernel = ops.cast(self.kernel, value.dtype)
+        return output + depthwise_convolution(value, kernel, self.grid)

@@ -1,0 +1,204 @@
+"""PolaFormer: linear attention that keeps the signs of queries and keys.
+
+With x+ = relu(x / c)^p, x- = relu(-x / c)^p by element, for x = q and x = k:
+
+    same     = [q+, q-] . [k+, k-]     entries of equal sign
+    opposite = [q-, q+] . [k+, k-]     entries of opposite sign
+    V = [V1, V2]:  out = [same V1 / its row sums, opposite V2 / its row sums]
+                         + DWC(V)
+
+c = softplus(scale) and p = 1 + alpha sigmoid(power), both learned for each
+head and feature, alpha = 4. DWC is a depthwise convolution of the values,
+kernel 5 (5 x 5 on a grid), one for all heads. At p = 1, c = 1: same -
+opposite = q . k.
+
+Cost: O((T + S) D V + K S V) time, K^2 on a grid; state 2 D (V + 2) for each
+head without the convolution.
+Source: Meng, Luo, Li, Jiang, Zhang, "PolaFormer: polarity-aware linear
+attention for vision transformers", ICLR 2025, arXiv 2501.15061, section 4.
+Differs from the paper: its gate, a projection of the input that multiplies
+the output, is the layer's `use_gate=True`, which passes through a sigmoid;
+no position embedding of keys; no bias in the convolution and no epsilon, so
+that a row that sees no key is 0, and a query that meets no key in one
+polarity is 0 in that half.
+"""
+
+import dataclasses
+
+from keras import ops
+
+from keras_linattn.core.convolutions import add_kernel
+from keras_linattn.core.convolutions import check_kernel
+from keras_linattn.core.convolutions import depthwise_convolution
+from keras_linattn.core.masks import hide
+from keras_linattn.core.products import kernel_attention
+from keras_linattn.mechanisms._base import Traits
+from keras_linattn.mechanisms._kernel import KernelMechanism
+from keras_linattn.mechanisms._kernel import attend_causally
+from keras_linattn.mechanisms._registry import register
+
+
+def power_of(x, exponent):
+    """x^p for x >= 0 and p > 1, with derivatives that are 0 at 0."""
+    positive = x > 0
+    # log 0 must not be formed: 0 times its infinite derivative is NaN.
+    log = ops.log(ops.where(positive, x, ops.ones_like(x)))
+    return ops.where(positive, ops.exp(exponent * log), ops.zeros_like(x))
+
+
+def polarities(x, exponent):
+    """x+ and x-, each `[B, H, T, D]`; at p = 1 their difference is x."""
+    return tuple(power_of(ops.relu(y), exponent) for y in (x, -x))
+
+
+def paired_features(query, key, exponent):
+    """Features `[B, H, ., 2 D]`: same-sign and opposite-sign query, key."""
+    plus, minus = polarities(query, exponent)
+    same = ops.concatenate([plus, minus], axis=-1)
+    opposite = ops.concatenate([minus, plus], axis=-1)
+    return same, opposite, ops.concatenate(polarities(key, exponent), axis=-1)
+
+
+def halves(value):
+    """The first floor(V / 2) and the other columns."""
+    middle = value.shape[-1] // 2
+    return value[..., :middle], value[..., middle:]
+
+
+@register("polaformer")
+class PolaFormer(KernelMechanism):
+    """Linear attention of same-sign and opposite-sign features.
+
+    The paper's gate is `use_gate=True` of the layer. With `kernel_size=None`
+    there is no convolution: then it is causal, recurrent, cross-attention
+    too, and indifferent to the order of the keys. Call arguments, result and
+    errors: see `Mechanism`.
+
+    Args:
+        alpha: float >= 0, powers lie between 1 and 1 + alpha. Defaults to 4.
+        kernel_size: odd int > 0, width of the depthwise convolution of the
+            values that is added to the output, or `None` for no convolution.
+            Defaults to 5.
+        grid: tuple `(rows, columns)`, for keys that are the patches of an
+            image, row by row: the convolution is in two dimensions. Defaults
+            to `None`: a sequence.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range, if there is a
+            grid but no convolution, or if the length is not that of the grid.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> tuple(mechanisms.get("polaformer")(x, x, x).shape)
+    (1, 2, 6, 4)
+
+    Source: Meng et al., 2025, arXiv 2501.15061, section 4.
+    """
+
+    traits = Traits(
+        cross=False,
+        normalised=False,
+        explicit=False,
+        key_order_free=False,
+        grid=True,
+        cost="(T + S) D V + K S V",
+        state="2 D (V + 2)",
+        source="Meng et al. 2025, arXiv 2501.15061",
+    )
+
+    def __init__(self, alpha=4.0, kernel_size=5, grid=None, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(alpha, (int, float)) or alpha < 0:
+            raise ValueError(
+                f"`alpha` must be a number >= 0. Received: alpha={alpha!r}."
+            )
+        self.alpha = alpha
+        self.kernel_size = kernel_size
+        self.grid = check_kernel(kernel_size, grid)
+        if kernel_size is None:
+            if grid is not None:
+                raise ValueError(
+                    "`grid` is for the convolution of the values. Received: "
+                    f"grid={grid!r}, kernel_size=None. Leave one of them out."
+                )
+            self.traits = dataclasses.replace(
+                self.traits,
+                causal=True,
+                grid=False,
+                cross=True,
+                recurrent=True,
+                key_order_free=True,
+            )
+
+    def build(self, query_shape, key_shape, value_shape):
+        for name in ("scale", "power"):
+            weight = self.add_weight(
+                name=name,
+                shape=(query_shape[1], query_shape[3]),
+                initializer="zeros",
+                autocast=False,
+            )
+            setattr(self, name, weight)
+        if self.kernel_size is not None:
+            self.kernel = add_kernel(
+                self, self.kernel_size, 1, value_shape[3], self.grid
+            )
+
+    def _features(self, query, key):
+        scale, power = (
+            ops.expand_dims(ops.cast(weight, query.dtype), 1)  # [H, 1, D]
+            for weight in (self.scale, self.power)
+        )
+        scale = ops.softplus(scale)
+        exponent = 1 + self.alpha * ops.sigmoid(power)
+        return paired_features(query / scale, key / scale, exponent)
+
+    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+        # A power of 1e30 behind the mask would be a NaN in the gradients.
+        *queries, key = self._features(hide(query, query_mask), key)
+        attend = _first_of_causal if causal else kernel_attention
+        output = [
+            attend(features, key, half)
+            for features, half in zip(queries, halves(value))
+        ]
+        output = ops.concatenate(output, axis=-1)
+        if self.kernel_size is None:
+            return output
+        kernel = ops.cast(self.kernel, value.dtype)
+        return output + depthwise_convolution(value, kernel, self.grid)
+
+    def num_features_for(self, key_dim):
+        return 2 * key_dim
+
+    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
+        """Zeros `[B, H, 2 D, floor(V / 2) + 1]` and `[..., ceil(V / 2) + 1]`.
+
+        One for each polarity; the last column sums the normaliser.
+        """
+        first = value_dim // 2
+        return tuple(
+            super(PolaFormer, self).initial_state(
+                batch_size, num_heads, key_dim, size
+            )
+            for size in (first, value_dim - first)
+        )
+
+    def step(self, state, query, key, value, key_mask=None):
+        self.check_recurrent()
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask)
+        *queries, key = self._features(query, key)
+        stepped = [
+            attend_causally(features, key, half, before)
+            for features, half, before in zip(queries, halves(value), state)
+        ]
+        outputs, state = zip(*stepped)
+        return ops.cast(ops.concatenate(outputs, axis=-1), dtype), state
+
+
+def _first_of_causal(query, key, value):
+    return attend_causally(query, key, value)[0]

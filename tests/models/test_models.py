@@ -1,0 +1,162 @@
+"""The classifiers: config, files, policies, masks, any mechanism."""
+
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+from keras_linattn import mechanisms
+from keras_linattn.models import TextClassifier
+from keras_linattn.models import VisionTransformer
+
+TEXT = {
+    "num_classes": 3,
+    "vocabulary_size": 40,
+    "hidden_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "intermediate_dim": 24,
+    "ngram_orders": (1, 2),
+    "num_buckets": 64,
+    "embedding_dim": 8,
+    "merge_factor": 2,
+    "dropout": 0.2,
+    "activation": "sigmoid",
+    "mechanism": "linear_transformer",
+}
+IMAGE = {
+    "num_classes": 3,
+    "image_shape": (8, 4, 3),
+    "patch_size": 2,
+    "hidden_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "intermediate_dim": 24,
+    "dropout": 0.2,
+    "activation": "sigmoid",
+    "mechanism": "linear_transformer",
+}
+CASES = [(TextClassifier, TEXT), (VisionTransformer, IMAGE)]
+both = pytest.mark.parametrize(("cls", "options"), CASES)
+
+
+def data(cls, batch=4):
+    rng = np.random.default_rng(0)
+    if cls is TextClassifier:
+        return rng.integers(1, 40, (batch, 11), dtype="int32")
+    return rng.random((batch, 8, 4, 3), dtype="float32")
+
+
+def predict(model, x):
+    return keras.ops.convert_to_numpy(model(x, training=False))
+
+
+@both
+def test_config_is_the_constructor(cls, options):
+    model = cls(**options)
+    config = model.get_config()
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name not in ("dtype", "kwargs"):
+            assert config[name] == options[name], name
+            assert options[name] != parameter.default, f"{name} is default"
+    assert cls.from_config(config).get_config() == config
+
+
+@both
+@pytest.mark.parametrize("mechanism", mechanisms.available())
+def test_trains_saves_and_loads_with_any_mechanism(
+    cls, options, mechanism, tmp_path
+):
+    if mechanisms.get(mechanism).traits.needs_length:
+        mechanism = {"name": mechanism, "sequence_length": 16}
+    model = cls(**{**options, "mechanism": mechanism})
+    x = data(cls)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, np.arange(4) % 3, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded) is cls
+    np.testing.assert_array_equal(predict(model, x), predict(loaded, x))
+    assert predict(model, x).shape == (4, 3)
+
+
+@both
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
+def test_policies(cls, options, dtype, tmp_path):
+    model = cls(**options, dtype=dtype)
+    output = predict(model, data(cls))
+    assert output.dtype == np.float32
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(output, predict(loaded, data(cls)))
+    assert loaded.get_config() == model.get_config()
+
+
+@both
+@pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
+def test_quantized_reloads(cls, options, tmp_path):
+    model = cls(**options)
+    exact = predict(model, data(cls))
+    model.quantize("int8")
+    output = predict(model, data(cls))
+    assert 0 < np.abs(output - exact).max() < 0.05
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(output, predict(loaded, data(cls)))
+
+
+@both
+def test_lora_reloads(cls, options, tmp_path):
+    model = cls(**options)
+    attention = model.get_layer("encoder_0")._self_attention_layer
+    before = len(model.trainable_variables)
+    attention.query_dense.enable_lora(2)
+    attention.value_dense.enable_lora(2)
+    assert len(model.trainable_variables) == before + 2
+    for dense in (attention.query_dense, attention.value_dense):
+        dense.lora_kernel_b.assign(np.full(dense.lora_kernel_b.shape, 0.1))
+    output = predict(model, data(cls))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(output, predict(loaded, data(cls)), atol=1e-5)
+
+
+@both
+def test_shared_mechanism_is_one_object(cls, options, tmp_path):
+    shared = mechanisms.Linformer(projection_dim=3, sequence_length=16)
+    model = cls(**{**options, "num_layers": 2, "mechanism": shared})
+    assert sum("projection" in w.path for w in shared.weights) == 2
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.count_params() == model.count_params()
+    np.testing.assert_array_equal(
+        predict(model, data(cls)), predict(loaded, data(cls))
+    )
+
+
+@both
+def test_refuses(cls, options):
+    with pytest.raises(ValueError, match="`num_heads` must be a positive"):
+        cls(**{**options, "num_heads": 0})
+    with pytest.raises(ValueError, match="Unknown mechanism 'quadratic'"):
+        cls(**{**options, "mechanism": "quadratic"})
+
+
+def test_text_padding_changes_nothing_and_length_is_free():
+    model = TextClassifier(**{**TEXT, "num_layers": 2})
+    x = data(TextClassifier)
+    for more in (1, 2, 5):  # within a merged token, and past it
+        padded = np.pad(x, [(0, 0), (0, more)])
+        np.testing.assert_allclose(
+            predict(model, padded), predict(model, x), atol=1e-5
+        )
+    assert model.input_shape == (None, None)
+    assert [x.name for x in model.inputs] == ["tokens"]
+    nothing = predict(model, np.zeros((1, 6), "int32"))
+    assert np.isfinite(nothing).all()
+
+
+def test_vision_refuses_images_that_do_not_fit():
+    with pytest.raises(ValueError, match="multiples of the patch size"):
+        VisionTransformer(num_classes=3, image_shape=(9, 8, 1), patch_size=2)

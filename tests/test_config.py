@@ -1,0 +1,103 @@
+"""Every public layer: each constructor argument survives a round trip."""
+
+import inspect
+
+import keras
+import pytest
+
+import keras_linattn
+
+ATTENTION = {
+    "num_heads": 3,
+    "key_dim": 5,
+    "value_dim": 7,
+    "dropout": 0.25,
+    "use_bias": False,
+    "output_shape": (9,),
+    "attention_axes": (1,),
+    "kernel_initializer": keras.initializers.HeNormal(seed=3),
+    "bias_initializer": keras.initializers.Constant(0.5),
+    "kernel_regularizer": keras.regularizers.L1(0.1),
+    "bias_regularizer": keras.regularizers.L2(0.2),
+    "activity_regularizer": keras.regularizers.L2(0.3),
+    "kernel_constraint": keras.constraints.NonNeg(),
+    "bias_constraint": keras.constraints.MaxNorm(1.5),
+    "use_gate": True,
+    "seed": 11,
+    "mechanism": {"name": "modified_linformer", "reading": "projected"},
+}
+CASES = {
+    "LinearSelfAttention": {**ATTENTION, "causal": True},
+    "LinearMultiHeadAttention": {
+        **ATTENTION,
+        "sliding_window": None,  # nothing else is taken
+        "flash_attention": False,
+    },
+    "LinearTransformerEncoder": {
+        "intermediate_dim": 24,
+        "num_heads": 3,
+        "dropout": 0.25,
+        "activation": "gelu",
+        "layer_norm_epsilon": 1e-3,
+        "kernel_initializer": keras.initializers.HeNormal(seed=3),
+        "bias_initializer": keras.initializers.Constant(0.5),
+        "normalize_first": True,
+        "mechanism": "linear_transformer",
+    },
+    "PatchEmbedding": {
+        "patch_size": (2, 4),
+        "embed_dim": 5,
+        "use_positions": False,
+    },
+    "NGramEmbedding": {
+        "vocabulary_size": 9,
+        "embed_dim": 5,
+        "orders": (1, 3),
+        "num_buckets": 77,
+    },
+    "TokenMerging": {"factor": 3, "units": 5},
+    "MaskedAveragePooling": {},
+}
+
+
+def plain(value):
+    """What a config holds for a value."""
+    if isinstance(value, tuple):
+        return list(value)
+    return keras.saving.serialize_keras_object(value)
+
+
+def test_every_public_layer_is_here():
+    layers = {
+        name
+        for name, value in vars(keras_linattn).items()
+        if isinstance(value, type)
+        and issubclass(value, keras.layers.Layer)
+        and not issubclass(value, keras_linattn.Mechanism)
+    }
+    assert layers == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_round_trip(name):
+    cls, options = getattr(keras_linattn, name), CASES[name]
+    # Keras keeps the arguments that a subclass passes on in **kwargs.
+    accepted = {
+        p
+        for base in cls.__mro__
+        if base.__module__.startswith("keras_linattn")
+        and "__init__" in vars(base)
+        for p in inspect.signature(base.__init__).parameters
+    } - {"self", "kwargs"}
+    assert accepted == set(options)
+    layer = cls(**options, name="mine", dtype="mixed_bfloat16", trainable=False)
+    config = layer.get_config()
+    assert accepted <= set(config)
+    for key in accepted - {"mechanism", "activation"}:
+        assert plain(config[key]) == plain(options[key]), key
+    revived = cls.from_config(config)
+    assert revived.get_config() == config
+    assert revived.name == "mine" and not revived.trainable
+    assert revived.dtype_policy.name == "mixed_bfloat16"
+    if "mechanism" in options:
+        assert revived.mechanism.get_config() == layer.mechanism.get_config()

@@ -1,0 +1,97 @@
+"""Every public name is documented, with an example that runs."""
+
+import doctest
+import inspect
+
+import keras
+import numpy as np
+import pytest
+
+import keras_linattn
+from keras_linattn import export
+from keras_linattn import mechanisms
+from keras_linattn import models
+from keras_linattn import testing
+
+MODULES = (keras_linattn, mechanisms, models, export, testing)
+PUBLIC = {
+    f"{module.__name__}.{name}": value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if not name.startswith("_")
+    and (inspect.isclass(value) or inspect.isfunction(value))
+}
+
+
+def test_the_face_of_the_design_is_there():
+    wanted = {
+        "LinearSelfAttention",
+        "LinearMultiHeadAttention",
+        "LinearTransformerEncoder",
+        "PatchEmbedding",
+        "Mechanism",
+        "Traits",
+        "models.TextClassifier",
+        "models.VisionTransformer",
+        "mechanisms.get",
+        "mechanisms.available",
+        "mechanisms.register",
+        "export.export_saved_model",
+        "testing.check_mechanism",
+    }
+    assert {f"keras_linattn.{name}" for name in wanted} <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_example_runs(name):
+    value = PUBLIC[name]
+    text = inspect.getdoc(value)
+    assert text, f"{name} has no docstring"
+    examples = doctest.DocTestParser().get_doctest(
+        text,
+        {"keras": keras, "np": np, **vars(inspect.getmodule(value))},
+        name,
+        None,
+        None,
+    )
+    assert examples.examples, f"{name} has no example"
+    said = []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    runner.run(examples, out=said.append)
+    assert runner.failures == 0, "".join(said)
+
+
+def described(value):
+    """Names under `Args:` of the docstring."""
+    text = inspect.getdoc(value)
+    section = text.partition("\nArgs:\n")[2]
+    names = []
+    for line in section.splitlines():
+        if line and not line.startswith(" "):
+            break
+        if line.startswith("    ") and line[4] not in " *":
+            names.append(line.strip().partition(":")[0])
+    return names
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_argument_is_described(name):
+    """By name, or together in the sentence about `**kwargs`."""
+    value = PUBLIC[name]
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    if isinstance(value, type) and issubclass(value, BaseException):
+        return
+    if value in (keras_linattn.Mechanism,):  # Keras' own arguments only
+        return
+    wanted = {
+        p.name
+        for p in inspect.signature(value).parameters.values()
+        if p.kind not in kinds
+    }
+    if (
+        "*"
+        in "".join(str(p) for p in inspect.signature(value).parameters.values())
+        and not wanted
+    ):
+        return
+    assert wanted <= set(described(value)), name
