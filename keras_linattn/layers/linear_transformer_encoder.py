@@ -14,6 +14,17 @@ from keras_linattn.layers.linear_multi_head_attention import (
 )
 
 
+SUBLAYERS = (
+    "self_attention_layer",
+    "self_attention_layer_norm",
+    "self_attention_dropout",
+    "feedforward_layer_norm",
+    "feedforward_intermediate_dense",
+    "feedforward_output_dense",
+    "feedforward_dropout",
+)
+
+
 @keras.saving.register_keras_serializable("keras_linattn")
 class LinearTransformerEncoder(keras.layers.Layer):
     """Transformer encoder block whose attention is linear in the length.
@@ -236,13 +247,8 @@ class LinearTransformerEncoder(keras.layers.Layer):
         return (output, attended[1]) if return_attention_scores else output
 
     def _sublayers(self):
-        # All begin with an underscore and exist only once built.
-        return [
-            layer
-            for layer in vars(self).values()
-            if isinstance(layer, keras.layers.Layer)
-            and layer is not self.mechanism
-        ]
+        layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
+        return [layer for layer in layers if layer is not None]
 
     def get_config(self):
         return {

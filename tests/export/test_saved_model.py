@@ -1,6 +1,7 @@
 """`export_saved_model`: what it writes runs elsewhere; what it refuses."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import json
@@ -15,22 +16,18 @@ import keras
 import numpy as np
 import pytest
 
+from keras_linattn import LinearSelfAttention
+from keras_linattn import MaskedAveragePooling
+from keras_linattn import mechanisms
 from keras_linattn.export import export_saved_model
 from keras_linattn.export.saved_model import _move_into_place
+from keras_linattn.models import TextClassifier
+from keras_linattn.models import VisionTransformer
 
 BACKEND = keras.backend.backend()
 C_API = pathlib.Path(__file__).with_name("c_api.py")
 SHAPES = ((1, 1), (2, 7), (5, 33))  # (batch, length), none seen by the export
 TOLERANCE = 1e-5
-
-pytestmark = [
-    # Keras 3.15 with JAX 0.10
-    pytest.mark.filterwarnings(
-        "ignore:The `native_serialization`:DeprecationWarning"
-    ),
-    # Keras 3.15 with torch 2.13 and NumPy 2
-    pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),
-]
 
 
 def plain_classifier():
@@ -58,8 +55,68 @@ class Case:
     inputs: Callable = token_batch
 
 
+def text_classifier(mechanism):
+    return TextClassifier(
+        num_classes=3,
+        vocabulary_size=64,
+        hidden_dim=16,
+        num_layers=2,
+        num_heads=2,
+        num_buckets=64,
+        embedding_dim=8,
+        merge_factor=2,
+        mechanism=mechanism,
+    )
+
+
+def decoder(mechanism):
+    """Causal self-attention, without models around it."""
+    return keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32", name="tokens"),
+            keras.layers.Embedding(64, 8, mask_zero=True),
+            LinearSelfAttention(2, 4, mechanism=mechanism, causal=True),
+            MaskedAveragePooling(),
+        ]
+    )
+
+
+def vision_transformer():
+    return VisionTransformer(
+        num_classes=3, image_shape=(8, 8, 1), hidden_dim=16, num_layers=1
+    )
+
+
+def image_batch(batch, length):
+    generator = np.random.default_rng(length)
+    return {"images": generator.random((batch, 8, 8, 1), dtype=np.float32)}
+
+
+def identifier(name):
+    """The mechanism, told its length if it must know it."""
+    needs_length = mechanisms.get(name).traits.needs_length
+    return {"name": name} | ({"sequence_length": 64} if needs_length else {})
+
+
+# Under torch each export starts a process under TensorFlow, which loads the
+# `.keras` file; that those load is tested for all in tests/matrix.
+EXPORTED = (
+    ["modified_linformer", "linformer", "linear_transformer", "softmax"]
+    if BACKEND == "torch"
+    else mechanisms.available()
+)
 CASES = {
     "plain": Case(plain_classifier),
+    "vision": Case(vision_transformer, image_batch),
+    **{
+        name: Case(functools.partial(text_classifier, identifier(name)))
+        for name in EXPORTED
+    },
+    **{
+        f"{name}-causal": Case(functools.partial(decoder, identifier(name)))
+        for name in EXPORTED
+        if mechanisms.get(name).traits.causal
+    },
 }
 
 
@@ -135,8 +192,14 @@ def test_runs_in_tensorflow(export):
         np.testing.assert_allclose(output, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_runs_without_python_tensorflow_and_keras(export, tmp_path):
-    outputs, report = run_c_api(export.path, export.feeds, tmp_path)
+@pytest.fixture(scope="module")
+def served(export, tmp_path_factory):
+    """The outputs by the C API, and what its script printed."""
+    return run_c_api(export.path, export.feeds, tmp_path_factory.mktemp("c"))
+
+
+def test_runs_without_python_tensorflow_and_keras(export, served):
+    outputs, report = served
     forbidden = {"keras", "keras_linattn", "tensorflow", "jax", "torch"}
     assert not forbidden & set(report["modules"])
     for output, expected in zip(outputs, export.expected, strict=True):
@@ -145,9 +208,8 @@ def test_runs_without_python_tensorflow_and_keras(export, tmp_path):
         )
 
 
-def test_batch_and_length_are_free_in_the_signature(export, tmp_path):
-    _, report = run_c_api(export.path, export.feeds[:1], tmp_path)
-    inputs = report["signature"]["inputs"]
+def test_batch_and_length_are_free_in_the_signature(export, served):
+    inputs = served[1]["signature"]["inputs"]
     assert set(inputs) == set(export.feeds[0])
     for name, info in inputs.items():
         varying = np.not_equal(

@@ -1,0 +1,244 @@
+"""The table and the picture of `compare.py`."""
+
+import matplotlib
+import numpy as np
+from _common import label_of
+
+matplotlib.use("Agg")  # files only, no window
+from matplotlib import pyplot  # noqa: E402  (after the choice above)
+
+REFERENCE = "softmax"  # step times are given relative to it
+BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
+TITLES = {
+    "text": "Texts: Reuters R8, bytes merged by 4",
+    "images": "Images: MNIST-5k",
+}
+HEADS = (
+    "mechanism",
+    "test accuracy, %",
+    "seeds",
+    "parameters",
+    "step, ms",
+    f"step / {REFERENCE}'s",
+    "peak memory, MB",
+)
+# Places of a label around its point, in points: near ones are tried first.
+DISTANCES = (7, 14, 22, 32, 44)
+DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1))
+
+
+def write(content, settings, folder):
+    """Writes comparison.md and comparison.png of runs with these settings.
+
+    Args:
+        content: dict, the JSON file.
+        settings: dict of the settings of each task.
+        folder: path.
+    """
+    tables = {
+        task: rows_of(content, task, chosen)
+        for task, chosen in settings.items()
+    }
+    tables = {task: rows for task, rows in tables.items() if rows}
+    path = folder / "comparison.md"
+    kept = "\n"
+    if path.is_file():
+        kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
+    text = page(content, settings, tables)
+    path.write_text(text + BY_HAND + kept, encoding="utf-8")
+    if tables:
+        plot(tables, folder / "comparison.png")
+
+
+def rows_of(content, task, settings):
+    """A dict for each mechanism, the most accurate first."""
+    wanted = {"task": task, "settings": settings}
+    runs = [run for run in content["runs"] if wanted.items() <= run.items()]
+    grouped = {}
+    for run in runs:
+        grouped.setdefault(label_of(run["mechanism"]), []).append(run)
+    times = times_of(content, wanted)
+    rows = [
+        {
+            "mechanism": label,
+            "accuracies": [100 * run["test_accuracy"] for run in group],
+            "accuracy": 100 * mean(group, "test_accuracy"),
+            "parameters": group[0]["parameters"],
+            "peak_mb": mean(group, "peak_mb"),
+            **times.get(label, {}),
+        }
+        for label, group in grouped.items()
+    ]
+    return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def times_of(content, wanted):
+    """Milliseconds, and the median of each round's ratio to softmax."""
+    found = {}
+    for timing in content["times"]:
+        if not wanted.items() <= timing.items():
+            continue
+        labels = [label_of(identifier) for identifier in timing["mechanisms"]]
+        rounds = dict(zip(labels, np.array(timing["milliseconds"])))
+        for label, values in rounds.items():
+            found[label] = {
+                "step_ms": float(np.median(values)),
+                "range_ms": (float(values.min()), float(values.max())),
+            }
+            if REFERENCE in rounds:
+                ratio = np.median(values / rounds[REFERENCE])
+                found[label]["ratio"] = float(ratio)
+    return found
+
+
+def mean(group, name):
+    return float(np.mean([run[name] for run in group]))
+
+
+def page(content, settings, tables):
+    """The part of comparison.md that the tool writes."""
+    lines = [
+        "# The mechanisms compared",
+        "",
+        "Written by `tools/compare.py`; the numbers are in `comparison.json`.",
+        "",
+        "![accuracy against step time](comparison.png)",
+        "",
+        *conditions(content, settings, tables),
+    ]
+    for task, rows in tables.items():
+        lines += ["", f"## {TITLES[task]}", "", *table(rows)]
+    return "\n".join([*lines, "", ""])
+
+
+def conditions(content, settings, tables):
+    """Machine, versions, commands, budget."""
+    lines = ["Made by", "", "```"]
+    lines += [*content["commands"], "```", ""]
+    machines = {
+        ", ".join(
+            f"{name} {value}"
+            if name in ("python", "keras", "numpy")
+            else (f"{value} cores" if name == "cores" else value)
+            for name, value in run["machine"].items()
+        )
+        for run in content["runs"]
+    }
+    lines += [f"- machine: {text}" for text in sorted(machines)]
+    for task in tables:
+        runs = [run for run in content["runs"] if run["task"] == task]
+        runs = [run for run in runs if run["settings"] == settings[task]]
+        chosen = ", ".join(f"{k} {v}" for k, v in settings[task].items())
+        shapes = [
+            f"; timed on a batch {tuple(timing['batch_shape'])}, "
+            f"{timing['tokens']} tokens, {timing['rounds']} rounds"
+            for timing in content["times"]
+            if timing["task"] == task and timing["settings"] == settings[task]
+        ]
+        lines.append(
+            f"- {task}: {runs[0]['steps']} training steps ({chosen})"
+            + "".join(shapes[-1:])
+        )
+    return [
+        *lines,
+        "- accuracy: on the test data, looked at once after training; the mean "
+        "over seeds, with the lowest and highest. All see the same batches",
+        "- step: forward, backward and update. The mechanisms take turns in "
+        "one process, round after round; the median over rounds of each "
+        f"round's median. The ratio to {REFERENCE} is taken round by round",
+        "- peak memory: the largest resident memory of the training's own "
+        "process, less what it held once the data were read: the backend's "
+        "compiled graph and the optimizer are in it",
+    ]
+
+
+def table(rows):
+    lines = [
+        f"| {' | '.join(HEADS)} |",
+        f"| --- |{' ---: |' * (len(HEADS) - 1)}",
+    ]
+    for row in rows:
+        accuracies = row["accuracies"]
+        accuracy = f"{row['accuracy']:.1f}"
+        if len(accuracies) > 1:
+            accuracy += f" ({min(accuracies):.1f} to {max(accuracies):.1f})"
+        cells = [
+            f"`{row['mechanism']}`",
+            accuracy,
+            str(len(accuracies)),
+            f"{row['parameters']:,}",
+            f"{row['step_ms']:.0f}" if "step_ms" in row else "",
+            f"{row['ratio']:.2f}" if "ratio" in row else "",
+            f"{row['peak_mb']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def plot(tables, path):
+    """Accuracy against step time, peak memory as colour."""
+    figure, axes = pyplot.subplots(
+        1, len(tables), figsize=(8 * len(tables), 6.5), squeeze=False
+    )
+    for axis, (task, rows) in zip(axes[0], tables.items()):
+        rows = [row for row in rows if "step_ms" in row]
+        points = axis.scatter(
+            [row["step_ms"] for row in rows],
+            [row["accuracy"] for row in rows],
+            c=[row["peak_mb"] for row in rows],
+            s=60,
+            cmap="viridis_r",
+            edgecolors="black",
+            linewidths=0.5,
+            zorder=3,
+        )
+        figure.colorbar(points, ax=axis, label="peak memory (MB)")
+        axis.set_title(TITLES[task])
+        axis.set_xlabel("training step (ms)")
+        axis.set_ylabel("test accuracy (%)")
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.canvas.draw()  # places are known from here on
+    for axis, rows in zip(axes[0], tables.values()):
+        label_points(axis, [row for row in rows if "step_ms" in row])
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def label_points(axis, rows):
+    """Writes each name where it covers no point and no other name."""
+    centres = axis.transData.transform(
+        [(row["step_ms"], row["accuracy"]) for row in rows]
+    )
+    taken = [
+        matplotlib.transforms.Bbox.from_bounds(x - 6, y - 6, 12, 12)
+        for x, y in centres
+    ]
+    for row in rows:
+        for text in candidates(axis, row):
+            box = text.get_window_extent()
+            inside = axis.bbox.contains(box.x0, box.y0)
+            inside = inside and axis.bbox.contains(box.x1, box.y1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            text.remove()
+        else:
+            text = next(candidates(axis, row))  # better covered than missing
+        taken.append(text.get_window_extent())
+
+
+def candidates(axis, row):
+    """The name at one place after another, with a line to its point."""
+    for distance in DISTANCES:
+        for x, y in DIRECTIONS:
+            yield axis.annotate(
+                row["mechanism"].replace("-reading=", "\n"),
+                (row["step_ms"], row["accuracy"]),
+                (x * distance, y * distance),
+                textcoords="offset points",
+                ha={1: "left", 0: "center", -1: "right"}[x],
+                va={1: "bottom", 0: "center", -1: "top"}[y],
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "grey"},
+            )

