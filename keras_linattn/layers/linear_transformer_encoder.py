@@ -13,7 +13,6 @@ from keras_linattn.layers.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
 
-
 SUBLAYERS = (
     "self_attention_layer",
     "self_attention_layer_norm",

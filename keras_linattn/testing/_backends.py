@@ -3,6 +3,8 @@
 Functions here take `function`, of tensors, and NumPy arrays.
 """
 
+import functools
+
 import keras
 from keras import ops
 
@@ -27,6 +29,36 @@ def gradients(function, arrays, variables):
         for g, x in zip(found, [*tensors, *variables], strict=True)
     ]
     return found[: len(arrays)], found[len(arrays) :]
+
+
+def call(mechanism, heads, causal, **options):
+    """The mechanism's output, as a NumPy array.
+
+    Under JAX compiled as a whole, once for each shape: operation by operation
+    the suite would spend minutes in the compiler.
+    """
+    heads = [ops.convert_to_tensor(x) for x in heads]
+    if keras.backend.backend() != "jax":
+        return _to_numpy(mechanism(*heads, causal=causal, **options))
+    weights = [
+        [v.value for v in variables]
+        for variables in (
+            mechanism.trainable_variables,
+            mechanism.non_trainable_variables,
+        )
+    ]
+    function = _jitted(mechanism)
+    output, _ = function(*weights, *heads, causal=causal, **options)
+    return _to_numpy(output)
+
+
+@functools.lru_cache(maxsize=8)
+def _jitted(mechanism):
+    import jax
+
+    return jax.jit(
+        mechanism.stateless_call, static_argnames=("causal", "training")
+    )
 
 
 def compiled(function, arrays):

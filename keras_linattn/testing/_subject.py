@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.mechanisms import Mechanism
+from keras_linattn.testing._backends import call
 from keras_linattn.testing._inputs import Inputs
 from keras_linattn.testing._inputs import random_inputs
 
@@ -139,20 +140,16 @@ def path_within(mechanism, variable):
     return variable.path.removeprefix(f"{mechanism.name}/")
 
 
-def run(mechanism, inputs, causal=False, **kwargs):
+def run(mechanism, inputs, causal=False, **options):
     """The mechanism's output as a NumPy array."""
-    output = mechanism(
-        *(ops.convert_to_tensor(x) for x in _heads(inputs)),
+    return call(
+        mechanism,
+        (inputs.query, inputs.key, inputs.value),
         key_mask=inputs.key_mask,
         query_mask=inputs.query_mask,
         causal=causal,
-        **kwargs,
+        **options,
     )
-    return ops.convert_to_numpy(output)
-
-
-def _heads(inputs):
-    return inputs.query, inputs.key, inputs.value
 
 
 def visible_rows(output, inputs):

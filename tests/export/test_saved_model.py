@@ -15,6 +15,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+from outputs import predict
 
 from keras_linattn import LinearSelfAttention
 from keras_linattn import MaskedAveragePooling
@@ -133,14 +134,9 @@ def export(request, tmp_path_factory):
     case = CASES[request.param]
     model = case.build()
     feeds = [case.inputs(*shape) for shape in SHAPES]
-    expected = [predict(model, feed) for feed in feeds]
+    expected = [predict(model, *feed.values()) for feed in feeds]
     path = tmp_path_factory.mktemp("exports") / request.param
     return Export(export_saved_model(model, path), feeds, expected)
-
-
-def predict(model, feed):
-    inputs = [keras.ops.convert_to_tensor(value) for value in feed.values()]
-    return keras.ops.convert_to_numpy(model(*inputs, training=False))
 
 
 def run_c_api(path, feeds, folder):

@@ -5,6 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from outputs import predict
 
 from keras_linattn import mechanisms
 from keras_linattn.models import TextClassifier
@@ -46,10 +47,6 @@ def data(cls, batch=4):
     if cls is TextClassifier:
         return rng.integers(1, 40, (batch, 11), dtype="int32")
     return rng.random((batch, 8, 4, 3), dtype="float32")
-
-
-def predict(model, x):
-    return keras.ops.convert_to_numpy(model(x, training=False))
 
 
 @both

@@ -1,0 +1,1 @@
+"""The command `keras-linattn`: parses, calls the public API, prints."""

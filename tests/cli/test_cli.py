@@ -1,0 +1,266 @@
+"""The command: what it prints, writes and refuses."""
+
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import keras_linattn
+from keras_linattn import LinearSelfAttention
+from keras_linattn import mechanisms
+from keras_linattn.cli import list as list_
+from keras_linattn.cli.main import main
+from keras_linattn.cli.main import one_line
+from keras_linattn.mechanisms import _registry
+
+PACKAGE = pathlib.Path(keras_linattn.__file__).parent
+
+
+def small_model(mechanism="linear_transformer"):
+    return keras.Sequential(
+        [
+            keras.Input((None, 8), name="x"),
+            LinearSelfAttention(2, 4, mechanism=mechanism),
+        ]
+    )
+
+
+@pytest.fixture
+def model_file(tmp_path):
+    path = tmp_path / "model.keras"
+    small_model().save(path)
+    return path
+
+
+@pytest.fixture
+def forget_after():
+    """Forgets what a test registered: when called, and at the end."""
+    places = _registry._CLASSES, keras.saving.get_custom_objects()
+    before = [dict(place) for place in places]
+
+    def forget():
+        for place, content in zip(places, before):
+            place.clear()
+            place.update(content)
+
+    yield forget
+    forget()
+    sys.modules.pop("module_of_test_cli", None)
+
+
+def refuses(capsys, *arguments):
+    """The one line that the command says to arguments that it refuses."""
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith("keras-linattn: error: ")
+    return said.err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    expected = f"keras-linattn {keras_linattn.__version__}\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("arguments", [[], ["unlist"], ["export", "model"]])
+def test_wrong_arguments(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "keras-linattn" in capsys.readouterr().err
+
+
+def test_help_needs_no_keras():
+    """The subcommands import it, when they run."""
+    code = f"""
+        import sys, types
+
+        package = types.ModuleType("keras_linattn", "A stand-in.")
+        package.__path__, package.__version__ = [{str(PACKAGE)!r}], "0"
+        sys.modules["keras_linattn"] = package
+        from keras_linattn.cli.main import main
+
+        try:
+            main(["--help"])
+        finally:
+            print("keras" in sys.modules)
+        """
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.splitlines()[-1] == "False"
+    assert "list" in child.stdout and "export" in child.stdout
+
+
+def test_list_has_every_mechanism_and_its_traits(capsys):
+    assert main(["list", "--format", "markdown"]) == 0
+    said = capsys.readouterr().out
+    for name in mechanisms.available():
+        (row,) = [
+            line for line in said.splitlines() if line.startswith(f"| `{name}`")
+        ]
+        cells = dict(zip(list_.HEADINGS, row.strip("| ").split(" | ")))
+        traits = mechanisms.get(name).traits
+        assert (cells["causal"] == "yes") == traits.causal
+        assert (cells["cross-attention"] == "yes") == traits.cross
+        assert (cells["fixed length"] == "yes") == traits.needs_length
+        assert cells["state"] == traits.state
+        assert cells["cost"] == traits.cost
+        assert traits.source.rpartition(" ")[2] in cells["source"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("linear_transformer", "no"), ("performer", "no"), ("hedgehog", "yes")],
+)
+def test_extra_parameters_are_trained_weights(name, expected):
+    column = list_.HEADINGS.index("extra parameters")
+    (row,) = [row for row in list_.table_rows() if row[0] == name]
+    assert row[column] == expected
+
+
+def test_every_letter_of_the_table_is_explained():
+    known = set(re.findall(r"\w", "".join(list_.LETTERS)))
+    for row in list_.table_rows():
+        used = set(re.findall(r"[A-Za-z]", row[6] + row[7]))
+        assert used <= known, row
+
+
+def test_text_is_not_cut_off_in_a_file(capsys):
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    for name in mechanisms.available():
+        traits = mechanisms.get(name).traits
+        (line,) = [
+            line for line in said.splitlines() if line.split()[:1] == [name]
+        ]
+        assert traits.cost in line and traits.source in line
+
+
+def test_a_failing_check_is_not_called_exact(monkeypatch):
+    traits = mechanisms.Traits(known_failures=(("check_padding", "why"),))
+    monkeypatch.setattr(mechanisms.Softmax, "traits", traits)
+    (row,) = [row for row in list_.table_rows() if row[0] == "softmax"]
+    assert row[list_.HEADINGS.index("mask")] == "fails check_padding"
+
+
+def test_export_hands_over_to_the_public_function(
+    model_file, tmp_path, capsys, monkeypatch
+):
+    """Exporting itself is tested in `tests/export`."""
+    calls = []
+
+    def export_saved_model(model, path, overwrite):
+        calls.append((model, path, overwrite))
+        return pathlib.Path(path)
+
+    monkeypatch.setattr(
+        "keras_linattn.export.export_saved_model", export_saved_model
+    )
+    folder = tmp_path / "1"
+    assert main(["export", str(model_file), str(folder)]) == 0
+    folder.mkdir()
+    assert main(["export", str(model_file), str(folder), "--overwrite"]) == 0
+    assert capsys.readouterr().out == f"Wrote {folder}\n" * 2
+    assert [call[2] for call in calls] == [False, True]
+    x = np.ones((1, 3, 8), "float32")
+    loaded = keras.saving.load_model(model_file)
+    np.testing.assert_array_equal(
+        calls[0][0].predict(x, verbose=0), loaded.predict(x, verbose=0)
+    )
+
+
+def test_export_arguments_are_the_function_s():
+    names = inspect.signature(
+        keras_linattn.export.export_saved_model
+    ).parameters
+    assert list(names)[:2] == ["model", "path"] and "overwrite" in names
+
+
+def test_export_refuses_a_missing_file(tmp_path, capsys):
+    said = refuses(capsys, "export", tmp_path / "none.keras", tmp_path / "1")
+    assert "none.keras" in said and "does not exist" in said
+
+
+def test_export_refuses_what_is_no_keras_file(tmp_path, capsys):
+    path = tmp_path / "model.keras"
+    path.write_text("not a zip file")
+    assert "model.keras" in refuses(capsys, "export", path, tmp_path / "1")
+
+
+def test_export_refuses_a_path_that_exists(model_file, tmp_path, capsys):
+    (tmp_path / "kept").write_text("mine")
+    said = refuses(capsys, "export", model_file, tmp_path / "kept")
+    assert "which exists" in said and "`--overwrite`" in said
+    said = refuses(
+        capsys, "export", model_file, tmp_path / "kept", "--overwrite"
+    )
+    assert "which has no `saved_model.pb`" in said
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_export_refuses_code_in_a_file(tmp_path, capsys):
+    """`safe_mode` stays on."""
+    path = tmp_path / "model.keras"
+    layers = [keras.Input((2,)), keras.layers.Lambda(lambda x: x + 1)]
+    keras.Sequential(layers).save(path)
+    said = refuses(capsys, "export", path, tmp_path / "1")
+    assert "Lambda" in said
+    assert not (tmp_path / "1").exists()
+
+
+MODULE = """
+from keras_linattn import mechanisms
+
+@mechanisms.register("of_{name}", package="{name}")
+class OfThisModule(mechanisms.Mechanism):
+    def attend(self, query, key, value, *unused):
+        return query
+"""
+
+
+def test_export_imports_the_mechanism_s_module(
+    tmp_path, capsys, monkeypatch, forget_after
+):
+    name = "module_of_test_cli"
+    (tmp_path / f"{name}.py").write_text(MODULE.format(name=name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(
+        "keras_linattn.export.export_saved_model",
+        lambda model, path, overwrite: path,
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    __import__(name)
+    small_model(f"of_{name}").save("model.keras")
+    forget_after()
+    sys.modules.pop(name)
+    sys.path.remove(str(tmp_path))
+
+    said = refuses(capsys, "export", "model.keras", "1")
+    assert f"Unknown mechanism '{name}>OfThisModule'. Available: " in said
+    assert "import its module" in said
+    assert main(["export", "model.keras", "1", "--import", name]) == 0
+    assert capsys.readouterr().out == "Wrote 1\n"
+    said = refuses(capsys, "export", "model.keras", "1", "--import", "no_such")
+    assert "No module named 'no_such'" in said
+
+
+def test_one_line_keeps_the_cause():
+    error = ValueError("The rule.\nReceived: 3.\n\nconfig={...}\n\nThe cause.")
+    assert one_line(error) == "The rule. Received: 3. The cause."
+    assert one_line(KeyError()) == "KeyError"

@@ -1,0 +1,82 @@
+"""The pages do what they say, and the README's table is the command's."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import pytest
+
+from keras_linattn import testing
+from keras_linattn.mechanisms import _registry
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "write_your_own_mechanism.md"
+BEGIN, END = "<!-- mechanisms -->", "<!-- /mechanisms -->"
+
+
+@pytest.fixture
+def forget_after():
+    """Lets a page register names that no other test sees."""
+    custom = keras.saving.get_custom_objects()
+    places = (_registry._CLASSES, custom)
+    before = [dict(place) for place in places]
+    yield
+    for place, content in zip(places, before):
+        place.clear()
+        place.update(content)
+
+
+def python_blocks(path):
+    """The page's Python code; line numbers in errors are the page's."""
+    text = path.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+        skipped = text.count("\n", 0, block.start(1))
+        yield compile("\n" * skipped + block[1], str(path), "exec")
+
+
+def test_the_page_runs(forget_after, capsys):
+    namespace = {"__name__": "my_project"}
+    blocks = list(python_blocks(PAGE))
+    assert len(blocks) == 4
+    for block in blocks:
+        exec(block, namespace)
+    assert capsys.readouterr().out == "(2, 10, 16)\n"
+
+
+def test_the_page_is_checked_in_earnest(forget_after):
+    """The suite finds the fault that the page warns of."""
+    formula, reference, *_ = python_blocks(PAGE)
+    namespace = {"__name__": "my_project"}
+    exec(formula, namespace)
+    exec(reference, namespace)
+    namespace["hide"] = lambda x, mask: x
+    subject = testing.subjects("softplus_kernel", namespace["reference"])[0]
+    masked = testing.random_inputs(visible=0.5)
+    with pytest.raises(AssertionError, match="Mismatched elements"):
+        testing.compare_with_reference(subject, masked)
+
+
+def test_readme_table_is_the_command_s():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count(BEGIN) == text.count(END) == 1, (
+        f"README.md must hold {BEGIN} and {END}, once each, with what "
+        "`keras-linattn list --format markdown` prints between them"
+    )
+    table = text.partition(BEGIN)[2].partition(END)[0]
+    # A process of its own: other tests register mechanisms.
+    child = subprocess.run(
+        [sys.executable, "-m", "keras_linattn.cli.main"]
+        + ["list", "--format", "markdown"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert child.returncode == 0, child.stderr
+    assert table.strip() == child.stdout.strip(), (
+        "run `keras-linattn list --format markdown` and put what it prints "
+        f"between {BEGIN} and {END} of README.md"
+    )
