@@ -3,8 +3,8 @@
 import math
 
 from keras import backend
+from keras import initializers
 from keras import ops
-from keras import random
 
 
 def depthwise_convolution(value, kernel, grid=None):
@@ -68,11 +68,7 @@ def add_kernel(layer, kernel_size, heads, dim, grid=None):
 def kernel_initializer(taps):
     """Uniform on +- 1 / sqrt(taps): `taps` entries meet in each output."""
     limit = 1 / math.sqrt(taps)
-
-    def initialize(shape, dtype=None):
-        return random.uniform(shape, -limit, limit, dtype=dtype)
-
-    return initialize
+    return initializers.RandomUniform(-limit, limit)
 
 
 def check_kernel(kernel_size, grid=None):

@@ -61,6 +61,13 @@ def _jitted(mechanism):
     )
 
 
+def quick(function, arrays):
+    """`function(*arrays)`, compiled under JAX alone; see `call`."""
+    if keras.backend.backend() == "jax":
+        return compiled(function, arrays)
+    return _to_numpy(function(*map(ops.convert_to_tensor, arrays)))
+
+
 def compiled(function, arrays):
     """`function(*arrays)` compiled by XLA; as it is under torch."""
 
@@ -158,7 +165,8 @@ def _jax_gradients(function, tensors, variables):
             return function(*tensors)
 
     values = [v.value for v in variables]
-    by_tensor, by_variable = jax.grad(total, argnums=(0, 1))(tensors, values)
+    both = jax.jit(jax.grad(total, argnums=(0, 1)))
+    by_tensor, by_variable = both(tensors, values)
     return [*by_tensor, *by_variable]
 
 

@@ -2,13 +2,14 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_linattn.testing._backends import compiled
 from keras_linattn.testing._backends import largest_intermediate
+from keras_linattn.testing._backends import quick
 from keras_linattn.testing._backends import with_free_sizes
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import run
+from keras_linattn.testing._subject import visible_rows
 
 HEADS = ("query", "key", "value")
 
@@ -33,15 +34,17 @@ def _forms(traits):
 
 
 def check_compiles(subject):
-    """Under XLA (TensorFlow, JAX) the numbers are the same."""
+    """Under XLA (TensorFlow, JAX) the numbers are the reference's."""
     inputs = subject.inputs(queries=9, keys=9, visible=0.7)
     mechanism = subject.build(inputs)
     for causal in _forms(subject.traits):
-        function = function_of(mechanism, causal)
-        output = compiled(function, arrays_of(inputs))
-        tensors = map(ops.convert_to_tensor, arrays_of(inputs))
-        expected = ops.convert_to_numpy(function(*tensors))
-        assert_close(output, expected, subject.traits.tolerance)
+        output = compiled(function_of(mechanism, causal), arrays_of(inputs))
+        expected = subject.expected(mechanism, inputs, causal)
+        assert_close(
+            visible_rows(output, inputs),
+            visible_rows(expected, inputs),
+            subject.traits.tolerance,
+        )
 
 
 def check_free_batch_and_length(subject):
@@ -55,7 +58,7 @@ def check_free_batch_and_length(subject):
             [heads, heads, heads, ("b", "t")],
             ["float32", "float32", "float32", "bool"],
         )
-        for batch, length in ((1, 1), (2, 7), (3, 70)):
+        for batch, length in ((1, 1), (3, 70)):
             inputs = subject.inputs(
                 batch=batch, queries=length, keys=length, visible=0.7
             )
@@ -75,8 +78,7 @@ def check_symbolic_inputs(subject):
     model = keras.Model(symbols, mechanism(*symbols))
     if model.output_shape != (None, 2, None, 4):
         raise AssertionError(f"output shape {model.output_shape}")
-    tensors = [ops.convert_to_tensor(x) for x in arrays_of(inputs)[:3]]
-    output = ops.convert_to_numpy(model(tensors))
+    output = quick(lambda *heads: model(list(heads)), arrays_of(inputs)[:3])
     assert_close(output, run(mechanism, inputs), subject.traits.tolerance)
 
 

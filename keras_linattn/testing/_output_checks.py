@@ -1,8 +1,11 @@
 """Checks of outputs: the reference, and what the traits promise."""
 
-import numpy as np
-from keras import ops
+import copy
+import dataclasses
 
+import numpy as np
+
+from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import compare_with_reference
 from keras_linattn.testing._subject import require
@@ -29,28 +32,13 @@ def shapes_for(traits):
 
 
 def check_matches_reference(subject):
-    """Every shape, with no mask and with random ones."""
-    for number, shape in enumerate(shapes_for(subject.traits)):
-        for visible in (None, 0.6):
-            inputs = subject.inputs(**shape, visible=visible, seed=number)
-            compare_with_reference(subject, inputs)
-
-
-def check_output_shape_and_dtype(subject):
-    """`[B, H, T, V]` of the query's dtype, as `compute_output_shape` says."""
-    for shape in shapes_for(subject.traits):
-        inputs = subject.inputs(**shape)
-        mechanism = subject.build(inputs)
-        output = run(mechanism, inputs)
-        expected = (*inputs.query.shape[:3], inputs.value.shape[3])
-        require(
-            output.shape == expected, f"shape {output.shape}, not {expected}"
-        )
-        require(output.dtype == np.float32, f"dtype {output.dtype}")
-        computed = mechanism.compute_output_shape(*inputs.shapes)
-        require(
-            tuple(computed) == expected, f"computed {computed}, not {expected}"
-        )
+    """Every shape with random masks, the first and the last without."""
+    shapes = shapes_for(subject.traits)
+    for number, shape in enumerate(shapes):
+        inputs = subject.inputs(**shape, visible=0.6, seed=number)
+        compare_with_reference(subject, inputs)
+    for shape in (shapes[0], shapes[-1]):
+        compare_with_reference(subject, subject.inputs(**shape))
 
 
 def check_single_key_gives_its_value(subject):
@@ -133,13 +121,14 @@ def check_attention_scores_give_the_output(subject):
     queries = 5 if subject.traits.cross else 7
     inputs = subject.inputs(queries=queries, keys=7, visible=0.7)
     mechanism = subject.build(inputs)
-    scores = mechanism.attention_scores(
-        ops.convert_to_tensor(inputs.query),
-        ops.convert_to_tensor(inputs.key),
-        key_mask=inputs.key_mask,
-        query_mask=inputs.query_mask,
-    )
-    scores = ops.convert_to_numpy(scores)
+
+    def scores_of(query, key, key_mask, query_mask):
+        return mechanism.attention_scores(
+            query, key, key_mask=key_mask, query_mask=query_mask
+        )
+
+    names = ("query", "key", "key_mask", "query_mask")
+    scores = quick(scores_of, [getattr(inputs, name) for name in names])
     require(
         scores.shape == (2, 2, queries, 7), f"scores of shape {scores.shape}"
     )
@@ -151,13 +140,14 @@ def check_attention_scores_give_the_output(subject):
 
 
 def check_inputs_are_unchanged(subject):
-    """Nothing is written into the caller's tensors."""
+    """Nothing is written into the caller's arrays."""
     inputs = subject.inputs(visible=0.5)
-    heads = (inputs.query, inputs.key, inputs.value)
-    tensors = [ops.convert_to_tensor(x.copy()) for x in heads]
-    subject.build(inputs)(*tensors, key_mask=inputs.key_mask)
-    for tensor, before in zip(tensors, heads, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(tensor), before)
+    before = copy.deepcopy(inputs)  # torch's tensors share NumPy's memory
+    run(subject.build(inputs), inputs)
+    for field in dataclasses.fields(inputs):
+        np.testing.assert_array_equal(
+            getattr(inputs, field.name), getattr(before, field.name)
+        )
 
 
 def _always(traits):
@@ -170,7 +160,6 @@ def _queries_stand_alone(traits):
 
 CHECKS = {
     check_matches_reference: _always,
-    check_output_shape_and_dtype: _always,
     check_single_key_gives_its_value: lambda t: t.normalised,
     check_constant_value_gives_that_constant: lambda t: t.normalised,
     check_key_order_does_not_matter: lambda t: t.key_order_free,

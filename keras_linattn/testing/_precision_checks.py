@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import require
 
 # A sum in float16 over this many positions overflows or stops growing.
@@ -23,13 +24,16 @@ def check_half_precision(subject):
     for dtype, largest in LARGEST_ERROR.items():
         half = subject.build(inputs, dtype=f"mixed_{dtype}")
         half.set_weights(full.get_weights())
-        rounded = [ops.cast(ops.convert_to_tensor(x), dtype) for x in heads]
-        output = half(*rounded)
-        kept = keras.backend.standardize_dtype(output.dtype)
-        require(kept == dtype, f"output of {kept} for inputs of {dtype}")
-        expected = full(*(ops.cast(x, "float32") for x in rounded))
-        expected = ops.convert_to_numpy(expected)
-        output = ops.convert_to_numpy(ops.cast(output, "float32"))
+
+        def both(*heads):
+            rounded = [ops.cast(x, dtype) for x in heads]
+            output = half(*rounded)
+            kept = keras.backend.standardize_dtype(output.dtype)
+            require(kept == dtype, f"output of {kept} for inputs of {dtype}")
+            expected = full(*(ops.cast(x, "float32") for x in rounded))
+            return ops.stack([ops.cast(output, "float32"), expected])
+
+        output, expected = quick(both, heads)
         error = np.abs(output - expected).max() / np.abs(expected).max()
         require(error <= largest, f"{dtype}: relative error {error:.2e}")
 

@@ -167,7 +167,8 @@ def compare_with_reference(subject, inputs: Inputs, causal=False):
         causal: bool, compare the causal forms. Defaults to `False`.
 
     Raises:
-        AssertionError: if they differ by more than the trait `tolerance`.
+        AssertionError: if they differ by more than the trait `tolerance`, or
+            if shape or dtype are not those of the query and the value.
 
     Example:
 
@@ -177,8 +178,14 @@ def compare_with_reference(subject, inputs: Inputs, causal=False):
     ...     subject, testing.random_inputs(visible=0.7), causal=True)
     """
     mechanism = subject.build(inputs)
+    output = run(mechanism, inputs, causal)
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    require(output.shape == shape, f"shape {output.shape}, not {shape}")
+    require(output.dtype == np.float32, f"dtype {output.dtype}, not float32")
+    computed = tuple(mechanism.compute_output_shape(*inputs.shapes))
+    require(computed == shape, f"computed shape {computed}, not {shape}")
     assert_close(
-        visible_rows(run(mechanism, inputs, causal), inputs),
+        visible_rows(output, inputs),
         visible_rows(subject.expected(mechanism, inputs, causal), inputs),
         subject.traits.tolerance,
     )
