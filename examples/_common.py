@@ -1,63 +1,23 @@
-"""What the example pipelines share: options, training, files and the table."""
+"""What the example pipelines share: options, files and the table."""
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import pathlib
-import sys
-import time
-from collections.abc import Callable
 
 import keras
 import matplotlib
 import numpy as np
+from _training import Task as Task
+from _training import fit_to
+from _training import train
 
 import keras_linattn
 
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
-WARM_UP = 0.1  # part of all steps in which the learning rate rises
 TOLERANCE = 1e-4  # between probabilities of one model, run in two ways
-
-
-@keras_linattn.mechanisms.register("no_attention", package="examples")
-class NoAttention(keras_linattn.Mechanism):
-    """Zeros: what the rest of the model can do without its attention."""
-
-    def attend(self, query, key, value, *unused):
-        return 0 * (query + key + value)  # not zeros_like: all get gradients
-
-
-@dataclasses.dataclass
-class Task:
-    """What is trained on what.
-
-    Args:
-        name: str, of the dataset.
-        build: function of a mechanism that returns a model.
-        train: function that returns a new `keras.utils.PyDataset`, with
-            one-hot labels; so that every mechanism sees the same batches.
-        validation: `keras.utils.PyDataset`, held out from the training data.
-        test: `keras.utils.PyDataset`.
-        sample: array, inputs for which a saved model is compared.
-        tokens: int, the longest sequence that the attention sees.
-        learning_rate: float, at the peak.
-        weight_decay: float. Defaults to 0.05.
-        label_smoothing: float. Defaults to 0.1.
-    """
-
-    name: str
-    build: Callable
-    train: Callable
-    validation: keras.utils.PyDataset
-    test: keras.utils.PyDataset
-    sample: np.ndarray
-    tokens: int
-    learning_rate: float
-    weight_decay: float = 0.05
-    label_smoothing: float = 0.1
 
 
 def parser(description, out, epochs, batch_size):
@@ -122,9 +82,9 @@ def run(task, options):
         label = label_of(identifier)
         print(f"\n{label} on {task.name}, {keras.backend.backend()} backend")
         keras.utils.set_random_seed(options.seed)
-        model = task.build(_with_length(identifier, task.tokens))
+        model = task.build(fit_to(identifier, task))
         result = {"mechanism": label, "parameters": model.count_params()}
-        result.update(_train(model, task, options.epochs))
+        result.update(train(model, task, options.epochs))
         folder = options.out / label
         folder.mkdir(parents=True, exist_ok=True)
         result.update(_save(model, folder, task.sample))
@@ -134,76 +94,6 @@ def run(task, options):
     print("\n" + table(results))
     print(f"\nFiles in {options.out}")
     return results
-
-
-def _with_length(identifier, tokens):
-    """Tells mechanisms of fixed length how long the longest input is."""
-    traits = keras_linattn.mechanisms.get(identifier).traits
-    if not traits.needs_length:
-        return identifier
-    if isinstance(identifier, str):
-        identifier = {"name": identifier}
-    return {"sequence_length": tokens, **identifier}
-
-
-class EpochTimer(keras.callbacks.Callback):
-    """Seconds of training in each epoch, validation left out."""
-
-    def on_train_begin(self, logs=None):
-        self.seconds = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.perf_counter()
-
-    def on_test_begin(self, logs=None):
-        self.seconds.append(time.perf_counter() - self._start)
-
-
-def _train(model, task, epochs):
-    train, timer = task.train(), EpochTimer()
-    model.compile(
-        optimizer=_optimizer(task, len(train) * epochs),
-        loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=task.label_smoothing
-        ),
-        metrics=["accuracy"],
-    )
-    history = model.fit(
-        train,
-        validation_data=task.validation,
-        epochs=epochs,
-        callbacks=[timer],
-        verbose=1 if sys.stdout.isatty() else 2,  # no bar in a log file
-    )
-    # The only look at the test data.
-    tested = model.evaluate(task.test, verbose=0, return_dict=True)
-    print(f"test accuracy {100 * tested['accuracy']:.2f} %")
-    return {
-        "test_accuracy": tested["accuracy"],
-        "test_loss": tested["loss"],
-        "seconds_per_epoch": timer.seconds,
-        "history": {
-            name: [float(value) for value in values]
-            for name, values in history.history.items()
-        },
-    }
-
-
-def _optimizer(task, steps):
-    """AdamW; the learning rate rises in a line and falls as a cosine."""
-    warm_up = max(1, round(WARM_UP * steps))
-    optimizer = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(
-            0.0,
-            decay_steps=max(1, steps - warm_up),
-            warmup_target=task.learning_rate,
-            warmup_steps=warm_up,
-        ),
-        weight_decay=task.weight_decay,
-        clipnorm=1.0,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
 
 
 def _save(model, folder, sample):

@@ -62,6 +62,7 @@ def make_task(data, options):
     labels = keras.utils.to_categorical(data.train_labels, 10)
     test_labels = keras.utils.to_categorical(data.test_labels, 10)
     held_out = round(HELD_OUT * len(labels))
+    grid = (SIDE // options.patch,) * 2
 
     def batches(images, labels, seed=None):
         return _data.ImageBatches(
@@ -85,8 +86,9 @@ def make_task(data, options):
         validation=batches(data.train_inputs[:held_out], labels[:held_out]),
         test=batches(data.test_inputs, test_labels),
         sample=data.test_inputs[:SAMPLE],
-        tokens=(SIDE // options.patch) ** 2,
+        tokens=grid[0] * grid[1],
         learning_rate=LEARNING_RATE,
+        grid=grid,
     )
 
 

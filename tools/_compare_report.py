@@ -22,42 +22,72 @@ HEADS = (
     f"step / {REFERENCE}'s",
     "peak memory, MB",
 )
+NOTES = (
+    "- accuracy: on the test data, looked at once, after training; with more "
+    "than one seed the mean, and the lowest and highest. For one seed, all "
+    "mechanisms see the same batches",
+    "- step: forward, backward and update. The mechanisms take turns in one "
+    "process, round after round: the median over rounds of each round's "
+    f"median. The ratio to {REFERENCE} is taken round by round",
+    "- peak memory: the largest resident memory of the training's own "
+    "process, less what it held once the data were read: the compiled graph "
+    "and the optimizer's state are in it",
+)
 # Places of a label around its point, in points: near ones are tried first.
-DISTANCES = (7, 14, 22, 32, 44)
-DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1))
+DISTANCES = (7, 12, 18, 25, 33, 42, 52)
+DIRECTIONS = (
+    (1, 0),
+    (-1, 0),
+    (0, 1),
+    (0, -1),
+    (1, 1),
+    (1, -1),
+    (-1, 1),
+    (-1, -1),
+)
 
 
-def write(content, settings, folder):
-    """Writes comparison.md and comparison.png of runs with these settings.
+def write(content, settings, backend, folder):
+    """Writes comparison.md and comparison.png.
 
     Args:
         content: dict, the JSON file.
-        settings: dict of the settings of each task.
+        settings: dict of the settings of each task; runs with others, or on
+            another backend, are left out.
+        backend: str.
         folder: path.
     """
-    tables = {
-        task: rows_of(content, task, chosen)
+    tasks = {
+        task: select(content, task, chosen, backend)
         for task, chosen in settings.items()
     }
-    tables = {task: rows for task, rows in tables.items() if rows}
+    tasks = {task: results for task, results in tasks.items() if results[0]}
+    tables = {task: rows_of(*results) for task, results in tasks.items()}
     path = folder / "comparison.md"
     kept = "\n"
     if path.is_file():
         kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
-    text = page(content, settings, tables)
+    text = page(content["commands"], tasks, tables)
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
     if tables:
         plot(tables, folder / "comparison.png")
 
 
-def rows_of(content, task, settings):
+def select(content, task, settings, backend):
+    """The runs and the timings that belong together."""
+    wanted = {"task": task, "settings": settings, "backend": backend}.items()
+    return [
+        [result for result in content[kind] if wanted <= result.items()]
+        for kind in ("runs", "times")
+    ]
+
+
+def rows_of(runs, timings):
     """A dict for each mechanism, the most accurate first."""
-    wanted = {"task": task, "settings": settings}
-    runs = [run for run in content["runs"] if wanted.items() <= run.items()]
     grouped = {}
     for run in runs:
         grouped.setdefault(label_of(run["mechanism"]), []).append(run)
-    times = times_of(content, wanted)
+    times = times_of(timings)
     rows = [
         {
             "mechanism": label,
@@ -72,19 +102,14 @@ def rows_of(content, task, settings):
     return sorted(rows, key=lambda row: -row["accuracy"])
 
 
-def times_of(content, wanted):
+def times_of(timings):
     """Milliseconds, and the median of each round's ratio to softmax."""
     found = {}
-    for timing in content["times"]:
-        if not wanted.items() <= timing.items():
-            continue
+    for timing in timings:
         labels = [label_of(identifier) for identifier in timing["mechanisms"]]
         rounds = dict(zip(labels, np.array(timing["milliseconds"])))
         for label, values in rounds.items():
-            found[label] = {
-                "step_ms": float(np.median(values)),
-                "range_ms": (float(values.min()), float(values.max())),
-            }
+            found[label] = {"step_ms": float(np.median(values))}
             if REFERENCE in rounds:
                 ratio = np.median(values / rounds[REFERENCE])
                 found[label]["ratio"] = float(ratio)
@@ -95,7 +120,7 @@ def mean(group, name):
     return float(np.mean([run[name] for run in group]))
 
 
-def page(content, settings, tables):
+def page(commands, tasks, tables):
     """The part of comparison.md that the tool writes."""
     lines = [
         "# The mechanisms compared",
@@ -104,52 +129,38 @@ def page(content, settings, tables):
         "",
         "![accuracy against step time](comparison.png)",
         "",
-        *conditions(content, settings, tables),
+        "```",
+        *commands,
+        "```",
+        "",
     ]
+    runs = [run for results in tasks.values() for run in results[0]]
+    lines += sorted({f"- machine: {machine(run['machine'])}" for run in runs})
+    lines += [budget(task, *results) for task, results in tasks.items()]
+    lines += NOTES
     for task, rows in tables.items():
         lines += ["", f"## {TITLES[task]}", "", *table(rows)]
     return "\n".join([*lines, "", ""])
 
 
-def conditions(content, settings, tables):
-    """Machine, versions, commands, budget."""
-    lines = ["Made by", "", "```"]
-    lines += [*content["commands"], "```", ""]
-    machines = {
-        ", ".join(
-            f"{name} {value}"
-            if name in ("python", "keras", "numpy")
-            else (f"{value} cores" if name == "cores" else value)
-            for name, value in run["machine"].items()
-        )
-        for run in content["runs"]
-    }
-    lines += [f"- machine: {text}" for text in sorted(machines)]
-    for task in tables:
-        runs = [run for run in content["runs"] if run["task"] == task]
-        runs = [run for run in runs if run["settings"] == settings[task]]
-        chosen = ", ".join(f"{k} {v}" for k, v in settings[task].items())
-        shapes = [
+def machine(facts):
+    """One line; those whose value says what it is go without their name."""
+    plain = ("processor", "system", "backend")
+    return ", ".join(
+        value if name in plain else f"{name} {value}"
+        for name, value in facts.items()
+    )
+
+
+def budget(task, runs, timings):
+    settings = ", ".join(f"{k} {v}" for k, v in runs[0]["settings"].items())
+    line = f"- {task}: {runs[0]['steps']} training steps ({settings})"
+    for timing in timings[-1:]:
+        line += (
             f"; timed on a batch {tuple(timing['batch_shape'])}, "
             f"{timing['tokens']} tokens, {timing['rounds']} rounds"
-            for timing in content["times"]
-            if timing["task"] == task and timing["settings"] == settings[task]
-        ]
-        lines.append(
-            f"- {task}: {runs[0]['steps']} training steps ({chosen})"
-            + "".join(shapes[-1:])
         )
-    return [
-        *lines,
-        "- accuracy: on the test data, looked at once after training; the mean "
-        "over seeds, with the lowest and highest. All see the same batches",
-        "- step: forward, backward and update. The mechanisms take turns in "
-        "one process, round after round; the median over rounds of each "
-        f"round's median. The ratio to {REFERENCE} is taken round by round",
-        "- peak memory: the largest resident memory of the training's own "
-        "process, less what it held once the data were read: the backend's "
-        "compiled graph and the optimizer are in it",
-    ]
+    return line
 
 
 def table(rows):
@@ -217,7 +228,7 @@ def label_points(axis, rows):
     ]
     for row in rows:
         for text in candidates(axis, row):
-            box = text.get_window_extent()
+            box = letters(text)
             inside = axis.bbox.contains(box.x0, box.y0)
             inside = inside and axis.bbox.contains(box.x1, box.y1)
             if inside and not any(box.overlaps(other) for other in taken):
@@ -225,7 +236,13 @@ def label_points(axis, rows):
             text.remove()
         else:
             text = next(candidates(axis, row))  # better covered than missing
-        taken.append(text.get_window_extent())
+        taken.append(letters(text))
+
+
+def letters(text):
+    """The box of an annotation without its line, which may cross others."""
+    text.get_window_extent()  # moves the letters to their place
+    return matplotlib.text.Text.get_window_extent(text)
 
 
 def candidates(axis, row):

@@ -15,6 +15,7 @@ import concurrent.futures
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,9 @@ def parse(arguments=None):
         default=1,
         help="trainings at the same time, one thread each if more than one",
     )
-    parser.add_argument("--no-times", action="store_true")
+    parser.add_argument(
+        "--no-times", action="store_true", help="only accuracy and memory"
+    )
     parser.add_argument("--smoke", action="store_true", help="does it run?")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs")
     return parser.parse_args(arguments)
@@ -204,12 +207,16 @@ def main(arguments=None):
     failed = run_all("runs", jobs, options.jobs, results, console)
     if not options.no_times:
         failed += run_all("times", timing_jobs(options), 1, results, console)
-    command = " ".join(
-        ["python tools/compare.py", *(arguments or sys.argv[1:])]
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+    command = shlex.join(["python", "tools/compare.py", *given])
     if command not in results.content["commands"]:
         results.add("commands", command)
-    _compare_report.write(results.content, settings_of(options), options.out)
+    _compare_report.write(
+        results.content,
+        settings_of(options),
+        os.environ["KERAS_BACKEND"],
+        options.out,
+    )
     console.print(f"Files in {options.out}")
     return 1 if failed else 0
 
