@@ -6,6 +6,7 @@ from _common import label_of
 
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
+from matplotlib import ticker  # noqa: E402
 
 REFERENCE = "softmax"  # step times are given relative to it
 BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
@@ -199,11 +200,15 @@ def plot(tables, path):
             c=[row["peak_mb"] for row in rows],
             s=60,
             cmap="viridis_r",
+            norm="log",
             edgecolors="black",
             linewidths=0.5,
             zorder=3,
         )
-        figure.colorbar(points, ax=axis, label="peak memory (MB)")
+        bar = figure.colorbar(points, ax=axis, label="peak memory (MB)")
+        axis.set_xscale("log")  # the slowest are several times slower
+        for scale in (axis.xaxis, bar.ax.yaxis):
+            plain_ticks(scale)
         axis.set_title(TITLES[task])
         axis.set_xlabel("training step (ms)")
         axis.set_ylabel("test accuracy (%)")
@@ -215,6 +220,13 @@ def plot(tables, path):
         label_points(axis, [row for row in rows if "step_ms" in row])
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def plain_ticks(axis):
+    """50, 100, 200 on a logarithmic axis, not powers of ten."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.set_major_formatter(ticker.ScalarFormatter())
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def label_points(axis, rows):
