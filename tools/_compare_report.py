@@ -70,8 +70,13 @@ def write(content, settings, backend, folder):
         kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
     text = page(content["commands"], tasks, tables)
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
-    if tables:
-        plot(tables, folder / "comparison.png")
+    timed = {
+        task: [row for row in rows if "step_ms" in row]
+        for task, rows in tables.items()
+    }
+    timed = {task: rows for task, rows in timed.items() if rows}
+    if timed:
+        plot(timed, folder / "comparison.png")
 
 
 def select(content, task, settings, backend):
@@ -193,7 +198,6 @@ def plot(tables, path):
         1, len(tables), figsize=(8 * len(tables), 6.5), squeeze=False
     )
     for axis, (task, rows) in zip(axes[0], tables.items()):
-        rows = [row for row in rows if "step_ms" in row]
         points = axis.scatter(
             [row["step_ms"] for row in rows],
             [row["accuracy"] for row in rows],
@@ -217,7 +221,7 @@ def plot(tables, path):
     figure.tight_layout()
     figure.canvas.draw()  # places are known from here on
     for axis, rows in zip(axes[0], tables.values()):
-        label_points(axis, [row for row in rows if "step_ms" in row])
+        label_points(axis, rows)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

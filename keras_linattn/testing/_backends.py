@@ -38,8 +38,13 @@ def call(mechanism, heads, causal, **options):
     the suite would spend minutes in the compiler.
     """
     heads = [ops.convert_to_tensor(x) for x in heads]
-    if keras.backend.backend() != "jax":
+    # In training the state of a random generator goes on, which a compiled
+    # call would not write back.
+    if keras.backend.backend() != "jax" or options.get("training"):
         return _to_numpy(mechanism(*heads, causal=causal, **options))
+    if not mechanism.built:
+        mechanism.build(*(x.shape for x in heads))
+        mechanism.built = True
     weights = [
         [v.value for v in variables]
         for variables in (
