@@ -41,7 +41,7 @@ class IgnoresMask(MeanOfValues):
 class SumsInHalf(MeanOfValues):
     def call(self, query, key, value, key_mask=None, **options):
         mean = ops.sum(100 * value, axis=2, keepdims=True)
-        mean = mean / (100 * value.shape[2])
+        mean = mean / 100 / value.shape[2]
         return mean + ops.zeros_like(query[..., :1])
 
 
