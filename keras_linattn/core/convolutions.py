@@ -98,6 +98,19 @@ def check_kernel(kernel_size, grid=None):
     return sides
 
 
+def check_convolution(kernel_size, grid=None):
+    """`check_kernel`, where the grid is for the convolution alone.
+
+    Raises a `ValueError` for a grid without a kernel too.
+    """
+    if kernel_size is None and grid is not None:
+        raise ValueError(
+            "`grid` is for the convolution of the values. Received: "
+            f"grid={grid!r}, kernel_size=None. Leave one of them out."
+        )
+    return check_kernel(kernel_size, grid)
+
+
 def _by_shifts(value, kernel, grid):
     """The sum of shifted copies, one for each entry of the kernel."""
     kernel = ops.expand_dims(kernel, -2)  # [K, H, 1, V]

@@ -23,7 +23,7 @@ import dataclasses
 from keras import ops
 
 from keras_linattn.core.convolutions import add_kernel
-from keras_linattn.core.convolutions import check_kernel
+from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
@@ -102,13 +102,8 @@ class Focused(KernelMechanism):
             )
         self.focusing_power = focusing_power
         self.kernel_size = kernel_size
-        self.grid = check_kernel(kernel_size, grid)
+        self.grid = check_convolution(kernel_size, grid)
         if kernel_size is None:
-            if grid is not None:
-                raise ValueError(
-                    "`grid` is for the convolution of the values. Received: "
-                    f"grid={grid!r}, kernel_size=None. Leave one of them out."
-                )
             self.traits = dataclasses.replace(
                 self.traits,
                 causal=True,

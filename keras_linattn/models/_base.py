@@ -12,8 +12,8 @@ from keras_linattn.layers._sublayers import with_mechanism
 class Classifier(keras.Model):
     """A functional model whose config is its constructor's arguments.
 
-    A subclass makes its graph in the constructor with `_add_encoder` and
-    `_add_head`, calls `keras.Model.__init__`, and stores its arguments under
+    A subclass makes its graph in the constructor with `add_encoder` and
+    `add_head`, calls `keras.Model.__init__`, and stores its arguments under
     their own names.
     """
 
