@@ -27,10 +27,12 @@ LETTERS = {
     "R": "`num_features`",
     "K": "entries of the convolution kernel",
     "k": "`projection_dim`",
-    "C, L, M": "`num_landmarks`",
+    "C": "positions of a chunk",
+    "C (`lara`), L, M": "`num_landmarks`",
 }
 NOTES = (
-    "Each with its default arguments, which decide some columns. Mask: a "
+    "Each with its default arguments, which decide some columns. Causal: "
+    "whether a query can be kept from seeing later keys. Mask: a "
     "padded sequence gives what it gives alone. Fixed length: made for one "
     "`sequence_length`, the longest. Extra parameters: trained weights beside "
     "those of a softmax layer. State, what is kept of the keys and values, "
@@ -101,7 +103,7 @@ def _row(name, mechanism):
     failing = ", ".join(check for check, _ in traits.known_failures)
     return [
         name,
-        _yes(traits.causal),
+        _yes(traits.causal) if traits.bidirectional else "only",
         _yes(traits.cross),
         f"fails {failing}" if failing else "exact",
         _yes(traits.needs_length),

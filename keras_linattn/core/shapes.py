@@ -62,6 +62,17 @@ class AxisFolding:
         length = [shape[a] for a in self.attended]
         return (_product(batch), shape[-2], _product(length), shape[-1])
 
+    def folded_features_shape(self, shape):
+        """Static `(B', T, F)` of the layer's input `(B, ..., F)`."""
+        heads = self.folded_shape((*shape[:-1], 1, shape[-1]))
+        return (heads[0], *heads[2:])
+
+    def fold_features(self, x):
+        """The layer's input `(B, ..., F)` to `(B', T, F)`."""
+        if self.trivial:
+            return x
+        return ops.squeeze(self.fold(ops.expand_dims(x, -2)), 1)
+
     def fold(self, x):
         """`(B, ..., H, D)` to `[B', H, T, D]`."""
         if self.trivial:

@@ -1,6 +1,5 @@
 """The interface of a mechanism."""
 
-import dataclasses
 import inspect
 
 import keras
@@ -8,66 +7,7 @@ from keras import ops
 
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
-
-
-@dataclasses.dataclass(frozen=True)
-class Traits:
-    """What a mechanism can do. Chooses its checks and guards the layers.
-
-    Args:
-        causal: has an exact causal form. Defaults to `False`.
-        cross: queries may have another length than keys. Defaults to `True`.
-        recurrent: has `initial_state` and `step`. Defaults to `False`.
-        linear: time and memory grow linearly with the length. Defaults to
-            `True`.
-        normalised: a constant value gives that constant. Defaults to `True`.
-        explicit: the output is a matrix `[T, S]` times the values, so that
-            `attention_scores` exists. Defaults to `True`.
-        key_order_free: permuting keys, values and mask together changes
-            nothing. Defaults to `True`.
-        pools_queries: an output depends on the other queries too, so that
-            hidden queries must be left out through `query_mask`. Defaults to
-            `False`.
-        positional: an output depends on the place where its query stands.
-            Defaults to `False`.
-        equal_dims: V must be D. Defaults to `False`.
-        needs_length: takes an argument `sequence_length` and works up
-            to that length, or up to the one it is built with. Defaults to
-            `False`.
-        tolerance: float, largest error in float32 against the float64
-            reference, relative and absolute. Defaults to 1e-5.
-        cost: time, in the letters of `core/shapes.py`.
-        state: size of the summary for each head, in the same letters.
-        source: authors, year, arXiv id.
-        grid: takes an argument `grid=(rows, columns)`, for sequences that are
-            images row by row. Defaults to `False`.
-        known_failures: pairs `(check, reason)` of conformance checks that are
-            expected to fail. Defaults to none.
-
-    Example:
-
-    >>> from keras_linattn import mechanisms
-    >>> mechanisms.get("linear_transformer").traits.causal
-    True
-    """
-
-    causal: bool = False
-    cross: bool = True
-    recurrent: bool = False
-    linear: bool = True
-    normalised: bool = True
-    explicit: bool = True
-    key_order_free: bool = True
-    pools_queries: bool = False
-    positional: bool = False
-    equal_dims: bool = False
-    needs_length: bool = False
-    tolerance: float = 1e-5
-    cost: str = ""
-    state: str = ""
-    source: str = ""
-    grid: bool = False
-    known_failures: tuple = ()
+from keras_linattn.mechanisms._traits import Traits
 
 
 class Mechanism(keras.layers.Layer):
@@ -108,7 +48,10 @@ class Mechanism(keras.layers.Layer):
     num_hosts = 0  # layers that attend through this object, set by them
 
     def build(self, query_shape, key_shape, value_shape):
-        """Makes the weights, if any, from shapes `[B, H, T, D]`."""
+        """Makes the weights, if any, from shapes `[B, H, T, D]`.
+
+        With the trait `gated` also from `inputs_shape`, `(B, T, F)`.
+        """
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
         """The formula: heads `[B, H, T, D]` in, `[B, H, T, V]` out."""
@@ -135,7 +78,13 @@ class Mechanism(keras.layers.Layer):
         return ops.cast(output, dtype)
 
     def attention_scores(
-        self, query, key, key_mask=None, query_mask=None, causal=False
+        self,
+        query,
+        key,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        **options,
     ):
         """The explicit matrix that the output applies to the values.
 
@@ -164,11 +113,27 @@ class Mechanism(keras.layers.Layer):
             key_mask=key_mask,
             query_mask=query_mask,
             causal=causal,
+            **options,
         )
 
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """What a state consists of; no size depends on the length.
+
+        Returns:
+            Tree of `keras.KerasTensor` with the batch, `None`, as axis 0.
+
+        Raises:
+            ValueError: if there is no recurrent form.
+        """
+        self.refuse_state()
+
     def initial_state(self, batch_size, num_heads, key_dim, value_dim):
-        """State before the first position; its size is free of the length."""
-        self._refuse_state()
+        """State before the first position: zeros, as `state_spec` says."""
+        spec = self.state_spec(num_heads, key_dim, value_dim)
+        return keras.tree.map_structure(
+            lambda x: ops.zeros((batch_size, *x.shape[1:]), dtype=x.dtype),
+            spec,
+        )
 
     def step(self, state, query, key, value, key_mask=None):
         """Takes in any number of new positions.
@@ -183,7 +148,7 @@ class Mechanism(keras.layers.Layer):
         Returns:
             The output `[B, H, T, V]` and the new state.
         """
-        self._refuse_state()
+        self.refuse_state()
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
@@ -208,7 +173,8 @@ class Mechanism(keras.layers.Layer):
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
 
-    def _refuse_state(self):
+    def refuse_state(self):
+        """Raises the `ValueError` of a mechanism that has no states."""
         raise ValueError(
             f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
             "with the trait `recurrent`, such as 'linear_transformer'."
@@ -244,6 +210,14 @@ class Mechanism(keras.layers.Layer):
                 f"`{type(self).__name__}` has no exact causal form in linear "
                 f"time. {received}, causal=True. Use a mechanism with the "
                 "trait `causal`, such as 'linear_transformer'."
+            )
+        if not causal and not self.traits.bidirectional:
+            raise ValueError(
+                f"`{type(self).__name__}` attends causally only: each position "
+                f"reads what those before it left. {received}, causal=False. "
+                "Pass `causal=True` to `LinearSelfAttention`, "
+                "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
+                "another mechanism."
             )
         if _differ(query[2], key[2]) and (causal or not self.traits.cross):
             rule = "Causal attention" if causal else type(self).__name__

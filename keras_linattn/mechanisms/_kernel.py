@@ -1,5 +1,6 @@
 """What mechanisms with a non-negative kernel phi(q) . phi(k) share."""
 
+import keras
 from keras import ops
 
 from keras_linattn.core.masks import hide
@@ -56,12 +57,12 @@ class KernelMechanism(Mechanism):
             return attend_causally(query, key, value)[0]
         return kernel_attention(query, key, value)
 
-    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
-        """Zeros `[B, H, R, V + 1]`; the last column sums the normaliser."""
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """`[B, H, R, V + 1]`; the last column sums the normaliser."""
         self.check_recurrent()
         rank = self.num_features_for(key_dim)
-        return ops.zeros(
-            (batch_size, num_heads, rank, value_dim + 1),
+        return keras.KerasTensor(
+            (None, num_heads, rank, value_dim + 1),
             dtype=accumulation_dtype(self.compute_dtype),
         )
 
@@ -77,4 +78,4 @@ class KernelMechanism(Mechanism):
     def check_recurrent(self):
         """Raises a `ValueError` where this configuration has no steps."""
         if not self.traits.recurrent:
-            self._refuse_state()
+            self.refuse_state()

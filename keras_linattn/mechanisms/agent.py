@@ -33,8 +33,8 @@ from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def attend(query, key, value, agents, key_mask=None, filled=None):

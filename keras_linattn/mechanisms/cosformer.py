@@ -17,14 +17,15 @@ of whose features is a visible key's too gives 0.
 
 import math
 
+import keras
 from keras import ops
 
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._kernel import attend_causally
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def feature_map(x, position, sequence_length):
@@ -138,13 +139,11 @@ class CosFormer(KernelMechanism):
     def num_features_for(self, key_dim):
         return 2 * key_dim
 
-    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads, key_dim, value_dim):
         """Dict of `sums` `[B, H, 2 D, V + 1]` and the next `position` `[B]`."""
         return {
-            "sums": super().initial_state(
-                batch_size, num_heads, key_dim, value_dim
-            ),
-            "position": ops.zeros((batch_size,), dtype="int32"),
+            "sums": super().state_spec(num_heads, key_dim, value_dim),
+            "position": keras.KerasTensor((None,), dtype="int32"),
         }
 
     def step(self, state, query, key, value, key_mask=None):

@@ -25,9 +25,9 @@ from keras import ops
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def feature_map(x, power):

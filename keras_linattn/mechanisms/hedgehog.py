@@ -16,9 +16,9 @@ Differs from the paper: W has no bias, as in the authors' later LoLCATs (arXiv
 from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 SMALLEST = 1e-12  # a normaliser that underflows would be taken for no key
 

@@ -30,8 +30,8 @@ from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def attention_map(query, key, visible=None):

@@ -12,9 +12,9 @@ is 0 by selection); the causal form is chunked, not a loop over positions.
 
 from keras import ops
 
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def feature_map(x):

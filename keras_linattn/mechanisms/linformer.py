@@ -18,8 +18,8 @@ from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 SHARING = ("none", "headwise", "key_value")
 

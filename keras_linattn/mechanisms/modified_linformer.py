@@ -8,6 +8,16 @@ shape [k, S]. Here the keys themselves say how positions are summarised:
     reading="projected":   out = softmax(Q K~^T / sqrt D) V~
     reading="factorised":  out = softmax_D(Q) V~
 
+Causally the factorised reading takes A over the keys up to each position,
+
+    out_t = sum_j softmax_D(q_t)_j (sum_(s <= t) e^(k_sj) v_s) / Z_tj,
+    Z_tj = sum_(s <= t) e^(k_sj),
+
+in chunks of 64. Exponents are relative to the largest key before the chunk or
+its first one, so a feature may rise by 80 above all before it within a chunk
+(beyond that the result is NaN). The projected reading has a K~ for each
+position and no linear causal form.
+
 Cost: O((T + S) D V) factorised, O((T + S) D (D + V)) projected; the summary
 is D V (and D D); no parameter, nothing depends on a k or fixes a length.
 Source: Verma, "Revisiting Linformer with a modified self-attention with
@@ -18,19 +28,32 @@ Differs from the paper: we hold its abstract, which states the properties
 images and audio), and no formula. Both readings are this project's.
 """
 
+import dataclasses
 import math
 
+import keras
 from keras import ops
 
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.decay import lower_triangle
 from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
+from keras_linattn.core.poison import finite_rows
+from keras_linattn.core.poison import spoil_rows
+from keras_linattn.core.poison import spoil_state
+from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
+CHUNK_SIZE = 64
+LOWEST = -1e30  # the largest of no keys; finite, since inf - inf is NaN
 READINGS = ("factorised", "projected")
 
 
@@ -62,6 +85,70 @@ def attend_projected(query, key, value, key_mask=None):
     return ops.matmul(masked_softmax(scores, axis=-1), value_summary)
 
 
+def largest_of(state):
+    """The largest key in a state `[..., D, V + 2]`, `[..., D, 1]`."""
+    return ops.where(state[..., -1:] > 0, state[..., :1], LOWEST)
+
+
+def add_chunk(chunk, state):
+    """The state with a chunk's own state, both `[..., D, V + 2]`."""
+    ours, theirs = largest_of(state), largest_of(chunk)
+    largest = ops.maximum(ours, theirs)
+    sums = ops.exp(ours - largest) * state[..., 1:]
+    sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
+    return ops.concatenate([largest, sums], axis=-1)
+
+
+def attend_causally(query, key, value, visible, state):
+    """The factorised reading over the keys s <= t.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`.
+        value: tensor `[B, H, T, V]`.
+        visible: bool tensor `[B or 1, 1, T, 1]`.
+        state: tensor `[B, H, D, V + 2]`: the largest key, the sum of
+            exp(key - largest) times the value, and the sum of exp alone.
+
+    Returns:
+        The output `[B, H, T, V]`, and the state after the last position.
+    """
+    length, size = ops.shape(query)[2], CHUNK_SIZE
+    if isinstance(query.shape[2], int):
+        size = min(size, query.shape[2])
+    weights = split_chunks(masked_softmax(query, axis=-1), size)
+    key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
+    visible = split_chunks(ops.cast(visible, "int32"), size)
+    first = ops.logical_and(visible > 0, ops.cumsum(visible, axis=-2) == 1)
+    first = ops.sum(ops.where(first, key, 0), axis=-2, keepdims=True)
+    visible = visible > 0
+    largest = ops.max(ops.where(visible, key, LOWEST), axis=-2, keepdims=True)
+    own = ops.where(visible, ops.exp(key - ops.stop_gradient(largest)), 0)
+    chunk = ops.concatenate(
+        [
+            ops.stop_gradient(ops.swapaxes(largest, -1, -2)),
+            key_value_product(own, value),
+        ],
+        axis=-1,
+    )
+    before, state = loop_over_chunks(add_chunk, chunk, state)
+    # What the exponents in a chunk are relative to: nothing of its future.
+    past = ops.swapaxes(largest_of(before), -1, -2)  # [B, H, N, 1, D]
+    sees_any = ops.any(visible, axis=-2, keepdims=True)
+    start = ops.where(sees_any, ops.maximum(past, first), past)
+    start, past = ops.stop_gradient(start), ops.stop_gradient(past)
+    key = ops.where(visible, ops.exp(key - start), 0)
+    fade = ops.exp(past - start)
+    total = fade * ops.swapaxes(before[..., -1:], -1, -2)
+    total = total + ops.cumsum(key, axis=-2)  # [B, H, N, C, D], Z
+    weights = safe_divide(weights, total)
+    scores = ops.matmul(weights, ops.swapaxes(key, -1, -2))
+    scores = ops.where(lower_triangle(size), scores, 0)
+    output = ops.matmul(scores, value[..., :-1])
+    output = output + ops.matmul(weights * fade, before[..., 1:-1])
+    return join_chunks(output, length), state
+
+
 @register("modified_linformer")
 class ModifiedLinformer(Mechanism):
     """Linear attention whose projection comes from the keys themselves.
@@ -89,6 +176,8 @@ class ModifiedLinformer(Mechanism):
     """
 
     traits = Traits(
+        causal=True,
+        recurrent=True,
         cost="(T + S) D V",
         state="D V",
         source="Verma 2020, arXiv 2101.10277",
@@ -102,8 +191,46 @@ class ModifiedLinformer(Mechanism):
                 f"Received: reading={reading!r}."
             )
         self.reading = reading
+        if reading == "projected":
+            self.traits = dataclasses.replace(
+                self.traits, causal=False, recurrent=False
+            )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
         if self.reading == "projected":
             return attend_projected(query, key, value, key_mask)
+        if causal:
+            state = self.initial_state(
+                ops.shape(query)[0],
+                query.shape[1],
+                key.shape[3],
+                value.shape[3],
+            )
+            return self._causally(state, query, key, value, key_mask)[0]
         return attend_factorised(query, key, value, key_mask)
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights."""
+        if not self.traits.recurrent:
+            self.refuse_state()
+        return keras.KerasTensor(
+            (None, num_heads, key_dim, value_dim + 2),
+            dtype=accumulation_dtype(self.compute_dtype),
+        )
+
+    def step(self, state, query, key, value, key_mask=None):
+        if not self.traits.recurrent:
+            self.refuse_state()
+        dtype = query.dtype
+        heads = self._prepare(query, key, value, key_mask)
+        output, state = self._causally(state, *heads, key_mask)
+        return ops.cast(output, dtype), state
+
+    def _causally(self, state, query, key, value, key_mask):
+        finite = finite_rows(key, value)
+        key, value = ops.where(finite, key, 0), ops.where(finite, value, 0)
+        visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
+        if key_mask is not None:
+            visible = spread(ops.cast(key_mask, "bool"), 4, 2)
+        output, state = attend_causally(query, key, value, visible, state)
+        return spoil_rows(output, finite), spoil_state(state, finite)

@@ -42,8 +42,8 @@ from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import segment_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def pseudo_inverse(matrix, num_iterations=6):

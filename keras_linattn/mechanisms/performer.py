@@ -32,9 +32,9 @@ from keras import ops
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.products import kernel_attention
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 # A float32 reaches from e^-87 to e^88; sums over the length need room above.
 SHIFT, LARGEST = 40.0, 75.0

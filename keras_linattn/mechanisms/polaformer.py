@@ -32,10 +32,10 @@ from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._kernel import attend_causally
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def power_of(x, exponent):
@@ -169,16 +169,14 @@ class PolaFormer(KernelMechanism):
     def num_features_for(self, key_dim):
         return 2 * key_dim
 
-    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
-        """Zeros `[B, H, 2 D, floor(V / 2) + 1]` and `[..., ceil(V / 2) + 1]`.
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """`[B, H, 2 D, floor(V / 2) + 1]` and `[..., ceil(V / 2) + 1]`.
 
         One for each polarity; the last column sums the normaliser.
         """
         first = value_dim // 2
         return tuple(
-            super(PolaFormer, self).initial_state(
-                batch_size, num_heads, key_dim, size
-            )
+            super(PolaFormer, self).state_spec(num_heads, key_dim, size)
             for size in (first, value_dim - first)
         )
 

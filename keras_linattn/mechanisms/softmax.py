@@ -17,8 +17,8 @@ from keras_linattn.core.masks import spread
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def visible_pairs(length, key_mask, causal):

@@ -19,9 +19,9 @@ import math
 
 from keras import ops
 
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 
 def feature_map(x):

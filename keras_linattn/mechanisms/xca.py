@@ -19,8 +19,8 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._base import Traits
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
 
 SMALLEST_SQUARE = 1e-24  # lengths below 1e-12 are taken for 1e-12
 

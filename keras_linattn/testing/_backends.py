@@ -73,6 +73,19 @@ def quick(function, arrays):
     return _to_numpy(function(*map(ops.convert_to_tensor, arrays)))
 
 
+def step_of(mechanism):
+    """`mechanism.step` of a state, three heads and a key mask; see `call`."""
+
+    def step(state, query, key, value, key_mask):
+        return mechanism.step(state, query, key, value, key_mask=key_mask)
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(step)
+    return step
+
+
 def compiled(function, arrays):
     """`function(*arrays)` compiled by XLA; as it is under torch."""
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_linattn.testing._backends import step_of
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import compare_with_reference
 from keras_linattn.testing._subject import require
@@ -67,6 +68,7 @@ def check_steps_give_the_whole(subject):
     inputs = subject.inputs(queries=20, keys=20, value_dim=3, visible=0.8)
     mechanism = subject.build(inputs)
     expected = visible_rows(run(mechanism, inputs, causal=True), inputs)
+    step = step_of(mechanism)
     for pieces in PIECES:
         state = mechanism.initial_state(2, 2, 4, 3)
         outputs, start = [], 0
@@ -74,11 +76,8 @@ def check_steps_give_the_whole(subject):
             now = slice(start, start + size)
             heads = (inputs.query, inputs.key, inputs.value)
             before = state
-            output, state = mechanism.step(
-                state,
-                *(ops.convert_to_tensor(x[:, :, now]) for x in heads),
-                key_mask=ops.convert_to_tensor(inputs.key_mask[:, now]),
-            )
+            arrays = [*(x[:, :, now] for x in heads), inputs.key_mask[:, now]]
+            output, state = step(state, *map(ops.convert_to_tensor, arrays))
             _require_same_structure(before, state)
             outputs.append(ops.convert_to_numpy(output))
             start += size
@@ -99,7 +98,19 @@ def _require_same_structure(before, after):
     require(all(shape[0] == 2 for shape, _ in facts(after)), "batch not first")
 
 
+def check_refuses_to_see_the_future(subject):
+    inputs = subject.inputs()
+    mechanism = subject.build(inputs)
+    try:
+        run(mechanism, inputs, causal=False)
+    except ValueError as error:
+        require("causal=True" in str(error), f"unclear: {error}")
+    else:
+        raise AssertionError("no bidirectional form, yet causal=False is taken")
+
+
 CHECKS = {
+    check_refuses_to_see_the_future: lambda t: not t.bidirectional,
     check_causal_matches_reference: lambda t: t.causal,
     check_future_is_invisible: lambda t: t.causal,
     check_refuses_causal: lambda t: not t.causal,

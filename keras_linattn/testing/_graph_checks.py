@@ -18,7 +18,7 @@ def arrays_of(inputs):
     return [*(getattr(inputs, name) for name in HEADS), inputs.key_mask]
 
 
-def function_of(mechanism, causal=False):
+def function_of(mechanism, causal):
     """Of self-attention, where one mask serves queries and keys."""
 
     def call(query, key, value, mask):
@@ -29,15 +29,11 @@ def function_of(mechanism, causal=False):
     return call
 
 
-def _forms(traits):
-    return (False, True) if traits.causal else (False,)
-
-
 def check_compiles(subject):
     """Under XLA (TensorFlow, JAX) the numbers are the reference's."""
     inputs = subject.inputs(queries=9, keys=9, visible=0.7)
     mechanism = subject.build(inputs)
-    for causal in _forms(subject.traits):
+    for causal in subject.traits.forms:
         output = compiled(function_of(mechanism, causal), arrays_of(inputs))
         expected = subject.expected(mechanism, inputs, causal)
         assert_close(
@@ -52,7 +48,7 @@ def check_free_batch_and_length(subject):
     longest = subject.inputs(queries=70, keys=70)
     mechanism = subject.build(longest)
     heads = ("b", 2, "t", 4)
-    for causal in _forms(subject.traits):
+    for causal in subject.traits.forms:
         traced = with_free_sizes(
             function_of(mechanism, causal),
             [heads, heads, heads, ("b", "t")],
@@ -75,7 +71,8 @@ def check_symbolic_inputs(subject):
     inputs = subject.inputs(queries=9, keys=9)
     mechanism = subject.build(inputs)
     symbols = [keras.Input((2, None, 4), name=name) for name in HEADS]
-    model = keras.Model(symbols, mechanism(*symbols))
+    causal = subject.traits.forms[0]
+    model = keras.Model(symbols, mechanism(*symbols, causal=causal))
     if model.output_shape != (None, 2, None, 4):
         raise AssertionError(f"output shape {model.output_shape}")
     output = quick(lambda *heads: model(list(heads)), arrays_of(inputs)[:3])
@@ -84,7 +81,7 @@ def check_symbolic_inputs(subject):
 
 def check_no_quadratic_array(subject):
     """Twice the length forms at most twice as large an array."""
-    for causal in _forms(subject.traits):
+    for causal in subject.traits.forms:
         sizes = []
         for length in (1024, 2048):
             inputs = subject.inputs(

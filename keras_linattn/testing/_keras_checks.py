@@ -61,7 +61,9 @@ def check_saves_and_loads(subject):
     model = keras.Sequential(
         [
             keras.Input((6, 8)),
-            LinearSelfAttention(2, 4, mechanism=mechanism),
+            LinearSelfAttention(
+                2, 4, mechanism=mechanism, causal=mechanism.traits.forms[0]
+            ),
         ]
     )
     rng = np.random.default_rng(0)
@@ -114,7 +116,10 @@ def check_refuses_too_long_an_input(subject):
 def _expect_error(mechanism, heads, rule):
     shapes = [x.shape for x in heads]
     try:
-        mechanism(*(ops.convert_to_tensor(x) for x in heads))
+        mechanism(
+            *(ops.convert_to_tensor(x) for x in heads),
+            causal=mechanism.traits.forms[0],
+        )
     except ValueError as error:
         for part in (rule, "Received"):
             require(part in str(error), f"no {part!r} in: {error}")

@@ -124,7 +124,11 @@ def check_attention_scores_give_the_output(subject):
 
     def scores_of(query, key, key_mask, query_mask):
         return mechanism.attention_scores(
-            query, key, key_mask=key_mask, query_mask=query_mask
+            query,
+            key,
+            key_mask=key_mask,
+            query_mask=query_mask,
+            causal=subject.traits.forms[0],
         )
 
     names = ("query", "key", "key_mask", "query_mask")

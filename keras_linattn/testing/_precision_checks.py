@@ -21,16 +21,19 @@ def check_half_precision(subject):
     full = subject.build(inputs)
     # A mean over 4,096 values is near 0: a shift makes errors relative.
     heads = (inputs.query, inputs.key, inputs.value + 1)
+    causal = subject.traits.forms[0]
     for dtype, largest in LARGEST_ERROR.items():
         half = subject.build(inputs, dtype=f"mixed_{dtype}")
         half.set_weights(full.get_weights())
 
         def both(*heads):
             rounded = [ops.cast(x, dtype) for x in heads]
-            output = half(*rounded)
+            output = half(*rounded, causal=causal)
             kept = keras.backend.standardize_dtype(output.dtype)
             require(kept == dtype, f"output of {kept} for inputs of {dtype}")
-            expected = full(*(ops.cast(x, "float32") for x in rounded))
+            expected = full(
+                *(ops.cast(x, "float32") for x in rounded), causal=causal
+            )
             return ops.stack([ops.cast(output, "float32"), expected])
 
         output, expected = quick(both, heads)

@@ -66,8 +66,10 @@ class Subject:
                 variable.assign((start + noise).astype("float32"))
         return mechanism
 
-    def expected(self, mechanism, inputs, causal=False, weights=None):
-        """The reference's float64 output."""
+    def expected(self, mechanism, inputs, causal=None, weights=None):
+        """The reference's float64 output, in the first form by default."""
+        if causal is None:
+            causal = self.traits.forms[0]
         heads = (inputs.query, inputs.key, inputs.value)
         return self.reference(
             mechanism,
@@ -140,8 +142,10 @@ def path_within(mechanism, variable):
     return variable.path.removeprefix(f"{mechanism.name}/")
 
 
-def run(mechanism, inputs, causal=False, **options):
-    """The mechanism's output as a NumPy array."""
+def run(mechanism, inputs, causal=None, **options):
+    """The mechanism's output as a NumPy array, in its first form by default."""
+    if causal is None:
+        causal = mechanism.traits.forms[0]
     return call(
         mechanism,
         (inputs.query, inputs.key, inputs.value),
@@ -158,13 +162,14 @@ def visible_rows(output, inputs):
     return np.where(query_mask[:, None, :, None], output, 0)
 
 
-def compare_with_reference(subject, inputs: Inputs, causal=False):
+def compare_with_reference(subject, inputs: Inputs, causal=None):
     """Raises an `AssertionError` unless output and reference agree.
 
     Args:
         subject: `Subject`.
         inputs: `Inputs`.
-        causal: bool, compare the causal forms. Defaults to `False`.
+        causal: bool or `None`, whether to compare the causal forms. Defaults
+            to `None`: only where there is no other.
 
     Raises:
         AssertionError: if they differ by more than the trait `tolerance`, or

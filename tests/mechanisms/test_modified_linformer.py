@@ -6,7 +6,10 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.mechanisms import modified_linformer
+from keras_linattn.testing import compare_with_reference
 from keras_linattn.testing import random_inputs
+from keras_linattn.testing import subjects
+from keras_linattn.testing._subject import run
 
 
 def numpy(x):
@@ -62,6 +65,38 @@ def test_large_keys_do_not_overflow(reading):
     inputs = random_inputs(queries=5, keys=7, scale=1e3)
     mechanism = mechanisms.ModifiedLinformer(reading=reading)
     assert np.isfinite(numpy(mechanism(*heads(inputs)))).all()
+
+
+@pytest.mark.parametrize("drift", [-2, 0, 1])
+def test_causal_keys_may_stand_anywhere(drift):
+    """Far from 0, rising or falling by hundreds, hidden at the start."""
+    inputs = random_inputs(queries=150, keys=150, visible=0.8)
+    key = inputs.key + np.float32([500, -500])[:, None, None, None]
+    key = key + np.float32(drift) * np.arange(150, dtype="float32")[:, None]
+    mask = inputs.key_mask.copy()
+    mask[:, :3] = False
+    compare_with_reference(
+        subjects("modified_linformer")[0],
+        inputs.replace(key=key, key_mask=mask, query_mask=mask),
+        causal=True,
+    )
+
+
+def test_a_feature_that_rises_too_far_is_nan_not_wrong():
+    inputs = random_inputs(batch=1, queries=4, keys=4)
+    key = inputs.key.copy()
+    key[:, :, 2, 1] = 200
+    output = run(
+        mechanisms.get("modified_linformer"), inputs.replace(key=key), True
+    )
+    assert np.isfinite(output[:, :, :2]).all()
+    assert np.isnan(output[:, :, 2:]).all()
+
+
+def test_the_projected_reading_has_no_states():
+    mechanism = mechanisms.ModifiedLinformer(reading="projected")
+    with pytest.raises(ValueError, match="no recurrent form"):
+        mechanism.initial_state(1, 1, 4, 4)
 
 
 def test_has_no_weights():

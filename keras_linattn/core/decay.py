@@ -1,0 +1,102 @@
+"""Causal products whose past fades, in chunks; all exponents are <= 0.
+
+S_t = diag(a_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t,   0 < a_t <= 1.
+
+Decays come as logarithms. Inside a chunk only their running sum b since the
+chunk's start is used, and between chunks the sum over the chunk, so that no
+product over the length underflows and nothing is divided by one.
+
+`carry` everywhere is a callable `(transition, update, start)`, see
+`mechanisms/_chunk_carry.py`.
+"""
+
+from keras import ops
+
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.products import key_value_product
+
+
+def lower_triangle(size, diagonal=True):
+    """Bool `[C, C]`: entry (t, s) is `True` for s <= t, or for s < t."""
+    position = ops.arange(size)
+    row, column = ops.expand_dims(position, 1), ops.expand_dims(position, 0)
+    return row >= column if diagonal else row > column
+
+
+def decay_between(running):
+    """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`."""
+    difference = running - ops.swapaxes(running, -1, -2)
+    past = lower_triangle(running.shape[-2])
+    # Selected before the exponential: above the diagonal it would overflow.
+    difference = ops.where(past, difference, ops.zeros_like(difference))
+    weight = ops.exp(difference)
+    return ops.where(past, weight, ops.zeros_like(weight))
+
+
+def scalar_decay_product(
+    query, key, value, log_decay, state, carry, chunk_size
+):
+    """The product with one decay for each head and position.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        log_decay: tensor `[B, H, T, 1]`, log a_t <= 0, 0 where masked.
+        state: tensor `[B, H, D, V]`, S before the first position.
+        carry: callable, see above.
+        chunk_size: int > 0, C.
+
+    Returns:
+        The output `[B, H, T, V]`, and S after the last position.
+    """
+    length = ops.shape(query)[2]
+    query, key, value, log_decay = (
+        split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
+    )
+    running = ops.cumsum(log_decay, axis=-2)
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
+    past = lower_triangle(chunk_size)
+    scores = ops.where(past, scores, ops.zeros_like(scores))
+    inside = ops.matmul(scores * decay_between(running), value)
+    total = running[..., -1:, :]  # [B, H, N, 1, 1]
+    update = key_value_product(key * ops.exp(total - running), value)
+    before, state = carry(ops.exp(total), update, state)
+    output = inside + ops.matmul(query * ops.exp(running), before)
+    return join_chunks(output, length), state
+
+
+def vector_decay_product(
+    query, key, value, log_decay, state, carry, chunk_size
+):
+    """The product with a decay for each feature: `log_decay` `[B, H, T, D]`.
+
+    The score of t and s is sum_d q_td k_sd exp(b_td - b_sd), a matrix product
+    only if exp(-b_s) is formed alone: `chunk_size` times the smallest
+    `log_decay` must not be under -64, which exp(64) ~ 6e27 survives.
+
+    Args and result: those of `scalar_decay_product`.
+    """
+    length = ops.shape(query)[2]
+    query, key, value, log_decay = (
+        split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
+    )
+    running = ops.cumsum(log_decay, axis=-2)
+    faded = query * ops.exp(running)
+    scores = ops.matmul(faded, ops.swapaxes(key * ops.exp(-running), -1, -2))
+    past = lower_triangle(chunk_size)
+    scores = ops.where(past, scores, ops.zeros_like(scores))
+    total = running[..., -1:, :]  # [B, H, N, 1, D]
+    update = key_value_product(key * ops.exp(total - running), value)
+    before, state = carry(ops.swapaxes(ops.exp(total), -1, -2), update, state)
+    output = ops.matmul(scores, value) + ops.matmul(faded, before)
+    return join_chunks(output, length), state
+
+
+def decay_step(query, key, value, log_decay, state):
+    """One position: T = 1, no chunks. Args and result as above."""
+    decay = ops.swapaxes(ops.exp(log_decay), -1, -2)  # [B, H, D or 1, 1]
+    state = decay * state + key_value_product(key, value)
+    return ops.matmul(query, state), state

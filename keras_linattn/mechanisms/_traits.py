@@ -1,0 +1,74 @@
+"""What mechanisms declare about themselves."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What a mechanism can do. Chooses its checks and guards the layers.
+
+    Args:
+        causal: has an exact causal form. Defaults to `False`.
+        bidirectional: has a form in which a query sees all keys. Defaults to
+            `True`.
+        cross: queries may have another length than keys. Defaults to `True`.
+        recurrent: has `initial_state` and `step`. Defaults to `False`.
+        linear: time and memory grow linearly with the length. Defaults to
+            `True`.
+        normalised: a constant value gives that constant. Defaults to `True`.
+        explicit: the output is a matrix `[T, S]` times the values, so that
+            `attention_scores` exists. Defaults to `True`.
+        key_order_free: permuting keys, values and mask together changes
+            nothing. Defaults to `True`.
+        pools_queries: an output depends on the other queries too, so that
+            hidden queries must be left out through `query_mask`. Defaults to
+            `False`.
+        positional: an output depends on the place where its query stands.
+            Defaults to `False`.
+        equal_dims: V must be D. Defaults to `False`.
+        gated: has gates that depend on the layer's input, which is passed as
+            `inputs`. Defaults to `False`.
+        needs_length: takes an argument `sequence_length` and works up
+            to that length, or up to the one it is built with. Defaults to
+            `False`.
+        tolerance: float, largest error in float32 against the float64
+            reference, relative and absolute. Defaults to 1e-5.
+        cost: time, in the letters of `core/shapes.py`.
+        state: size of the summary for each head, in the same letters.
+        source: authors, year, arXiv id.
+        grid: takes an argument `grid=(rows, columns)`, for sequences that are
+            images row by row. Defaults to `False`.
+        known_failures: pairs `(check, reason)` of conformance checks that are
+            expected to fail. Defaults to none.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.get("linear_transformer").traits.causal
+    True
+    """
+
+    causal: bool = False
+    bidirectional: bool = True
+    cross: bool = True
+    recurrent: bool = False
+    linear: bool = True
+    normalised: bool = True
+    explicit: bool = True
+    key_order_free: bool = True
+    pools_queries: bool = False
+    positional: bool = False
+    equal_dims: bool = False
+    gated: bool = False
+    needs_length: bool = False
+    tolerance: float = 1e-5
+    cost: str = ""
+    state: str = ""
+    source: str = ""
+    grid: bool = False
+    known_failures: tuple = ()
+
+    @property
+    def forms(self):
+        """The values of `causal` that it can be called with."""
+        return (False,) * self.bidirectional + (True,) * self.causal

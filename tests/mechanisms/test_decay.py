@@ -1,0 +1,159 @@
+"""Mechanisms with a state that fades or is corrected."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn import LinearSelfAttention
+from keras_linattn import mechanisms
+from keras_linattn.core.delta import delta_product
+from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.testing import random_inputs
+from keras_linattn.testing import subjects
+from keras_linattn.testing._backends import gradients
+from keras_linattn.testing._backends import quick
+from keras_linattn.testing._subject import run
+
+NAMES = ("retention", "gated_linear", "delta_rule", "gated_delta")
+
+
+def forced_gates(name, inputs, strength, policy="float32"):
+    """A function of the heads whose gates are all shut, open, or between.
+
+    One row of the batch for each `strength`, which the gates are fed with.
+    """
+    mechanism = mechanisms.get(name, dtype=policy)
+    mechanism.build(*inputs.shapes)
+    for weight in mechanism.trainable_variables:
+        if "kernel" in weight.path or weight.name in ("down", "up"):
+            weight.assign(np.ones(weight.shape))
+    features = inputs.query.shape[1] * inputs.query.shape[3]
+    shape = (*inputs.query.shape[:1], inputs.query.shape[2], features)
+    noise = np.random.default_rng(1).standard_normal(shape)
+    gated = (noise + np.float32(strength)[:, None, None]).astype("float32")
+
+    def call(*heads):
+        heads = (ops.cast(x, mechanism.compute_dtype) for x in heads)
+        options = {"inputs": gated} if mechanism.traits.gated else {}
+        return ops.cast(mechanism(*heads, causal=True, **options), "float32")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"),
+    [
+        *((name, "float32") for name in NAMES),
+        ("gated_linear", "mixed_bfloat16"),
+        ("gated_delta", "mixed_bfloat16"),
+    ],
+)
+def test_finite_at_65536_positions(name, policy):
+    length = 65_536
+    inputs = random_inputs(
+        batch=3, heads=1, queries=length, keys=length, key_dim=4, value_dim=2
+    )
+    call = forced_gates(name, inputs, (-40, 40, 0), policy)
+    output = quick(call, [inputs.query, inputs.key, inputs.value])
+    assert np.isfinite(output).all()
+    # A delta rule whose gates are shut writes nothing; all others do.
+    assert (np.abs(output[1:, :, -1]).max(axis=(1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_finite_where_the_past_vanishes(name):
+    """Gates shut, or open, for more than a chunk."""
+    inputs = random_inputs(queries=80, keys=80)
+    call = forced_gates(name, inputs, (-60, 60))
+    heads = (inputs.query, inputs.key, inputs.value)
+    found, _ = gradients(lambda *heads: ops.sum(call(*heads)), heads, [])
+    assert all(np.isfinite(gradient).all() for gradient in found)
+
+
+def test_delta_rule_recalls_every_value_under_orthogonal_keys():
+    """And forgets the old value of a key that comes again."""
+    eye = np.eye(4, dtype="float32")
+    key = np.concatenate([eye, eye[:1], eye])[None, None]
+    value = random_inputs(1, 1, 9, 9, 4, 3, seed=4).value
+
+    def recall(key, value):
+        beta = ops.ones_like(key[..., :1])
+        start = ops.zeros((1, 1, 4, 3))
+        log_decay = ops.zeros_like(beta)
+        heads = (key, key, value, beta, log_decay, start)
+        return delta_product(*heads, carry_chunks, chunk_size=4)[0]
+
+    np.testing.assert_allclose(quick(recall, [key, value]), value, atol=1e-6)
+
+
+def test_gated_delta_without_decay_is_the_delta_rule():
+    inputs = random_inputs(queries=70, keys=70)
+    mechanism = subjects("gated_delta")[0].build(inputs)
+    mechanism.log_rate.assign([-60, -60])
+    plain = subjects("delta_rule")[0].build(inputs)
+    plain.beta_kernel.assign(mechanism.beta_kernel)
+    plain.beta_bias.assign(mechanism.beta_bias)
+    np.testing.assert_allclose(
+        run(mechanism, inputs), run(plain, inputs), atol=1e-5
+    )
+
+
+def test_gated_linear_with_open_gates_sums_up():
+    inputs = random_inputs(queries=40, keys=40)
+    mechanism = mechanisms.get("gated_linear", output_norm=False)
+    mechanism.build(*inputs.shapes)
+    mechanism.down.assign(np.zeros(mechanism.down.shape))
+    mechanism.bias.assign(np.full(mechanism.bias.shape, 40))
+    scores = np.tril(inputs.query @ np.swapaxes(inputs.key, -1, -2)) / 2
+    np.testing.assert_allclose(
+        run(mechanism, inputs), scores @ inputs.value, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", ["retention", "gated_linear"])
+def test_normalised_rows_have_length_one(name):
+    inputs = random_inputs(queries=9, keys=9)
+    outputs = []
+    for output_norm in (False, True):
+        keras.utils.set_random_seed(0)
+        mechanism = mechanisms.get(name, output_norm=output_norm)
+        outputs.append(run(mechanism, inputs))
+    plain, normalised = outputs
+    expected = plain / np.sqrt((plain**2).mean(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(normalised, expected, atol=1e-5)
+
+
+def test_gates_read_the_input_of_the_layer():
+    """Not the heads: an input that no projection passes on is felt."""
+    layer = LinearSelfAttention(2, 4, mechanism="gated_delta", causal=True)
+    layer.build((None, None, 5))
+    layer.built = True
+    x = np.random.default_rng(0).standard_normal((1, 6, 5)).astype("float32")
+    x[..., 4] = 0
+    before = quick(layer, [x])
+    for dense in (layer.query_dense, layer.key_dense, layer.value_dense):
+        kernel = ops.convert_to_numpy(dense.kernel)
+        kernel[4] = 0
+        dense.kernel.assign(kernel)
+    assert tuple(layer.mechanism.beta_kernel.shape) == (5, 2)
+    x[..., 4] = 3
+    assert np.abs(quick(layer, [x]) - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rule"),
+    [
+        ("retention", {"output_norm": 1}, "`output_norm` must be"),
+        ("gated_linear", {"gate_rank": 0}, "`gate_rank` must be"),
+        ("gated_linear", {"temperature": 0}, "`temperature` must be"),
+    ],
+)
+def test_refuses_arguments_out_of_range(name, options, rule):
+    with pytest.raises(ValueError, match=rule):
+        mechanisms.get(name, **options)
+
+
+def test_a_layer_that_is_not_causal_is_refused_when_it_is_built():
+    with pytest.raises(ValueError, match="attends causally only"):
+        LinearSelfAttention(2, 4, mechanism="retention").build((None, None, 6))
