@@ -17,7 +17,6 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
-from keras_linattn.core.decay import lower_triangle
 from keras_linattn.core.products import key_value_product
 
 
@@ -48,11 +47,10 @@ def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
     decay = decay_between(running)
     faded = ops.exp(running)
     transposed = ops.swapaxes(key, -1, -2)
-    # U = own - read S_0: both right sides in one solve.
-    right = beta * ops.concatenate([key * faded, value], axis=-1)
-    overlap = beta * ops.matmul(key, transposed) * decay
-    solved = solve_unit_lower(overlap, right)
-    read, own = solved[..., :key_dim], solved[..., key_dim:]
+    # U = own - read S_0
+    inverse = inverse_unit_lower(beta * ops.matmul(key, transposed) * decay)
+    read = ops.matmul(inverse, beta * faded * key)
+    own = ops.matmul(inverse, beta * value)
     scores = ops.matmul(query, transposed) * decay
     total = running[..., -1:, :]
     key = key * ops.exp(total - running)
@@ -64,18 +62,34 @@ def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
     return join_chunks(output, length), state
 
 
-def solve_unit_lower(lower, right):
-    """X of (I + L) X = right, L the part of `lower` under the diagonal.
+def inverse_unit_lower(lower):
+    """Inverse of I + L, L the part of `lower` under the diagonal.
+
+    From the inverses of neighbouring diagonal blocks, of size 1, 2, 4 and so
+    on, that of the blocks of both: [A 0; B D] has the corner -D^-1 B A^-1.
+    Products only: a model that JAX exports with LAPACK's triangular solver
+    does not run in TensorFlow Serving.
 
     Args:
         lower: tensor `[..., C, C]`, C static.
-        right: tensor `[..., C, X]`.
     """
     size = lower.shape[-1]
-    strict = lower_triangle(size, diagonal=False)
-    lower = ops.where(strict, lower, ops.zeros_like(lower))
-    unit = lower + ops.eye(size, dtype=lower.dtype)
-    return ops.solve_triangular(unit, right, lower=True)
+    inverse = ops.eye(size, dtype=lower.dtype)
+    block = 1
+    while block < size:
+        corners = ops.where(_corners(size, block), lower, 0)
+        if block > 1:  # at first the blocks are 1
+            corners = ops.matmul(ops.matmul(inverse, corners), inverse)
+        inverse = inverse - corners
+        block *= 2
+    return inverse
+
+
+def _corners(size, block):
+    """Bool `[C, C]`: lower left quarter of each diagonal block of 2 blocks."""
+    place = ops.arange(size) // block
+    row, column = ops.expand_dims(place, 1), ops.expand_dims(place, 0)
+    return ops.logical_and(row == column + 1, row % 2 == 1)
 
 
 def delta_step(query, key, value, beta, log_decay, state):

@@ -4,16 +4,16 @@ S_t = S_(t-1) - beta_t k_t^T (k_t S_(t-1) - v_t),   o_t = q_t S_t,
 q, k = silu of the projections, each row of length 1; beta_t = sigmoid(x_t w);
 each o_t then divided by its root mean square.
 
-Cost: O(T (C^2 + C D + D V + D^2 / C V)) time with chunks of C = 64; state D V
+Cost: O(T (C log C + D) (C + D + V)) time with chunks of C = 64; state D V
 for each head. Causal only.
 Source: Schlag, Irie, Schmidhuber, "Linear transformers are secretly fast
 weight programmers", ICML 2021, arXiv 2102.11174, equations 24 and 25; Yang,
 Wang, Zhang, Shen, Kim, "Parallelizing linear transformers with the delta rule
 over sequence length", NeurIPS 2024, arXiv 2406.06484 (silu, rows of length 1,
 the chunked form).
-Differs from the papers: the triangular system of a chunk is solved by the
-backend's solver; no short convolution on q, k and v, which the model may have;
-the normalisation has no weights.
+Differs from the papers: the triangular matrix of a chunk is inverted by halves
+rather than row by row; no short convolution on q, k and v, which the model may
+have; the normalisation has no weights.
 """
 
 from keras import ops

@@ -14,6 +14,8 @@ import math
 from keras import ops
 
 from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.products import contain
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -21,17 +23,15 @@ from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
 
-def visible_pairs(length, key_mask, causal):
-    """Bool mask that broadcasts against `[B, H, T, S]`, or `None`."""
-    visible = None
-    if causal:
-        position = ops.arange(length)
-        visible = ops.expand_dims(position, 1) >= ops.expand_dims(position, 0)
-        visible = ops.reshape(visible, (1, 1, length, length))
-    if key_mask is not None:
-        keys = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
-        visible = keys if visible is None else ops.logical_and(visible, keys)
-    return visible
+def visible_pairs(length, key_mask=None):
+    """Bool mask of s <= t that broadcasts against `[B, H, T, S]`."""
+    position = ops.arange(length)
+    visible = ops.expand_dims(position, 1) >= ops.expand_dims(position, 0)
+    visible = ops.reshape(visible, (1, 1, length, length))
+    if key_mask is None:
+        return visible
+    keys = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
+    return ops.logical_and(visible, keys)
 
 
 def pad_features(x, size):
@@ -40,11 +40,13 @@ def pad_features(x, size):
     return ops.pad(x, [(0, 0)] * 3 + [(0, missing)]) if missing else x
 
 
-def attend(query, key, value, key_mask=None, causal=False):
-    """Scaled dot-product attention on `[B, H, T, D]`."""
-    visible = visible_pairs(ops.shape(query)[2], key_mask, causal)
+def attend(query, key, value, key_mask=None):
+    """Scaled dot-product attention on `[B, H, T, D]`, both ways."""
     key_dim, value_dim = key.shape[-1], value.shape[-1]
     size = max(key_dim, value_dim)
+    visible = None
+    if key_mask is not None:
+        visible = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
     output = ops.dot_product_attention(
         *(heads_last(pad_features(x, size)) for x in (query, key, value)),
         mask=visible,
@@ -56,6 +58,19 @@ def attend(query, key, value, key_mask=None, causal=False):
         return output
     sees_any = ops.any(visible, axis=-1, keepdims=True)
     return ops.where(sees_any, output, ops.zeros_like(output))
+
+
+def attend_causally(query, key, value, key_mask=None):
+    """The same over s <= t, with the weights formed here.
+
+    The backends' own functions may add -inf to hidden scores, which leaves a
+    NaN of the future a NaN.
+    """
+    key, value = contain(key, value)
+    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    scores = scores / math.sqrt(key.shape[-1])
+    visible = visible_pairs(ops.shape(query)[2], key_mask)
+    return ops.matmul(masked_softmax(scores, visible), value)
 
 
 @register("softmax")
@@ -84,4 +99,5 @@ class Softmax(Mechanism):
     )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        return attend(query, key, value, key_mask, causal)
+        attending = attend_causally if causal else attend
+        return attending(query, key, value, key_mask)

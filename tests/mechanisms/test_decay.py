@@ -8,6 +8,7 @@ from keras import ops
 from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
 from keras_linattn.core.delta import delta_product
+from keras_linattn.core.delta import inverse_unit_lower
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
@@ -85,6 +86,16 @@ def test_delta_rule_recalls_every_value_under_orthogonal_keys():
         return delta_product(*heads, carry_chunks, chunk_size=4)[0]
 
     np.testing.assert_allclose(quick(recall, [key, value]), value, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_a_chunk_s_inverse_is_exact_where_all_keys_are_equal(size):
+    """The worst case: powers of the matrix reach 1e18 at 64 positions."""
+    ones = np.ones((1, size, size), "float32")
+    found = quick(inverse_unit_lower, [ones])[0]
+    np.testing.assert_allclose(
+        found, np.eye(size) - np.eye(size, k=-1), atol=1e-6
+    )
 
 
 def test_gated_delta_without_decay_is_the_delta_rule():
