@@ -74,7 +74,9 @@ def inverse_unit_lower(lower):
         lower: tensor `[..., C, C]`, C static.
     """
     size = lower.shape[-1]
-    inverse = ops.eye(size, dtype=lower.dtype)
+    inverse = ops.broadcast_to(
+        ops.eye(size, dtype=lower.dtype), ops.shape(lower)
+    )
     block = 1
     while block < size:
         corners = ops.where(_corners(size, block), lower, 0)
