@@ -4,10 +4,18 @@ from keras_linattn import export as export
 from keras_linattn import mechanisms as mechanisms
 from keras_linattn import models as models
 from keras_linattn._version import __version__ as __version__
+from keras_linattn.layers import CausalConvolution as CausalConvolution
+from keras_linattn.layers import LinearAttentionCell as LinearAttentionCell
 from keras_linattn.layers import (
     LinearMultiHeadAttention as LinearMultiHeadAttention,
 )
 from keras_linattn.layers import LinearSelfAttention as LinearSelfAttention
+from keras_linattn.layers import (
+    LinearTransformerDecoder as LinearTransformerDecoder,
+)
+from keras_linattn.layers import (
+    LinearTransformerDecoderGroup as LinearTransformerDecoderGroup,
+)
 from keras_linattn.layers import (
     LinearTransformerEncoder as LinearTransformerEncoder,
 )

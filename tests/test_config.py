@@ -26,6 +26,17 @@ ATTENTION = {
     "seed": 11,
     "mechanism": {"name": "modified_linformer", "reading": "projected"},
 }
+BLOCK = {
+    "intermediate_dim": 24,
+    "num_heads": 3,
+    "dropout": 0.25,
+    "activation": "gelu",
+    "layer_norm_epsilon": 1e-3,
+    "kernel_initializer": keras.initializers.HeNormal(seed=3),
+    "bias_initializer": keras.initializers.Constant(0.5),
+    "normalize_first": True,
+    "mechanism": "linear_transformer",
+}
 CASES = {
     "LinearSelfAttention": {**ATTENTION, "causal": True},
     "LinearMultiHeadAttention": {
@@ -33,17 +44,10 @@ CASES = {
         "sliding_window": None,  # nothing else is taken
         "flash_attention": False,
     },
-    "LinearTransformerEncoder": {
-        "intermediate_dim": 24,
-        "num_heads": 3,
-        "dropout": 0.25,
-        "activation": "gelu",
-        "layer_norm_epsilon": 1e-3,
-        "kernel_initializer": keras.initializers.HeNormal(seed=3),
-        "bias_initializer": keras.initializers.Constant(0.5),
-        "normalize_first": True,
-        "mechanism": "linear_transformer",
-    },
+    "LinearTransformerEncoder": BLOCK,
+    "LinearTransformerDecoder": {**BLOCK, "cross_mechanism": "performer"},
+    "LinearTransformerDecoderGroup": {**BLOCK, "num_layers": 3},
+    "CausalConvolution": {"kernel_size": 3},
     "PatchEmbedding": {
         "patch_size": (2, 4),
         "embed_dim": 5,
@@ -93,11 +97,12 @@ def test_round_trip(name):
     layer = cls(**options, name="mine", dtype="mixed_bfloat16", trainable=False)
     config = layer.get_config()
     assert accepted <= set(config)
-    for key in accepted - {"mechanism", "activation"}:
+    for key in accepted - {"mechanism", "cross_mechanism", "activation"}:
         assert plain(config[key]) == plain(options[key]), key
     revived = cls.from_config(config)
     assert revived.get_config() == config
     assert revived.name == "mine" and not revived.trainable
     assert revived.dtype_policy.name == "mixed_bfloat16"
-    if "mechanism" in options:
-        assert revived.mechanism.get_config() == layer.mechanism.get_config()
+    for key in accepted & {"mechanism", "cross_mechanism"}:
+        one, other = getattr(revived, key), getattr(layer, key)
+        assert one.get_config() == other.get_config()

@@ -36,7 +36,7 @@ def numpy(x):
 def test_mechanisms_match_their_reference(name, data):
     subject = data.draw(st.sampled_from(subjects(name)), "subject")
     queries, keys = data.draw(sizes, "T"), data.draw(sizes, "S")
-    causal = subject.traits.causal and data.draw(st.booleans(), "causal")
+    causal = data.draw(st.sampled_from(subject.traits.forms), "causal")
     if causal or not subject.traits.cross:
         keys = queries
     inputs = subject.inputs(
@@ -49,6 +49,35 @@ def test_mechanisms_match_their_reference(name, data):
         seed=data.draw(st.integers(0, 99), "seed"),
     )
     compare_with_reference(subject, inputs, causal)
+
+
+@few
+@given(
+    cuts=st.sets(st.integers(1, 19), max_size=3),
+    visible=st.sampled_from([None, 0.0, 0.6]),
+    mechanism=st.sampled_from(["gated_linear", "gated_delta"]),
+)
+def test_states_do_not_know_where_the_cuts_were(cuts, visible, mechanism):
+    inputs = subjects(mechanism)[0].inputs(
+        queries=20, keys=20, visible=visible, seed=len(cuts)
+    )
+    mechanism = subjects(mechanism)[0].build(inputs)
+    heads = (inputs.query, inputs.key, inputs.value)
+    expected = mechanism(*heads, key_mask=inputs.key_mask, causal=True)
+    state, outputs = mechanism.initial_state(2, 2, 4, 4), []
+    edges = [0, *sorted(cuts), 20]
+    for start, stop in zip(edges, edges[1:]):
+        now = slice(start, stop)
+        mask = None if visible is None else inputs.key_mask[:, now]
+        output, state = mechanism.step(
+            state,
+            *(ops.convert_to_tensor(x[:, :, now]) for x in heads),
+            key_mask=mask,
+        )
+        outputs.append(numpy(output))
+    np.testing.assert_allclose(
+        np.concatenate(outputs, axis=2), numpy(expected), atol=3e-5
+    )
 
 
 @few
@@ -96,15 +125,16 @@ def test_causal_product_is_free_of_chunks_and_cuts(length, size, cut):
         for _ in range(3)
     )
     expected = np.tril(q @ k.swapaxes(2, 3)) @ v
-    output, state = products.causal_product(q, k, v, chunk_size=size)
+    heads = [ops.convert_to_tensor(x) for x in (q, k, v)]
+    output, state = products.causal_product(*heads, chunk_size=size)
     np.testing.assert_allclose(numpy(output), expected, atol=1e-4)
     np.testing.assert_allclose(numpy(state), k.swapaxes(2, 3) @ v, atol=1e-4)
     if cut < length:
         _, middle = products.causal_product(
-            *(x[:, :, :cut] for x in (q, k, v)), chunk_size=size
+            *(x[:, :, :cut] for x in heads), chunk_size=size
         )
         later, _ = products.causal_product(
-            *(x[:, :, cut:] for x in (q, k, v)), middle, chunk_size=size
+            *(x[:, :, cut:] for x in heads), middle, chunk_size=size
         )
         np.testing.assert_allclose(
             numpy(later), expected[:, :, cut:], atol=1e-4

@@ -43,6 +43,15 @@ VARIANTS = ({"name": "modified_linformer", "reading": "projected"},)
 LAST_LINES = 12  # of a run that failed
 
 
+def _bidirectional():
+    """The mechanisms that an encoder can have."""
+    return [
+        name
+        for name in keras_linattn.mechanisms.available()
+        if keras_linattn.mechanisms.get(name).traits.bidirectional
+    ]
+
+
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n")[0],
@@ -53,7 +62,7 @@ def parse(arguments=None):
         "--mechanism",
         nargs="+",
         type=_common.mechanism,
-        default=[*keras_linattn.mechanisms.available(), *VARIANTS],
+        default=[*_bidirectional(), *VARIANTS],
         help="names, or JSON with arguments",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0])

@@ -27,8 +27,8 @@ LETTERS = {
     "R": "`num_features`",
     "K": "entries of the convolution kernel",
     "k": "`projection_dim`",
-    "C": "positions of a chunk",
-    "C (`lara`), L, M": "`num_landmarks`",
+    "C": "positions of a chunk (`lara`: `num_landmarks`)",
+    "L, M": "`num_landmarks`",
 }
 NOTES = (
     "Each with its default arguments, which decide some columns. Causal: "

@@ -1,6 +1,9 @@
 """Chunk arithmetic that survives a length known only at run time."""
 
+from keras import backend
 from keras import ops
+
+GROUP = 8  # chunks whose running sum is unrolled
 
 
 def num_chunks(length, size):
@@ -22,6 +25,8 @@ def pad_to_chunks(x, size, axis):
     length = ops.shape(x)[axis]
     # (-length) % size is the same number, but JAX cannot export it.
     missing = num_chunks(length, size) * size - length
+    if isinstance(missing, int) and missing == 0:
+        return x
     return ops.pad(
         x, [(0, missing if a == axis else 0) for a in range(len(x.shape))]
     )
@@ -59,3 +64,53 @@ def join_chunks(x, length, axis=2):
     merged = (*shape[:axis], shape[axis] * shape[axis + 1], *shape[axis + 2 :])
     index = [slice(None)] * axis + [slice(0, length)]
     return ops.reshape(x, merged)[tuple(index)]
+
+
+def running_sums(x, start=None):
+    """The sums before each chunk and after the last one.
+
+    A sum over earlier chunks alone, with no product in it: what is not finite
+    later cannot reach an earlier sum. `ops.cumsum` is the plain form, and
+    fast under torch; elsewhere it takes longer than the attention itself.
+
+    Args:
+        x: tensor `[B, H, N, R, V]`.
+        start: tensor `[B, H, R, V]`, the sum before the first chunk. Defaults
+            to `None`: 0.
+
+    Returns:
+        Tensor `[B, H, N, R, V]` and tensor `[B, H, R, V]`.
+    """
+    if start is None:
+        start = ops.zeros_like(x[:, :, 0])
+    if backend.backend() == "torch" and x.shape[2] != 1:
+        return cumulative_sums(x, start)
+    return grouped_sums(x, start)
+
+
+def cumulative_sums(x, start):
+    """`running_sums` by `ops.cumsum`."""
+    x = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
+    running = ops.cumsum(x, axis=2)
+    # Shifted, not subtracted: a chunk's own sum holds its future positions.
+    return running[:, :, :-1], running[:, :, -1]
+
+
+def grouped_sums(x, start):
+    """`running_sums` by additions within groups of chunks.
+
+    Only the sums of whole groups go through `ops.cumsum`.
+    """
+    count = ops.shape(x)[2]
+    known = isinstance(count, int)
+    size = min(GROUP, count) if known else GROUP
+    parts = ops.unstack(split_chunks(x, size), size, axis=3)
+    inside = [parts[0]]  # sums within the group, [B, H, N / size, R, V] each
+    for part in parts[1:]:
+        inside.append(inside[-1] + part)
+    if known and count == size:
+        before, after = ops.expand_dims(start, 2), start + inside[-1][:, :, 0]
+    else:
+        before, after = cumulative_sums(inside[-1], start)
+    sums = [before] + [before + part for part in inside[:-1]]
+    return join_chunks(ops.stack(sums, axis=3), count), after

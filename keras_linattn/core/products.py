@@ -3,6 +3,7 @@
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.numerics import safe_divide
 
@@ -42,11 +43,35 @@ def divide_by_last(x):
     return safe_divide(x[..., :-1], x[..., -1:])
 
 
+def contain(key, value):
+    """Keys and values whose future cannot reach the past.
+
+    A causal product gives a later position the weight 0, and 0 times NaN is
+    NaN. So values that are not finite become 0, and their keys NaN: every
+    weight of such a position that is not set to 0 is NaN.
+
+    Args:
+        key: tensor `[B, H, T, R]`.
+        value: tensor `[B, H, T, V]`.
+
+    Returns:
+        Tensors of these shapes, the same if all values are finite.
+    """
+    # One test for a row is the cheapest: a sum that overflows counts too.
+    finite = ops.isfinite(ops.sum(value, axis=-1, keepdims=True))
+    nothing = ops.where(finite, 0.0, float("nan"))
+    key = key + ops.cast(ops.stop_gradient(nothing), key.dtype)
+    return key, ops.where(finite, value, ops.cast(0, value.dtype))
+
+
 def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
     """sum over s <= t of (q_t . k_s) v_s, in chunks.
 
     Inside a chunk the product is masked to its lower triangle; between chunks
     an exclusive running sum of K^T V is carried. O(T (C + R) V) time.
+
+    A key or value that is not finite makes the outputs from its position on
+    NaN, and none before it.
 
     Args:
         query: tensor `[B, H, T, R]`.
@@ -54,24 +79,23 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
         value: tensor `[B, H, T, V]`.
         state: tensor `[B, H, R, V]`, the sum of K^T V over the positions
             before these. Defaults to `None`: there are none.
-        chunk_size: int > 0, C.
+        chunk_size: int > 0, C. A shorter sequence is one chunk.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
     length = ops.shape(query)[2]
-    query = split_chunks(query, chunk_size)
-    key = split_chunks(key, chunk_size)
-    value = split_chunks(value, chunk_size)
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))  # [B, H, N, C, C]
-    position = ops.arange(chunk_size)
-    past = ops.expand_dims(position, 1) >= ops.expand_dims(position, 0)
-    inside = ops.matmul(ops.where(past, scores, ops.zeros_like(scores)), value)
-    sums = key_value_product(key, value)  # [B, H, N, R, V]
-    start = ops.zeros_like(sums[:, :, 0]) if state is None else state
-    sums = ops.concatenate([ops.expand_dims(start, 2), sums], axis=2)
-    running = ops.cumsum(sums, axis=2)
-    # Shifted, not subtracted: a chunk's own sum holds its future positions.
-    before = running[:, :, :-1]
-    output = join_chunks(inside + ops.matmul(query, before), length)
-    return output, running[:, :, -1]
+    if isinstance(length, int):
+        chunk_size = min(chunk_size, length)
+    if chunk_size > 1:  # else there is no future in a chunk
+        key, value = contain(key, value)
+    query, key, value = (
+        split_chunks(x, chunk_size) for x in (query, key, value)
+    )
+    # As `einsum`, since XLA is slow at a product of a transposed array.
+    scores = ops.einsum("bhncr,bhnsr->bhncs", query, key)
+    # `tril` selects, whatever is above the diagonal.
+    inside = ops.matmul(ops.tril(scores), value)
+    sums = ops.einsum("bhncr,bhncv->bhnrv", key, value)
+    before, state = running_sums(sums, state)
+    return join_chunks(inside + ops.matmul(query, before), length), state

@@ -1,10 +1,22 @@
 """Keras layers: projections, masks, dropout and config around a mechanism."""
 
+from keras_linattn.layers.causal_convolution import (
+    CausalConvolution as CausalConvolution,
+)
+from keras_linattn.layers.linear_attention_cell import (
+    LinearAttentionCell as LinearAttentionCell,
+)
 from keras_linattn.layers.linear_multi_head_attention import (
     LinearMultiHeadAttention as LinearMultiHeadAttention,
 )
 from keras_linattn.layers.linear_self_attention import (
     LinearSelfAttention as LinearSelfAttention,
+)
+from keras_linattn.layers.linear_transformer_decoder import (
+    LinearTransformerDecoder as LinearTransformerDecoder,
+)
+from keras_linattn.layers.linear_transformer_decoder_group import (
+    LinearTransformerDecoderGroup as LinearTransformerDecoderGroup,
 )
 from keras_linattn.layers.linear_transformer_encoder import (
     LinearTransformerEncoder as LinearTransformerEncoder,

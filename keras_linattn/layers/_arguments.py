@@ -1,4 +1,4 @@
-"""Checks of constructor arguments that several layers share."""
+"""Checks of arguments and shapes that several layers share."""
 
 
 def positive(name, value):
@@ -31,3 +31,51 @@ def as_tuple(name, value):
             f"Received: {name}={value!r}."
         )
     return tuple(value)
+
+
+def check_input_shapes(query_shape, value_shape, key_shape):
+    """Static check that three inputs can be attended over."""
+    ranks = {len(query_shape), len(value_shape), len(key_shape)}
+    shapes = (
+        f"Received: query shape {tuple(query_shape)}, value shape "
+        f"{tuple(value_shape)}, key shape {tuple(key_shape)}."
+    )
+    if len(ranks) > 1 or min(ranks) < 3:
+        raise ValueError(
+            "Attention needs inputs of one rank, at least 3: (batch, "
+            f"length, features). {shapes} Add the missing axis, for "
+            "example with `keras.layers.Reshape`."
+        )
+    if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
+        raise ValueError(
+            f"`key` and `value` must have the same length. {shapes}"
+        )
+
+
+def check_mask(name, mask, x):
+    """Static check that a mask has one entry for each position of `x`."""
+    if mask is None:
+        return
+    shape, expected = tuple(mask.shape), tuple(x.shape[:-1])
+    if len(shape) != len(expected) or any(
+        None not in (size, wanted) and size not in (1, wanted)
+        for size, wanted in zip(shape, expected)
+    ):
+        raise ValueError(
+            "A mask has one entry for each position. Received: "
+            f"{name} of shape {shape}, expected {expected}."
+        )
+
+
+def check_streaming(causal, return_scores, one_length_axis):
+    """Checks that a call with a state is one that has states."""
+    if causal and not return_scores and one_length_axis:
+        return
+    raise ValueError(
+        "`initial_state` and `return_state` are for causal attention over "
+        "inputs (batch, length, features), without attention scores. "
+        f"Received: causal={causal}, return_attention_scores={return_scores}, "
+        f"inputs of rank {'3' if one_length_axis else 'above 3'}. Pass "
+        "`causal=True` to `LinearSelfAttention`, or `use_causal_mask=True` to "
+        "`LinearMultiHeadAttention`."
+    )

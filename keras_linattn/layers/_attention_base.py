@@ -1,7 +1,5 @@
 """What the attention layers share: projections, masks, dropout, config."""
 
-import string
-
 import keras
 from keras import ops
 
@@ -9,10 +7,15 @@ from keras_linattn import mechanisms
 from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._arguments import as_tuple
+from keras_linattn.layers._arguments import check_input_shapes
+from keras_linattn.layers._arguments import check_mask
+from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
+from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
@@ -53,7 +56,7 @@ class AttentionBase(keras.layers.Layer):
         mechanism="modified_linformer",
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
         self.num_heads = positive("num_heads", num_heads)
         self.key_dim = positive("key_dim", key_dim)
@@ -84,7 +87,7 @@ class AttentionBase(keras.layers.Layer):
         )
 
     def _build_sublayers(self, query_shape, value_shape, key_shape):
-        self._check_build(query_shape, value_shape, key_shape)
+        check_input_shapes(query_shape, value_shape, key_shape)
         rank = len(query_shape)
         self._folding = AxisFolding(rank, self.attention_axes)
         heads = (self.num_heads, self.key_dim)
@@ -112,7 +115,9 @@ class AttentionBase(keras.layers.Layer):
         self.mechanism.num_hosts += 1
         # A mechanism that several layers share is built by the first.
         if not self.mechanism.built:
-            shapes = self._head_shapes(query_shape, value_shape)
+            shapes = [*self._head_shapes(query_shape, value_shape)]
+            if self.mechanism.traits.gated:
+                shapes.append(self._folding.folded_features_shape(query_shape))
             self.mechanism.build(*shapes)
 
     def _head_shapes(self, query_shape, value_shape):
@@ -128,12 +133,11 @@ class AttentionBase(keras.layers.Layer):
 
     def _project(self, name, rank, output_dims, bound_axes=1, activation=None):
         """EinsumDense over the last `bound_axes` axes, to `output_dims`."""
-        letters = iter(string.ascii_lowercase)
-        free = "".join(next(letters) for _ in range(rank - 1))
-        bound = "".join(next(letters) for _ in range(bound_axes))
-        out = "".join(next(letters) for _ in output_dims)
+        equation, out = projection_equation(
+            rank - 1, bound_axes, len(output_dims)
+        )
         layer = keras.layers.EinsumDense(
-            f"{free}{bound},{bound}{out}->{free}{out}",
+            equation,
             output_shape=(*(None,) * (rank - 2), *output_dims),
             bias_axes=out if self.use_bias else None,
             activation=activation,
@@ -181,40 +185,72 @@ class AttentionBase(keras.layers.Layer):
         causal=False,
         training=None,
         return_scores=False,
+        initial_state=None,
+        return_state=False,
     ):
         """Projects, folds, attends, unfolds, projects back."""
         folding = self._folding
-        _check_mask("query_mask", query_mask, query)
-        _check_mask("the mask of keys and values", key_mask, value)
+        streams = initial_state is not None or return_state
+        if streams:
+            check_streaming(causal, return_scores, folding.trivial)
+        check_mask("query_mask", query_mask, query)
+        check_mask("the mask of keys and values", key_mask, value)
         gate = self._gate_dense(query) if self.use_gate else None
+        options = {}
+        if self.mechanism.traits.gated:
+            options["inputs"] = folding.fold_features(query)
         projected = self._query_dense(query)
         query = folding.fold(projected)
         key = folding.fold(self._key_dense(key))
         value = folding.fold(self._value_dense(value))
-        masks = {
-            "query_mask": folding.fold_mask(query_mask),
-            "key_mask": folding.fold_mask(key_mask),
-            "causal": causal,
-        }
-        heads = self.mechanism(query, key, value, training=training, **masks)
-        heads = hide(heads, masks["query_mask"])
+        query_mask = folding.fold_mask(query_mask)
+        options["key_mask"] = folding.fold_mask(key_mask)
+        if streams:
+            if initial_state is None:
+                initial_state = self.get_initial_state(ops.shape(query)[0])
+            heads, state = self.mechanism.step(
+                initial_state, query, key, value, **options
+            )
+        else:
+            options.update(query_mask=query_mask, causal=causal)
+            heads = self.mechanism(
+                query, key, value, training=training, **options
+            )
+        heads = hide(heads, query_mask)
         heads = self._dropout_layer(heads, training=training)
         heads = folding.unfold(heads, like=projected)
         if gate is not None:
             heads = ops.multiply(heads, gate)
         output = self._output_dense(heads)
         if return_scores:
-            return output, self.mechanism.attention_scores(query, key, **masks)
-        return output
+            scores = self.mechanism.attention_scores(query, key, **options)
+            return output, scores
+        return (output, state) if return_state else output
+
+    def state_spec(self):
+        """What a state consists of, whatever it took in; see `Mechanism`."""
+        return self.mechanism.state_spec(
+            self.num_heads, self.key_dim, self.value_dim
+        )
+
+    def get_initial_state(self, batch_size):
+        """The state of `batch_size` sequences before their first position."""
+        return self.mechanism.initial_state(
+            batch_size, self.num_heads, self.key_dim, self.value_dim
+        )
 
     def _output_shape_for(self, query_shape):
         return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
 
-    def _output_spec_for(self, query_shape, value_shape, return_scores):
-        """Symbolic outputs: the attended tensor, and the scores if asked."""
+    def _output_spec_for(
+        self, query_shape, value_shape, return_scores, return_state=False
+    ):
+        """Symbolic outputs: the attended tensor, and what else is asked."""
         output = keras.KerasTensor(
             self._output_shape_for(query_shape), dtype=self.compute_dtype
         )
+        if return_state:
+            return output, _with_batch(self.state_spec(), query_shape[0])
         if not return_scores:
             return output
         queries, keys, _ = self._head_shapes(query_shape, value_shape)
@@ -222,23 +258,6 @@ class AttentionBase(keras.layers.Layer):
             (*queries[:3], keys[2]), dtype=self.compute_dtype
         )
         return output, scores
-
-    def _check_build(self, query_shape, value_shape, key_shape):
-        ranks = {len(query_shape), len(value_shape), len(key_shape)}
-        shapes = (
-            f"Received: query shape {tuple(query_shape)}, value shape "
-            f"{tuple(value_shape)}, key shape {tuple(key_shape)}."
-        )
-        if len(ranks) > 1 or min(ranks) < 3:
-            raise ValueError(
-                "Attention needs inputs of one rank, at least 3: (batch, "
-                f"length, features). {shapes} Add the missing axis, for "
-                "example with `keras.layers.Reshape`."
-            )
-        if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
-            raise ValueError(
-                f"`key` and `value` must have the same length. {shapes}"
-            )
 
     def _sublayers(self):
         names = ("query", "key", "gate", "value", "output")
@@ -275,16 +294,7 @@ class AttentionBase(keras.layers.Layer):
         return super().from_config(with_mechanism(config))
 
 
-def _check_mask(name, mask, x):
-    """Static check that a mask has one entry for each position of `x`."""
-    if mask is None:
-        return
-    shape, expected = tuple(mask.shape), tuple(x.shape[:-1])
-    if len(shape) != len(expected) or any(
-        None not in (size, wanted) and size not in (1, wanted)
-        for size, wanted in zip(shape, expected)
-    ):
-        raise ValueError(
-            "A mask has one entry for each position. Received: "
-            f"{name} of shape {shape}, expected {expected}."
-        )
+def _with_batch(spec, batch):
+    return keras.tree.map_structure(
+        lambda x: keras.KerasTensor((batch, *x.shape[1:]), dtype=x.dtype), spec
+    )

@@ -6,6 +6,8 @@ name and hands each its own on reload; without that, a quantized layer's file
 does not load.
 """
 
+import string
+
 import keras
 
 from keras_linattn import mechanisms
@@ -62,6 +64,16 @@ def policy_for_config(base, sublayers):
             default_policy=base, policy_map=policies
         )
     return keras.saving.serialize_keras_object(base)
+
+
+def projection_equation(free_axes, bound_axes, output_axes):
+    """Einsum over the last `bound_axes` axes, and the letters of the output."""
+    letters = iter(string.ascii_lowercase)
+    free, bound, out = (
+        "".join(next(letters) for _ in range(count))
+        for count in (free_axes, bound_axes, output_axes)
+    )
+    return f"{free}{bound},{bound}{out}->{free}{out}", out
 
 
 def clone_initializer(initializer):

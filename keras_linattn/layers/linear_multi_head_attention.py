@@ -4,6 +4,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import key_mask_from_attention_mask
+from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._attention_base import AttentionBase
 
 
@@ -67,11 +68,17 @@ class LinearMultiHeadAttention(AttentionBase):
         training: optional bool, whether dropout is active.
         use_causal_mask: bool, query t sees keys s <= t only. Defaults to
             `False`.
+        initial_state: optional tree of tensors, what an earlier call returned
+            as its state: the inputs go on where that call ended. Needs
+            `use_causal_mask=True`. Defaults to `None`.
+        return_state: bool, return also the state after the inputs, whose size
+            does not depend on the length. Defaults to `False`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
-        `return_attention_scores=True` also a tensor `(B, H, T, S)`. A row
-        that sees no key is 0 before the output projection.
+        `return_attention_scores=True` also a tensor `(B, H, T, S)`, with
+        `return_state=True` also the state. A row that sees no key is 0 before
+        the output projection.
 
     Raises:
         ValueError: if an argument is out of range; for `sliding_window` or
@@ -155,6 +162,8 @@ class LinearMultiHeadAttention(AttentionBase):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        initial_state=None,
+        return_state=False,
     ):
         if attention_mask is not None:
             attention_mask = self._key_mask_from(attention_mask, value)
@@ -167,6 +176,8 @@ class LinearMultiHeadAttention(AttentionBase):
             causal=use_causal_mask,
             training=training,
             return_scores=return_attention_scores,
+            initial_state=initial_state,
+            return_state=return_state,
         )
 
     def _key_mask_from(self, attention_mask, value):
@@ -196,6 +207,8 @@ class LinearMultiHeadAttention(AttentionBase):
         return_attention_scores=False,
         training=None,
         use_causal_mask=False,
+        initial_state=None,
+        return_state=False,
     ):
         # Refuse while the model is made, not when the first batch arrives.
         self.mechanism.check_call(
@@ -203,8 +216,12 @@ class LinearMultiHeadAttention(AttentionBase):
         )
         if attention_mask is not None:
             self._key_mask_from(attention_mask, value)
+        if initial_state is not None or return_state:
+            check_streaming(
+                use_causal_mask, return_attention_scores, self._folding.trivial
+            )
         return self._output_spec_for(
-            query.shape, value.shape, return_attention_scores
+            query.shape, value.shape, return_attention_scores, return_state
         )
 
     def get_config(self):

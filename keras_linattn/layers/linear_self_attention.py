@@ -3,6 +3,7 @@
 import keras
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._attention_base import AttentionBase
 
 
@@ -38,10 +39,17 @@ class LinearSelfAttention(AttentionBase):
         return_attention_scores: bool, return also the explicit matrix that
             the mechanism amounts to. Quadratic in the length, for inspection.
             Defaults to `False`.
+        initial_state: optional tree of tensors, what an earlier call returned
+            as its state: `inputs` go on where that call ended. Needs
+            `causal=True`. Defaults to `None`: `inputs` are the beginning.
+        return_state: bool, return also the state after `inputs`, whose size
+            does not depend on the length (see `get_initial_state`, `step`
+            size 1 decodes token by token). Defaults to `False`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
-        `return_attention_scores=True` also a tensor `(B, H, T, T)`.
+        `return_attention_scores=True` also a tensor `(B, H, T, T)`; with
+        `return_state=True` also the state.
 
     Raises:
         ValueError: if an argument is out of range, if the input's rank is
@@ -93,7 +101,13 @@ class LinearSelfAttention(AttentionBase):
         )
 
     def call(
-        self, inputs, mask=None, training=None, return_attention_scores=False
+        self,
+        inputs,
+        mask=None,
+        training=None,
+        return_attention_scores=False,
+        initial_state=None,
+        return_state=False,
     ):
         mask = combine_masks(mask)
         return self._attend(
@@ -105,16 +119,28 @@ class LinearSelfAttention(AttentionBase):
             causal=self.causal,
             training=training,
             return_scores=return_attention_scores,
+            initial_state=initial_state,
+            return_state=return_state,
         )
 
     def compute_output_shape(self, input_shape):
         return self._output_shape_for(input_shape)
 
     def compute_output_spec(
-        self, inputs, mask=None, training=None, return_attention_scores=False
+        self,
+        inputs,
+        mask=None,
+        training=None,
+        return_attention_scores=False,
+        initial_state=None,
+        return_state=False,
     ):
+        if initial_state is not None or return_state:
+            check_streaming(
+                self.causal, return_attention_scores, self._folding.trivial
+            )
         return self._output_spec_for(
-            inputs.shape, inputs.shape, return_attention_scores
+            inputs.shape, inputs.shape, return_attention_scores, return_state
         )
 
     def get_config(self):

@@ -2,30 +2,12 @@
 
 import keras
 
-from keras_linattn import mechanisms
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.layers._sublayers import clone_initializer
-from keras_linattn.layers._sublayers import policy_for_config
-from keras_linattn.layers._sublayers import serialize_mechanism
-from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._sublayers import with_mechanism
-from keras_linattn.layers.linear_multi_head_attention import (
-    LinearMultiHeadAttention,
-)
-
-SUBLAYERS = (
-    "self_attention_layer",
-    "self_attention_layer_norm",
-    "self_attention_dropout",
-    "feedforward_layer_norm",
-    "feedforward_intermediate_dense",
-    "feedforward_output_dense",
-    "feedforward_dropout",
-)
+from keras_linattn.layers._transformer_block import TransformerBlock
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class LinearTransformerEncoder(keras.layers.Layer):
+class LinearTransformerEncoder(TransformerBlock):
     """Transformer encoder block whose attention is linear in the length.
 
     Takes the arguments of `keras_hub.layers.TransformerEncoder`, plus
@@ -91,23 +73,23 @@ class LinearTransformerEncoder(keras.layers.Layer):
         mechanism="modified_linformer",
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.supports_masking = True
-        self.intermediate_dim = intermediate_dim
-        self.num_heads = num_heads
-        self.dropout = dropout
-        self.activation = keras.activations.get(activation)
-        self.layer_norm_epsilon = layer_norm_epsilon
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.normalize_first = normalize_first
-        self.mechanism = mechanisms.get(
-            mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
+        super().__init__(
+            intermediate_dim,
+            num_heads,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            normalize_first=normalize_first,
+            mechanism=mechanism,
+            **kwargs,
         )
 
     def build(self, inputs_shape):
-        hidden_dim = inputs_shape[-1]
-        self._build_attention(inputs_shape)
+        self._self_attention_layer = self._attention(
+            "self_attention_layer", self.mechanism, inputs_shape, inputs_shape
+        )
         self._self_attention_layer_norm = self._norm(
             "self_attention_layer_norm", inputs_shape
         )
@@ -115,68 +97,7 @@ class LinearTransformerEncoder(keras.layers.Layer):
         self._feedforward_layer_norm = self._norm(
             "feedforward_layer_norm", inputs_shape
         )
-        self._feedforward_intermediate_dense = self._dense(
-            "feedforward_intermediate_dense",
-            self.intermediate_dim,
-            inputs_shape,
-            activation=self.activation,
-        )
-        self._feedforward_output_dense = self._dense(
-            "feedforward_output_dense",
-            hidden_dim,
-            (*inputs_shape[:-1], self.intermediate_dim),
-        )
-        self._feedforward_dropout = self._dropout("feedforward_dropout")
-
-    def _build_attention(self, shape):
-        if not isinstance(self.num_heads, int) or not (
-            0 < self.num_heads <= shape[-1]
-        ):
-            raise ValueError(
-                "`num_heads` must be a positive integer, at most the size of "
-                f"the features. Received: num_heads={self.num_heads!r} for an "
-                f"input of shape {tuple(shape)}."
-            )
-        name = "self_attention_layer"
-        self._self_attention_layer = LinearMultiHeadAttention(
-            num_heads=self.num_heads,
-            key_dim=shape[-1] // self.num_heads,
-            dropout=self.dropout,
-            kernel_initializer=self.kernel_initializer,
-            bias_initializer=self.bias_initializer,
-            mechanism=self.mechanism,
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
-        )
-        self._self_attention_layer.build(shape, shape)
-
-    def _norm(self, name, shape):
-        layer = keras.layers.LayerNormalization(
-            epsilon=self.layer_norm_epsilon,
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
-        )
-        layer.build(shape)
-        return layer
-
-    def _dense(self, name, units, shape, activation=None):
-        layer = keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=clone_initializer(self.kernel_initializer),
-            bias_initializer=clone_initializer(self.bias_initializer),
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
-        )
-        layer.build(shape)
-        return layer
-
-    def _dropout(self, name):
-        return keras.layers.Dropout(
-            self.dropout,
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
-        )
+        self._build_feedforward(inputs_shape)
 
     def call(
         self,
@@ -192,7 +113,7 @@ class LinearTransformerEncoder(keras.layers.Layer):
         visible = combine_masks(padding_mask)
 
         def attend(x):
-            return self._self_attention_layer(
+            attended = self._self_attention_layer(
                 x,
                 x,
                 query_mask=visible,
@@ -201,28 +122,11 @@ class LinearTransformerEncoder(keras.layers.Layer):
                 training=training,
                 return_attention_scores=return_attention_scores,
             )
+            return attended if return_attention_scores else (attended,)
 
-        x = inputs
-        if self.normalize_first:
-            x = self._self_attention_layer_norm(x)
-        x = attend(x)
-        x, scores = x if return_attention_scores else (x, None)
-        x = inputs + self._self_attention_dropout(x, training=training)
-        if not self.normalize_first:
-            x = self._self_attention_layer_norm(x)
+        x, *scores = self._around("self_attention", attend, inputs, training)
         x = self._feed_forward(x, training)
-        return (x, scores) if return_attention_scores else x
-
-    def _feed_forward(self, inputs, training):
-        x = inputs
-        if self.normalize_first:
-            x = self._feedforward_layer_norm(x)
-        x = self._feedforward_intermediate_dense(x)
-        x = self._feedforward_output_dense(x)
-        x = inputs + self._feedforward_dropout(x, training=training)
-        if not self.normalize_first:
-            x = self._feedforward_layer_norm(x)
-        return x
+        return (x, *scores) if scores else x
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
@@ -244,30 +148,3 @@ class LinearTransformerEncoder(keras.layers.Layer):
             return_attention_scores=return_attention_scores,
         )
         return (output, attended[1]) if return_attention_scores else output
-
-    def _sublayers(self):
-        layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
-        return [layer for layer in layers if layer is not None]
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "dtype": policy_for_config(self.dtype_policy, self._sublayers()),
-            "intermediate_dim": self.intermediate_dim,
-            "num_heads": self.num_heads,
-            "dropout": self.dropout,
-            "activation": keras.activations.serialize(self.activation),
-            "layer_norm_epsilon": self.layer_norm_epsilon,
-            "kernel_initializer": keras.initializers.serialize(
-                self.kernel_initializer
-            ),
-            "bias_initializer": keras.initializers.serialize(
-                self.bias_initializer
-            ),
-            "normalize_first": self.normalize_first,
-            "mechanism": serialize_mechanism(self.mechanism),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))

@@ -1,5 +1,6 @@
 """Keras models built from the layers."""
 
+from keras_linattn.models.causal_lm import CausalLM as CausalLM
 from keras_linattn.models.text_classifier import (
     TextClassifier as TextClassifier,
 )

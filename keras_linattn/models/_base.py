@@ -9,23 +9,21 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
 
 
-class Classifier(keras.Model):
+class FunctionalModel(keras.Model):
     """A functional model whose config is its constructor's arguments.
 
-    A subclass makes its graph in the constructor with `add_encoder` and
-    `add_head`, calls `keras.Model.__init__`, and stores its arguments under
-    their own names.
+    A subclass makes its graph in the constructor, calls
+    `keras.Model.__init__`, and stores its arguments under their own names and
+    the dtype policy as `policy`.
     """
 
     # Names of constructor arguments stored as attributes of the same name.
     _arguments = (
-        "num_classes",
         "hidden_dim",
         "num_layers",
         "num_heads",
         "intermediate_dim",
         "dropout",
-        "activation",
     )
 
     def get_config(self):
@@ -35,9 +33,6 @@ class Classifier(keras.Model):
             mechanism = keras.saving.serialize_keras_object(mechanism)
         return {
             **config,
-            "activation": keras.activations.serialize(
-                keras.activations.get(self.activation)
-            ),
             "mechanism": mechanism,
             "name": self.name,
             "trainable": self.trainable,
@@ -53,6 +48,20 @@ class Classifier(keras.Model):
             policy = keras.dtype_policies.deserialize(config["dtype"])
             config = {**config, "dtype": policy}
         return cls(**config)
+
+
+class Classifier(FunctionalModel):
+    """A functional model of `add_encoder` and `add_head`."""
+
+    _arguments = (*FunctionalModel._arguments, "num_classes")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "activation": keras.activations.serialize(
+                keras.activations.get(self.activation)
+            ),
+        }
 
 
 def add_encoder(
@@ -71,10 +80,15 @@ def add_encoder(
             dtype=sublayer_policy(policy, name),
             name=name,
         )(x)
+    return final_norm(policy)(x)
+
+
+def final_norm(policy):
+    """The normalisation after the last block."""
     name = "final_norm"
     return keras.layers.LayerNormalization(
         epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
-    )(x)
+    )
 
 
 def add_head(x, num_classes, dropout, activation, policy):
@@ -83,10 +97,15 @@ def add_head(x, num_classes, dropout, activation, policy):
         dtype=sublayer_policy(policy, "pooling"), name="pooling"
     )(x)
     x = keras.layers.Dropout(dropout, name="head_dropout")(x)
+    return output_dense("classes", num_classes, policy, activation)(x)
+
+
+def output_dense(name, units, policy, activation=None):
+    """A last dense layer, in float32."""
     # Probabilities in half precision are too coarse: float32 unless the
     # policies of a saved model say otherwise.
     is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
-    dtype = sublayer_policy(policy, "classes") if is_map else "float32"
+    dtype = sublayer_policy(policy, name) if is_map else "float32"
     return keras.layers.Dense(
-        num_classes, activation=activation, dtype=dtype, name="classes"
-    )(x)
+        units, activation=activation, dtype=dtype, name=name
+    )

@@ -9,6 +9,8 @@ from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
 
+BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class TextClassifier(Classifier):
@@ -42,6 +44,8 @@ class TextClassifier(Classifier):
 
     Call arguments:
         tokens: int tensor `(B, T)`, 0 = padding. The input is named `tokens`.
+            An export with the default vocabulary also has the signature
+            `serve_text`, whose input `text`, `(B,)`, is strings.
 
     Returns:
         float32 tensor `(B, num_classes)`.
@@ -74,7 +78,7 @@ class TextClassifier(Classifier):
     def __init__(
         self,
         num_classes,
-        vocabulary_size=257,
+        vocabulary_size=BYTE_VOCABULARY,
         hidden_dim=128,
         num_layers=2,
         num_heads=4,
@@ -131,3 +135,21 @@ class TextClassifier(Classifier):
         self.dropout = dropout
         self.activation = activation
         self.mechanism = mechanism
+
+    def serving_preprocessors(self):
+        """The signature that takes strings, see `export_saved_model`."""
+        if self.vocabulary_size != BYTE_VOCABULARY:
+            return {}  # the ids may be those of any tokenizer
+        text = keras.InputSpec(shape=(None,), dtype="string", name="text")
+        return {"serve_text": (text, _bytes_to_tokens)}
+
+
+def _bytes_to_tokens(texts):
+    """TensorFlow strings `(B,)` to ids `(B, T)`: byte b is b + 1."""
+    import tensorflow as tf
+
+    sizes = tf.strings.length(texts)  # in bytes; a text may hold byte 0
+    longest = tf.maximum(tf.reduce_max(sizes), 1)
+    codes = tf.io.decode_raw(texts, tf.uint8, fixed_length=longest)
+    visible = tf.sequence_mask(sizes, longest)
+    return tf.where(visible, tf.cast(codes, tf.int32) + 1, 0)

@@ -33,7 +33,9 @@ class VisionTransformer(Classifier):
 
     Call arguments:
         images: float tensor `(B, height, width, channels)`, best in [0, 1].
-            The input is named `images`.
+            The input is named `images`. An export also has the signature
+            `serve_pixels`, whose input `pixels` is uint8 of the same shape,
+            which it divides by 255.
 
     Returns:
         float32 tensor `(B, num_classes)`.
@@ -103,3 +105,17 @@ class VisionTransformer(Classifier):
         self.dropout = dropout
         self.activation = activation
         self.mechanism = mechanism
+
+    def serving_preprocessors(self):
+        """The signature that takes bytes, see `export_saved_model`."""
+        pixels = keras.InputSpec(
+            shape=(None, *self.image_shape), dtype="uint8", name="pixels"
+        )
+        return {"serve_pixels": (pixels, _scaled)}
+
+
+def _scaled(pixels):
+    """TensorFlow uint8 to float32 in [0, 1]."""
+    import tensorflow as tf
+
+    return tf.cast(pixels, tf.float32) / 255

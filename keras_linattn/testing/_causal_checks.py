@@ -1,5 +1,7 @@
 """Checks of causal and recurrent forms."""
 
+import itertools
+
 import keras
 import numpy as np
 from keras import ops
@@ -25,31 +27,42 @@ def check_causal_matches_reference(subject):
 
 
 def check_future_is_invisible(subject):
-    """Other numbers from position t on leave all before it, bit for bit.
+    """Whatever comes from position t on leaves all before it, bit for bit.
 
-    Finite numbers: inside a chunk the future is multiplied by 0.
+    Other numbers and huge ones; NaN and infinities in queries, keys and
+    values together and in one alone, since 0 times NaN is NaN.
     """
     inputs = subject.inputs(queries=70, keys=70)
     other = subject.inputs(queries=70, keys=70, seed=1)
     mechanism = subject.build(inputs)
     expected = run(mechanism, inputs, causal=True)
+    everything = ("query", "key", "value")
+    changes = [(everything, scale) for scale in (1, 1e6, -1e30)]
+    changes += itertools.product(
+        (everything, ("key",), ("value",)), (np.nan, np.inf)
+    )
     for first in (1, 40, 69):
-        future = np.arange(70)[:, None] >= first
-        for scale in (1, 1e6, -1e30):
-            spoilt = inputs.replace(
-                **{
-                    name: np.where(
-                        future,
-                        np.float32(scale) * getattr(other, name),
-                        getattr(inputs, name),
-                    )
-                    for name in ("query", "key", "value")
-                }
-            )
+        for names, scale in changes:
+            spoilt = _change(inputs, other, names, first, scale)
             output = run(mechanism, spoilt, causal=True)
             np.testing.assert_array_equal(
-                output[:, :, :first], expected[:, :, :first]
+                output[:, :, :first], expected[:, :, :first], f"{names} {scale}"
             )
+
+
+def _change(inputs, other, names, first, scale):
+    """`inputs` with `scale` times those of `other` from `first` on."""
+    future = np.arange(inputs.query.shape[2])[:, None] >= first
+    return inputs.replace(
+        **{
+            name: np.where(
+                future,
+                np.float32(scale) * getattr(other, name),
+                getattr(inputs, name),
+            )
+            for name in names
+        }
+    )
 
 
 def check_refuses_causal(subject):

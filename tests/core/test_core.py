@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_linattn.core import chunks
 from keras_linattn.core import masks
 from keras_linattn.core import numerics
 from keras_linattn.core import products
 from keras_linattn.core import shapes
+from keras_linattn.testing._backends import largest_intermediate
+from keras_linattn.testing._backends import quick
 
 
 def numpy(x):
@@ -70,6 +73,101 @@ def test_append_ones_and_divide_by_last():
     np.testing.assert_array_equal(
         numpy(products.divide_by_last(3 * products.append_ones(value))), value
     )
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 19])
+def test_running_sums_agree(count):
+    x, start = normal(2, 1, count, 2, 3), normal(2, 1, 2, 3, seed=1)
+    running = start[:, :, None] + np.cumsum(x, axis=2)
+    before = np.concatenate([start[:, :, None], running[:, :, :-1]], axis=2)
+    for form in (chunks.cumulative_sums, chunks.grouped_sums):
+        sums = quick(lambda x, start: form(x, start)[0], [x, start])
+        last = quick(lambda x, start: form(x, start)[1], [x, start])
+        np.testing.assert_allclose(sums, before, atol=1e-5)
+        np.testing.assert_allclose(last, running[:, :, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [chunks.cumulative_sums, chunks.grouped_sums])
+def test_running_sums_do_not_look_ahead(form):
+    x, start = normal(1, 1, 19, 2, 3), np.zeros((1, 1, 2, 3), "float32")
+
+    def before(x):
+        return quick(lambda x, start: form(x, start)[0], [x, start])
+
+    expected = before(x)
+    for first, value in ((3, np.nan), (12, np.inf)):
+        spoilt = x.copy()
+        spoilt[:, :, first:] = value
+        sums = before(spoilt)
+        np.testing.assert_array_equal(
+            sums[:, :, : first + 1], expected[:, :, : first + 1]
+        )
+        assert not np.isfinite(sums[:, :, first + 1 :]).any()
+
+
+def causal_product(query, key, value, state=None, chunk_size=64):
+    """Output and state in one array, `[B, H, T + R, V]`."""
+
+    def both(*arrays):
+        result = products.causal_product(*arrays, chunk_size=chunk_size)
+        return ops.concatenate(result, axis=2)
+
+    states = [] if state is None else [state]
+    return quick(both, [query, key, value, *states])
+
+
+@pytest.mark.parametrize(
+    ("length", "chunk_size"), [(1, 64), (7, 64), (23, 4), (24, 1)]
+)
+def test_causal_product(length, chunk_size):
+    query, key, value = (normal(2, 2, length, 3, seed=i) for i in range(3))
+    start = normal(2, 2, 3, 3, seed=3)
+    scores = np.tril(query @ key.swapaxes(-1, -2))
+    update = key.swapaxes(-1, -2) @ value
+    for state in (None, start):
+        before = np.zeros_like(start) if state is None else state
+        expected = [scores @ value + query @ before, before + update]
+        np.testing.assert_allclose(
+            causal_product(query, key, value, state, chunk_size),
+            np.concatenate(expected, axis=2),
+            atol=1e-4,
+        )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_in_the_future(bad):
+    heads = [normal(1, 1, 23, 3, seed=i) for i in range(3)]
+    expected = causal_product(*heads, chunk_size=4)
+    for name in range(3):  # query, key, value
+        for first in (1, 6, 22):
+            spoilt = [x.copy() for x in heads]
+            spoilt[name][:, :, first, 1] = bad
+            output = causal_product(*spoilt, chunk_size=4)
+            np.testing.assert_array_equal(
+                output[:, :, :first], expected[:, :, :first]
+            )
+            later = output[:, :, first:23]
+            seen = later[:, :, :1] if name == 0 else later
+            assert not np.isfinite(seen).all(-1).any()
+
+
+def test_contain_changes_nothing_that_is_finite():
+    key, value = normal(1, 1, 5, 2), -1e30 * np.ones((1, 1, 5, 4), "float32")
+    for index, given in enumerate((key, value)):
+        result = quick(lambda *x: products.contain(*x)[index], [key, value])
+        np.testing.assert_array_equal(result, given)
+
+
+def test_one_position_is_not_padded_to_a_chunk():
+    one = [normal(1, 1, 1, 8, seed=i) for i in range(3)]
+    size = largest_intermediate(
+        lambda *heads: products.causal_product(*heads)[0], one
+    )
+    assert size <= 8 * 8
 
 
 @pytest.mark.parametrize("axes", [(1,), (2,), (1, 2), (-2,), None])

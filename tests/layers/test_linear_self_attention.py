@@ -86,7 +86,12 @@ def test_training_compiles(mechanism):
     model = keras.Sequential(
         [
             keras.Input((9, 8)),
-            LinearSelfAttention(2, 4, mechanism=mechanism),
+            LinearSelfAttention(
+                2,
+                4,
+                mechanism=mechanism,
+                causal=mechanisms.get(mechanism).traits.forms[0],
+            ),
             keras.layers.Dense(1),
         ]
     )
@@ -97,7 +102,7 @@ def test_training_compiles(mechanism):
 
 
 def test_causal_is_refused_when_the_model_is_made():
-    layer = LinearSelfAttention(2, 4, causal=True)
+    layer = LinearSelfAttention(2, 4, mechanism="agent", causal=True)
     with pytest.raises(ValueError, match="no exact causal form"):
         keras.Sequential([keras.Input((5, 6)), layer])
 

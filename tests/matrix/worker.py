@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from keras_linattn import LinearSelfAttention
+from keras_linattn import LinearTransformerDecoder
 from keras_linattn import LinearTransformerEncoder
 from keras_linattn import mechanisms
 
@@ -24,6 +25,11 @@ def model_with(name):
     """A Sequential model with the mechanism in a layer and in a block."""
     traits = mechanisms.get(name).traits
     mechanism = {"name": name}
+    block = (
+        LinearTransformerEncoder
+        if traits.bidirectional
+        else LinearTransformerDecoder
+    )
     if traits.needs_length:
         mechanism["sequence_length"] = 32
     return keras.Sequential(
@@ -33,7 +39,7 @@ def model_with(name):
             LinearSelfAttention(
                 2, 4, mechanism=mechanism, causal=traits.causal
             ),
-            LinearTransformerEncoder(12, 2, mechanism=mechanism),
+            block(12, 2, mechanism=mechanism),
             keras.layers.Dense(3),
         ],
         name=name,

@@ -1,0 +1,69 @@
+"""Checks of the states that a decoder block is called with."""
+
+from keras import KerasTensor
+from keras import tree
+
+
+def with_exact_states(kwargs):
+    """Arguments of `keras.layers.Layer` for a layer that is called with states.
+
+    Under half-precision policies Keras casts all that a layer is called with,
+    also a state, whose sums over the length need float32. Such a layer casts
+    its inputs itself.
+    """
+    return {**kwargs, "autocast": False}
+
+
+def check_caches(cross_layer, encoder_sequence, self_cache, cross_cache):
+    """Raises a `ValueError` unless these arguments go together.
+
+    Args:
+        cross_layer: the block's cross-attention layer or `None`.
+        encoder_sequence: tensor or `None`.
+        self_cache: tree of tensors or `None`.
+        cross_cache: tree of tensors or `None`.
+    """
+    has_cross = cross_layer is not None
+    if has_cross != (encoder_sequence is not None):
+        raise ValueError(
+            "A decoder block is called with as many sequences as it was built "
+            f"for, {1 + has_cross}. Received: encoder_sequence of "
+            f"{_shape(encoder_sequence)}. Make one block for each use."
+        )
+    if has_cross and (self_cache is None) != (cross_cache is None):
+        raise ValueError(
+            "With cross-attention, both caches are passed or neither. "
+            f"Received: self_attention_cache of {_shape(self_cache)}, "
+            f"cross_attention_cache of {_shape(cross_cache)}. Start them with "
+            "`get_initial_state` and `get_initial_cross_state`."
+        )
+    if cross_cache is not None and has_cross:
+        _check_summary(cross_layer.mechanism)
+
+
+def _check_summary(mechanism):
+    """Raises a `ValueError` unless a state sums up keys in any order.
+
+    Then the state after the last key is all that the bidirectional form knows
+    of keys and values.
+    """
+    traits = mechanism.traits
+    wanted = traits.recurrent and traits.bidirectional and traits.cross
+    if not wanted or traits.positional or traits.gated:
+        raise ValueError(
+            "A `cross_attention_cache` needs a mechanism whose state sums up "
+            "the keys in any order. Received: cross_mechanism of class "
+            f"`{type(mechanism).__name__}`. Leave both caches out, or use one "
+            "such as 'linear_transformer'."
+        )
+
+
+def cache_spec(cache):
+    """`KerasTensor`s of the shapes and dtypes in a tree of tensors."""
+    return tree.map_structure(lambda x: KerasTensor(x.shape, x.dtype), cache)
+
+
+def _shape(x):
+    """For error messages: shapes, never values."""
+    shapes = [tuple(leaf.shape) for leaf in tree.flatten(x) if leaf is not None]
+    return f"shape {', '.join(map(str, shapes))}" if shapes else "None"

@@ -1,0 +1,187 @@
+"""What the encoder and decoder blocks share: sublayers, residuals, config."""
+
+import keras
+
+from keras_linattn import mechanisms
+from keras_linattn.layers._query_attention import QueryAttention
+from keras_linattn.layers._sublayers import clone_initializer
+from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import serialize_mechanism
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._sublayers import with_mechanism
+from keras_linattn.layers.linear_multi_head_attention import (
+    LinearMultiHeadAttention,
+)
+
+# Attributes, each with a leading underscore, as in KerasHub's blocks.
+SUBLAYERS = (
+    "self_attention_layer",
+    "self_attention_layer_norm",
+    "self_attention_dropout",
+    "cross_attention_layer",
+    "cross_attention_layer_norm",
+    "cross_attention_dropout",
+    "feedforward_layer_norm",
+    "feedforward_intermediate_dense",
+    "feedforward_output_dense",
+    "feedforward_dropout",
+)
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Attention and a feedforward network; not for use on its own.
+
+    A subclass makes its sublayers in `build` with the methods below, in the
+    order of KerasHub's block, since `set_weights` depends on it.
+    """
+
+    def __init__(
+        self,
+        intermediate_dim,
+        num_heads,
+        dropout=0,
+        activation="relu",
+        layer_norm_epsilon=1e-05,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        normalize_first=False,
+        mechanism="modified_linformer",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.intermediate_dim = intermediate_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.activation = keras.activations.get(activation)
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.normalize_first = normalize_first
+        self.mechanism = self._own_mechanism(mechanism)
+
+    def _own_mechanism(self, identifier, name="mechanism"):
+        return mechanisms.get(
+            identifier, dtype=sublayer_policy(self.dtype_policy, name)
+        )
+
+    def _attention(self, name, mechanism, query_shape, value_shape=None):
+        """Attention, to heads of another layer if there is no `value_shape`."""
+        if not isinstance(self.num_heads, int) or not (
+            0 < self.num_heads <= query_shape[-1]
+        ):
+            raise ValueError(
+                "`num_heads` must be a positive integer, at most the size of "
+                f"the features. Received: num_heads={self.num_heads!r} for an "
+                f"input of shape {tuple(query_shape)}."
+            )
+        shapes = [s for s in (query_shape, value_shape) if s is not None]
+        cls = LinearMultiHeadAttention if len(shapes) > 1 else QueryAttention
+        layer = cls(
+            num_heads=self.num_heads,
+            key_dim=query_shape[-1] // self.num_heads,
+            dropout=self.dropout,
+            kernel_initializer=self.kernel_initializer,
+            bias_initializer=self.bias_initializer,
+            mechanism=mechanism,
+            dtype=sublayer_policy(self.dtype_policy, name),
+            name=name,
+        )
+        layer.build(*shapes)
+        return layer
+
+    def _norm(self, name, shape):
+        layer = keras.layers.LayerNormalization(
+            epsilon=self.layer_norm_epsilon,
+            dtype=sublayer_policy(self.dtype_policy, name),
+            name=name,
+        )
+        layer.build(shape)
+        return layer
+
+    def _dropout(self, name):
+        return keras.layers.Dropout(
+            self.dropout,
+            dtype=sublayer_policy(self.dtype_policy, name),
+            name=name,
+        )
+
+    def _build_feedforward(self, shape):
+        self._feedforward_intermediate_dense = self._dense(
+            "feedforward_intermediate_dense",
+            self.intermediate_dim,
+            shape,
+            activation=self.activation,
+        )
+        self._feedforward_output_dense = self._dense(
+            "feedforward_output_dense",
+            shape[-1],
+            (*shape[:-1], self.intermediate_dim),
+        )
+        self._feedforward_dropout = self._dropout("feedforward_dropout")
+
+    def _dense(self, name, units, shape, activation=None):
+        layer = keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=clone_initializer(self.kernel_initializer),
+            bias_initializer=clone_initializer(self.bias_initializer),
+            dtype=sublayer_policy(self.dtype_policy, name),
+            name=name,
+        )
+        layer.build(shape)
+        return layer
+
+    def _around(self, name, function, inputs, training):
+        """`function` with the normalisation, dropout and residual of `name`.
+
+        Args:
+            name: str, prefix of the sublayers' attributes.
+            function: callable, tensor `(B, T, F)` to a tuple of one such
+                tensor and anything else.
+            inputs: tensor `(B, T, F)`.
+            training: optional bool.
+
+        Returns:
+            The tuple, with its tensor dropped out, added and normalised.
+        """
+        norm = getattr(self, f"_{name}_layer_norm")
+        dropout = getattr(self, f"_{name}_dropout")
+        x = norm(inputs) if self.normalize_first else inputs
+        x, *rest = function(x)
+        x = inputs + dropout(x, training=training)
+        return (x if self.normalize_first else norm(x), *rest)
+
+    def _feed_forward(self, inputs, training):
+        def feed(x):
+            x = self._feedforward_intermediate_dense(x)
+            return (self._feedforward_output_dense(x),)
+
+        return self._around("feedforward", feed, inputs, training)[0]
+
+    def _sublayers(self):
+        layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
+        return [layer for layer in layers if layer is not None]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dtype": policy_for_config(self.dtype_policy, self._sublayers()),
+            "intermediate_dim": self.intermediate_dim,
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "kernel_initializer": keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            "bias_initializer": keras.initializers.serialize(
+                self.bias_initializer
+            ),
+            "normalize_first": self.normalize_first,
+            "mechanism": serialize_mechanism(self.mechanism),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_mechanism(config))

@@ -1,0 +1,149 @@
+"""Short causal convolution: a sense of order that needs no fixed length."""
+
+import keras
+from keras import ops
+
+from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._caches import with_exact_states
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class CausalConvolution(keras.layers.Layer):
+    """Adds to each position a weighted sum of it and the few before it.
+
+    output_t = x_t + b + sum over i < kernel_size of w_i x_(t - i), each feature
+    with weights of its own and zeros before the first position. In a stack of
+    causal attention it tells neighbours apart, as positions would, but for
+    sequences of any length, and its state is its last inputs.
+
+    Hidden positions count as zeros. They may stand at the end of the inputs
+    only, as padding does; they leave the state as it is.
+
+    Args:
+        kernel_size: int > 1, positions that are summed up. Defaults to 4.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: float tensor `(B, T, F)`.
+        mask: optional bool tensor `(B, T)`, `True` = visible.
+        initial_state: optional tensor, what an earlier call returned as its
+            state: the inputs go on where that call ended. Defaults to `None`:
+            nothing before.
+        return_state: bool, return also the state after the inputs, a float32
+            tensor `(B, kernel_size - 1, F)`. Defaults to `False`.
+
+    Returns:
+        Tensor `(B, T, F)`; with `return_state=True` also the state.
+
+    Raises:
+        ValueError: if `kernel_size` is not an integer above 1.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> layer = keras_linattn.CausalConvolution(kernel_size=3)
+    >>> y, state = layer(np.ones((2, 5, 8), "float32"), return_state=True)
+    >>> tuple(y.shape), tuple(state.shape)
+    ((2, 5, 8), (2, 2, 8))
+
+    Source: Arora et al., 2024, arXiv 2402.18668; Yang et al., 2024, arXiv
+    2412.06464 (short convolutions in place of position embeddings).
+    """
+
+    def __init__(self, kernel_size=4, **kwargs):
+        super().__init__(**with_exact_states(kwargs))
+        self.supports_masking = True
+        if not isinstance(kernel_size, int) or kernel_size < 2:
+            raise ValueError(
+                "`kernel_size` must be an integer above 1, so that a position "
+                f"sees the one before. Received: kernel_size={kernel_size!r}."
+            )
+        self.kernel_size = kernel_size
+
+    def build(self, inputs_shape):
+        features = inputs_shape[-1]
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size, features),
+            initializer=keras.initializers.RandomUniform(
+                -(self.kernel_size**-0.5), self.kernel_size**-0.5
+            ),
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(features,), initializer="zeros"
+        )
+
+    def get_initial_state(self, batch_size):
+        """The state before the first position: zeros.
+
+        Args:
+            batch_size: int or scalar tensor, B.
+
+        Returns:
+            Tensor `(B, kernel_size - 1, F)`.
+        """
+        shape = (batch_size, self.kernel_size - 1, self.kernel.shape[-1])
+        return ops.zeros(shape, dtype=accumulation_dtype(self.compute_dtype))
+
+    def call(
+        self,
+        inputs,
+        mask=None,
+        initial_state=None,
+        return_state=False,
+        inputs_mask=None,
+    ):
+        # Keras calls it `inputs_mask` where a state is passed too.
+        mask = inputs_mask if mask is None else mask
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+        if initial_state is None:
+            initial_state = self.get_initial_state(ops.shape(inputs)[0])
+        visible = hide(ops.cast(inputs, self.compute_dtype), mask)
+        kernel, bias = (
+            ops.cast(w, visible.dtype) for w in (self.kernel, self.bias)
+        )
+        before = ops.cast(initial_state, visible.dtype)
+        window = ops.concatenate([before, visible], axis=1)
+        # Shifted sums: grouped convolutions are slow under XLA on CPU.
+        last = self.kernel_size - 1
+        output = visible + bias
+        for shift in range(self.kernel_size):
+            shifted = window[:, last - shift : -shift or None]
+            output = output + shifted * kernel[shift]
+        if not return_state:
+            return output
+        return output, self._state_after(window, mask, initial_state)
+
+    def _state_after(self, window, mask, like):
+        last = self.kernel_size - 1
+        if mask is None:
+            state = window[:, -last:]
+        else:
+            start = ops.sum(ops.cast(mask, "int32"), axis=1)
+            index = ops.expand_dims(start, 1) + ops.arange(last, dtype="int32")
+            index = ops.expand_dims(index, 2)
+            state = ops.take_along_axis(window, index, axis=1)
+        return ops.cast(state, like.dtype)
+
+    def compute_output_spec(
+        self,
+        inputs,
+        mask=None,
+        initial_state=None,
+        return_state=False,
+        inputs_mask=None,
+    ):
+        output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+        if not return_state:
+            return output
+        state = keras.KerasTensor(
+            (inputs.shape[0], self.kernel_size - 1, inputs.shape[2]),
+            dtype=accumulation_dtype(self.compute_dtype),
+        )
+        return output, state
+
+    def get_config(self):
+        return {**super().get_config(), "kernel_size": self.kernel_size}

@@ -1,0 +1,300 @@
+"""Transformer decoder block around a linear-attention mechanism."""
+
+import inspect
+
+import keras
+from keras import ops
+
+from keras_linattn.core.masks import combine_masks
+from keras_linattn.layers._caches import cache_spec
+from keras_linattn.layers._caches import check_caches
+from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._heads import attend_to_heads
+from keras_linattn.layers._heads import attend_to_summary
+from keras_linattn.layers._heads import project_heads
+from keras_linattn.layers._sublayers import serialize_mechanism
+from keras_linattn.layers._sublayers import with_mechanism
+from keras_linattn.layers._transformer_block import TransformerBlock
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class LinearTransformerDecoder(TransformerBlock):
+    """Transformer decoder block whose attention is linear in the length.
+
+    Takes the arguments of `keras_hub.layers.TransformerDecoder`, plus the
+    mechanisms, and has its variables: for mechanisms without weights,
+    `set_weights` works from one to the other.
+
+    Whether it has cross-attention is settled by its first call, with one
+    sequence or two.
+
+    Its cache is not KerasHub's keys and values of all positions, but the state
+    of the mechanism, whose size is free of the length. The block may be fed
+    whole, in pieces or position by position, with the cache of one call passed
+    to the next; hidden positions leave it as it is.
+
+    Args:
+        intermediate_dim: int > 0, hidden size of the feedforward network.
+        num_heads: int > 0, number of heads; each has F // num_heads features.
+        dropout: float in [0, 1), of attention and feedforward network.
+            Defaults to 0.
+        activation: of the feedforward network. Defaults to `"relu"`.
+        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
+        kernel_initializer: of all kernels. Defaults to `"glorot_uniform"`.
+        bias_initializer: of all biases. Defaults to `"zeros"`.
+        normalize_first: bool, normalise the inputs of attention and
+            feedforward network (as GPT-2 does) rather than their outputs (as
+            BERT does). Defaults to `False`.
+        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
+            to `"gated_delta"`: its state of fixed size forgets what is old and
+            overwrites what has changed.
+        cross_mechanism: likewise. Defaults to `"modified_linformer"`.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        decoder_sequence: tensor `(B, T, F)`.
+        encoder_sequence: optional tensor `(B, S, E)`.
+        decoder_padding_mask: optional bool tensor `(B, T)`, `True` = visible.
+            Without it and `decoder_attention_mask`, an implicit Keras mask is
+            used.
+        decoder_attention_mask: optional tensor `(B, T)` or `(B, 1, T)`.
+        encoder_padding_mask: likewise, `(B, S)`.
+        encoder_attention_mask: likewise, `(B, S)` or `(B, 1, S)`.
+        self_attention_cache: optional tree of tensors, the state before
+            `decoder_sequence`. Starts as `get_initial_state(batch_size)`.
+        self_attention_cache_update_index: ignored, the state knows.
+        cross_attention_cache: optional tree of tensors, a summary of
+            `encoder_sequence`; needed where `self_attention_cache` is given.
+            Starts as `get_initial_cross_state(batch_size)`.
+        cross_attention_cache_update_index: `None` to read
+            `cross_attention_cache` as it is, anything else to make it anew
+            from `encoder_sequence`.
+        use_causal_mask: bool, position t sees positions s <= t only. Defaults
+            to `True`.
+        training: optional bool, whether dropout is active.
+
+    Returns:
+        Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it, the state
+        after `decoder_sequence`, and with cross-attention the summary.
+
+    Raises:
+        ValueError: if an argument is out of range; if a mask depends on the
+            query; if another number of sequences is passed than before; for a
+            cache of a mechanism without states.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> block = keras_linattn.LinearTransformerDecoder(
+    ...     32, num_heads=2, mechanism="linear_transformer")
+    >>> x = np.ones((4, 10, 16), "float32")
+    >>> tuple(block(x).shape)
+    (4, 10, 16)
+    >>> state = block.get_initial_state(batch_size=4)
+    >>> y, state = block(x[:, :1], self_attention_cache=state)
+    >>> tuple(y.shape)
+    (4, 1, 16)
+
+    Source: Vaswani et al., 2017, arXiv 1706.03762 (the block); Katharopoulos
+    et al., 2020, arXiv 2006.16236 (the state in place of the cache).
+    """
+
+    def __init__(
+        self,
+        intermediate_dim,
+        num_heads,
+        dropout=0,
+        activation="relu",
+        layer_norm_epsilon=1e-05,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        normalize_first=False,
+        mechanism="gated_delta",
+        cross_mechanism="modified_linformer",
+        **kwargs,
+    ):
+        super().__init__(
+            intermediate_dim,
+            num_heads,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            normalize_first=normalize_first,
+            mechanism=mechanism,
+            **with_exact_states(kwargs),
+        )
+        # Tracked by the cross-attention alone: `quantize` and the like fail at
+        # a layer that is never built.
+        self.__dict__["cross_mechanism"] = self._own_mechanism(
+            cross_mechanism, "cross_mechanism"
+        )
+
+    def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
+        shape = decoder_sequence_shape
+        self._self_attention_layer = self._self_attention(shape)
+        self._self_attention_layer_norm = self._norm(
+            "self_attention_layer_norm", shape
+        )
+        self._self_attention_dropout = self._dropout("self_attention_dropout")
+        self._cross_attention_layer = None
+        if encoder_sequence_shape is not None:
+            self._cross_attention_layer = self._attention(
+                "cross_attention",
+                self.cross_mechanism,
+                shape,
+                encoder_sequence_shape,
+            )
+            self._cross_attention_layer_norm = self._norm(
+                "cross_attention_layer_norm", shape
+            )
+            self._cross_attention_dropout = self._dropout(
+                "cross_attention_dropout"
+            )
+        self._build_feedforward(shape)
+        self._feedforward_layer_norm = self._norm(
+            "feedforward_layer_norm", shape
+        )
+
+    def _self_attention(self, shape):
+        return self._attention("self_attention", self.mechanism, shape, shape)
+
+    def get_initial_state(self, batch_size):
+        """The `self_attention_cache` of `batch_size` sequences not begun.
+
+        A tree of float32 tensors of fixed shapes, the batch first.
+        """
+        return self._self_attention_layer.get_initial_state(batch_size)
+
+    def get_initial_cross_state(self, batch_size):
+        """A `cross_attention_cache` of no sequence yet, likewise."""
+        return self._cross_attention_layer.get_initial_state(batch_size)
+
+    def call(
+        self,
+        decoder_sequence,
+        encoder_sequence=None,
+        decoder_padding_mask=None,
+        decoder_attention_mask=None,
+        encoder_padding_mask=None,
+        encoder_attention_mask=None,
+        self_attention_cache=None,
+        self_attention_cache_update_index=None,
+        cross_attention_cache=None,
+        cross_attention_cache_update_index=None,
+        use_causal_mask=True,
+        training=None,
+        decoder_sequence_mask=None,
+        encoder_sequence_mask=None,
+        mask=None,
+    ):
+        check_caches(
+            self._cross_attention_layer,
+            encoder_sequence,
+            self_attention_cache,
+            cross_attention_cache,
+        )
+        if decoder_padding_mask is None and decoder_attention_mask is None:
+            # Keras calls it `mask` where there is no other tensor.
+            decoder_padding_mask = (
+                mask if decoder_sequence_mask is None else decoder_sequence_mask
+            )
+        if encoder_padding_mask is None and encoder_attention_mask is None:
+            encoder_padding_mask = encoder_sequence_mask
+        x, *cache = self._attend_self(
+            ops.cast(decoder_sequence, self.compute_dtype),
+            {
+                "value_mask": decoder_padding_mask,
+                "attention_mask": decoder_attention_mask,
+            },
+            self_attention_cache,
+            use_causal_mask,
+            training,
+        )
+        if encoder_sequence is not None:
+            x, *cross_cache = self._attend_cross(
+                x,
+                encoder_sequence,
+                {
+                    "value_mask": encoder_padding_mask,
+                    "attention_mask": encoder_attention_mask,
+                },
+                cross_attention_cache,
+                cross_attention_cache_update_index,
+                training,
+            )
+            cache = [*cache, *cross_cache]
+        x = self._feed_forward(x, training)
+        return (x, *cache) if cache else x
+
+    def _attend_self(self, inputs, masks, state, causal, training):
+        layer = self._self_attention_layer
+
+        def attend(x):
+            visible = combine_masks(masks["value_mask"])
+            if state is not None:
+                heads = project_heads(layer, x, **masks)
+                return attend_to_heads(
+                    layer, x, heads, visible, state, training
+                )
+            options = {"use_causal_mask": causal, "training": training}
+            return (layer(x, x, query_mask=visible, **masks, **options),)
+
+        return self._around("self_attention", attend, inputs, training)
+
+    def _attend_cross(
+        self, inputs, encoded, masks, summary, update_index, training
+    ):
+        layer = self._cross_attention_layer
+
+        def attend(x):
+            if summary is not None:
+                return attend_to_summary(
+                    layer,
+                    x,
+                    summary,
+                    None if update_index is None else encoded,
+                    training=training,
+                    **masks,
+                )
+            return (layer(x, encoded, training=training, **masks),)
+
+        return self._around("cross_attention", attend, inputs, training)
+
+    def compute_output_spec(self, *args, **kwargs):
+        given = inspect.signature(self.call).bind(*args, **kwargs).arguments
+        x, encoded = given["decoder_sequence"], given.get("encoder_sequence")
+        caches = [
+            given.get(f"{kind}_attention_cache") for kind in ("self", "cross")
+        ]
+        check_caches(self._cross_attention_layer, encoded, *caches)
+        # Refuse while the model is made, not when the first batch arrives.
+        self._self_attention_layer.compute_output_spec(
+            x,
+            x,
+            attention_mask=given.get("decoder_attention_mask"),
+            use_causal_mask=given.get("use_causal_mask", True),
+            initial_state=caches[0],
+            return_state=caches[0] is not None,
+        )
+        if encoded is not None:
+            self._cross_attention_layer.compute_output_spec(
+                x, encoded, attention_mask=given.get("encoder_attention_mask")
+            )
+        output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        caches = [cache_spec(cache) for cache in caches if cache is not None]
+        return (output, *caches) if caches else output
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "cross_mechanism": serialize_mechanism(self.cross_mechanism),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        cross = with_mechanism({"mechanism": config.get("cross_mechanism")})
+        config = {**config, "cross_mechanism": cross["mechanism"]}
+        return super().from_config(config)

@@ -1,0 +1,205 @@
+"""Decoder blocks that share one set of keys, values and states."""
+
+import keras
+from keras import ops
+
+from keras_linattn.core.masks import combine_masks
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._heads import attend_to_heads
+from keras_linattn.layers._heads import project_heads
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._transformer_block import TransformerBlock
+from keras_linattn.layers.linear_transformer_decoder import (
+    LinearTransformerDecoder,
+)
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class LinearTransformerDecoderGroup(TransformerBlock):
+    """Decoder blocks that attend to one set of keys and values.
+
+    The first block projects keys and values. The others attend to the same
+    ones, each with queries of its own, so that one state serves the whole
+    group: `num_layers` blocks need the state of one, and each block but the
+    first is without the two projections. This is exact, not an approximation
+    of separate states: whole, in pieces or position by position the outputs
+    are the same. Any causal mechanism can be shared; its object is one.
+
+    A group takes the place of its blocks. For one block it is
+    `LinearTransformerDecoder`.
+
+    Args:
+        num_layers: int > 0, blocks.
+        intermediate_dim: int > 0, hidden size of the feedforward networks.
+        num_heads: int > 0, number of heads; each has F // num_heads features.
+        dropout: float in [0, 1), of attention and feedforward networks.
+            Defaults to 0.
+        activation: of the feedforward networks. Defaults to `"relu"`.
+        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
+        kernel_initializer: of all kernels. Defaults to `"glorot_uniform"`.
+        bias_initializer: of all biases. Defaults to `"zeros"`.
+        normalize_first: bool, see `LinearTransformerDecoder`. Defaults to
+            `False`.
+        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
+            to `"gated_delta"`.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        decoder_sequence: tensor `(B, T, F)`.
+        decoder_padding_mask: optional bool tensor `(B, T)`, `True` = visible.
+            Without it, an implicit Keras mask is used.
+        self_attention_cache: optional tree of tensors, the state before
+            `decoder_sequence`; it starts as `get_initial_state(batch_size)`.
+        training: optional bool, whether dropout is active.
+
+    Returns:
+        Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it and the
+        state after `decoder_sequence`.
+
+    Raises:
+        ValueError: if an argument is out of range, or if the mechanism has no
+            causal form.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> group = keras_linattn.LinearTransformerDecoderGroup(
+    ...     3, intermediate_dim=32, num_heads=2, mechanism="linear_transformer")
+    >>> tuple(group(np.ones((4, 10, 16), "float32")).shape)
+    (4, 10, 16)
+
+    Source: Mu et al., 2024, arXiv 2408.01890 (neighbouring layers attend
+    almost alike); Wang et al., 2020, arXiv 2006.04768 (sharing by layers).
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        intermediate_dim,
+        num_heads,
+        dropout=0,
+        activation="relu",
+        layer_norm_epsilon=1e-05,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        normalize_first=False,
+        mechanism="gated_delta",
+        **kwargs,
+    ):
+        super().__init__(
+            intermediate_dim,
+            num_heads,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            normalize_first=normalize_first,
+            mechanism=mechanism,
+            **with_exact_states(kwargs),
+        )
+        self.num_layers = positive("num_layers", num_layers)
+
+    def build(self, decoder_sequence_shape):
+        self.blocks = [
+            self._block(index, decoder_sequence_shape)
+            for index in range(self.num_layers)
+        ]
+
+    def _block(self, index, shape):
+        cls = _ReadingDecoder if index else LinearTransformerDecoder
+        name = f"block_{index}"
+        block = cls(
+            self.intermediate_dim,
+            self.num_heads,
+            dropout=self.dropout,
+            activation=self.activation,
+            layer_norm_epsilon=self.layer_norm_epsilon,
+            kernel_initializer=self.kernel_initializer,
+            bias_initializer=self.bias_initializer,
+            normalize_first=self.normalize_first,
+            mechanism=self.mechanism,
+            dtype=sublayer_policy(self.dtype_policy, name),
+            name=name,
+        )
+        block.build(shape)
+        return block
+
+    def get_initial_state(self, batch_size):
+        """The `self_attention_cache` before the first position.
+
+        Args:
+            batch_size: int or scalar tensor, B.
+
+        Returns:
+            Tree of float32 tensors of fixed shapes, the batch first.
+        """
+        return self.blocks[0].get_initial_state(batch_size)
+
+    def call(
+        self,
+        decoder_sequence,
+        decoder_padding_mask=None,
+        self_attention_cache=None,
+        training=None,
+        decoder_sequence_mask=None,
+        mask=None,
+    ):
+        # Keras calls it `mask` where there is no other tensor.
+        masks = (decoder_padding_mask, decoder_sequence_mask, mask)
+        visible = next((m for m in masks if m is not None), None)
+        visible = combine_masks(visible)
+        x = ops.cast(decoder_sequence, self.compute_dtype)
+        heads, before = None, self_attention_cache
+        for block in self.blocks:
+            x, heads, after = _call_block(
+                block, x, heads, visible, before, training
+            )
+        return x if before is None else (x, after)
+
+    def compute_output_shape(self, decoder_sequence_shape):
+        return decoder_sequence_shape
+
+    def compute_output_spec(
+        self,
+        decoder_sequence,
+        decoder_padding_mask=None,
+        self_attention_cache=None,
+        training=None,
+        decoder_sequence_mask=None,
+        mask=None,
+    ):
+        # The first block refuses what the group would.
+        return self.blocks[0].compute_output_spec(
+            decoder_sequence, self_attention_cache=self_attention_cache
+        )
+
+    def _sublayers(self):
+        return getattr(self, "blocks", [])
+
+    def get_config(self):
+        return {**super().get_config(), "num_layers": self.num_layers}
+
+
+class _ReadingDecoder(LinearTransformerDecoder):
+    """A block without projections of keys and values."""
+
+    def _self_attention(self, shape):
+        return self._attention("self_attention", self.mechanism, shape)
+
+
+def _call_block(block, inputs, heads, visible, state, training):
+    """The block's output, the heads it attended to, the state after them."""
+    layer = block._self_attention_layer
+
+    def attend(x):
+        shared = heads or project_heads(layer, x, visible)
+        attended, after = attend_to_heads(
+            layer, x, shared, visible, state, training
+        )
+        return attended, shared, after
+
+    x, *rest = block._around("self_attention", attend, inputs, training)
+    return (block._feed_forward(x, training), *rest)

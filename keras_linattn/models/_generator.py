@@ -1,0 +1,157 @@
+"""Generation with KerasHub's samplers, as KerasHub's own models do it."""
+
+import keras
+from keras import ops
+
+from keras_linattn.models import decoding
+
+
+class Generator:
+    """What makes a model generate; for `CausalLM`, before `keras.Model`.
+
+    The class cannot inherit `keras_hub.models.CausalLM`: KerasHub is optional,
+    and imported where it is used only.
+    """
+
+    _sampler = "top_k"
+    generate_function = None  # compiled at the first use
+
+    def compile(
+        self,
+        optimizer="auto",
+        loss="auto",
+        *,
+        weighted_metrics="auto",
+        sampler="top_k",
+        **kwargs,
+    ):
+        """Configures training and generation, as KerasHub's models do.
+
+        Args:
+            optimizer: see `keras.Model.compile`. Defaults to `"auto"`: Adam.
+            loss: likewise. Defaults to `"auto"`: crossentropy of the logits.
+            weighted_metrics: likewise. Defaults to `"auto"`: accuracy.
+            sampler: name or `keras_hub.samplers.Sampler`. Defaults to
+                `"top_k"`.
+            **kwargs: further arguments of `keras.Model.compile`.
+        """
+        if optimizer == "auto":
+            optimizer = keras.optimizers.Adam()
+        if loss == "auto":
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if weighted_metrics == "auto":
+            weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
+        super().compile(
+            optimizer, loss, weighted_metrics=weighted_metrics, **kwargs
+        )
+        self._sampler = sampler
+        self.generate_function = None
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        sampler = self._sampler
+        if config and not isinstance(sampler, (str, dict)):
+            sampler = keras.saving.serialize_keras_object(sampler)
+        return {**config, "sampler": sampler} if config else config
+
+    def compile_from_config(self, config):
+        # The sampler's own config waits until KerasHub is imported.
+        sampler = config.get("sampler", "top_k")
+        config = {k: v for k, v in config.items() if k != "sampler"}
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config, sampler=sampler)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def quantize(self, mode, **kwargs):
+        super().quantize(mode, **kwargs)
+        self.generate_function = None
+
+    @property
+    def sampler(self):
+        """The `keras_hub.samplers.Sampler` that `generate` uses."""
+        if isinstance(self._sampler, (str, dict)):
+            hub = decoding.import_keras_hub()
+            self._sampler = hub.samplers.get(self._sampler)
+        return self._sampler
+
+    def generate_step(self, inputs, stop_token_ids=None):
+        """Continues a batch of prompts; what `generate` compiles.
+
+        Args:
+            inputs: dict of int `token_ids` and bool `padding_mask`, both
+                `(B, L)`: prompts at the start, room for new tokens after them.
+            stop_token_ids: tuple of int, or `None` to go on until L.
+
+        Returns:
+            A dict like `inputs`.
+        """
+        return decoding.sample(self, inputs, stop_token_ids)
+
+    def make_generate_function(self):
+        """`generate_step`, compiled in the way of the backend.
+
+        Returns:
+            Callable with the arguments of `generate_step`.
+        """
+        # KerasHub's function asks of a model what this one has too.
+        hub = decoding.import_keras_hub()
+        return hub.models.CausalLM.make_generate_function(self)
+
+    def generate(
+        self,
+        inputs,
+        max_length=None,
+        stop_token_ids="auto",
+        strip_prompt=False,
+    ):
+        """Continues prompts, with the sampler given to `compile`.
+
+        The function is compiled once for each number of prompts and
+        `max_length`.
+
+        Args:
+            inputs: str, list of str, int array `(B, L)`, or a dict of
+                `token_ids` and `padding_mask`, both `(B, L)`. Prompts may have
+                different lengths; arrays are padded at the end, which is the
+                room for new tokens.
+            max_length: int or `None`, length of prompt and new tokens
+                together; longer prompts are cut. Defaults to `None`: for
+                texts 256 tokens more than the longest prompt, for arrays L.
+            stop_token_ids: tuple of int, `None` or `"auto"`: generation ends
+                when each row has a new one of them. Defaults to `"auto"`: the
+                tokenizer's end tokens, if it has any.
+            strip_prompt: bool, return what is new alone. Defaults to `False`.
+
+        Returns:
+            What was passed as `inputs`, continued: str, list of str, NumPy
+            array, or dict of NumPy arrays.
+
+        Raises:
+            ValueError: if a prompt is empty.
+            ImportError: if KerasHub is not installed.
+        """
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        is_text = isinstance(texts, (list, tuple)) and all(
+            isinstance(text, str) for text in texts
+        )
+        pad_id = decoding.padding_id(self.tokenizer)
+        if is_text:
+            rows = decoding.encode(texts, self.tokenizer)
+            prompts = decoding.pack(rows, max_length, pad_id)
+        else:
+            prompts = decoding.as_arrays(inputs, max_length, pad_id)
+        decoding.check_prompts(prompts["padding_mask"])
+        outputs = self.make_generate_function()(
+            prompts,
+            decoding.stop_tokens(stop_token_ids, self.tokenizer),
+        )
+        outputs = {k: ops.convert_to_numpy(v) for k, v in outputs.items()}
+        if strip_prompt:
+            outputs = decoding.without_prompt(outputs, prompts, pad_id)
+        if not is_text:
+            is_dict = isinstance(inputs, dict)
+            return outputs if is_dict else outputs["token_ids"]
+        rows = decoding.unpack(outputs["token_ids"], outputs["padding_mask"])
+        texts = decoding.decode(rows, self.tokenizer)
+        return texts[0] if isinstance(inputs, str) else texts

@@ -1,0 +1,271 @@
+"""Language model whose cost for a token does not grow with the context."""
+
+import keras
+
+from keras_linattn.layers import CausalConvolution
+from keras_linattn.layers import LinearTransformerDecoder
+from keras_linattn.layers import LinearTransformerDecoderGroup
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.models import decoding
+from keras_linattn.models._base import FunctionalModel
+from keras_linattn.models._base import final_norm
+from keras_linattn.models._base import output_dense
+from keras_linattn.models._decoding_step import step_model
+from keras_linattn.models._generator import Generator
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class CausalLM(Generator, FunctionalModel):
+    """Causal linear-attention decoder over bytes, or the ids of a tokenizer.
+
+    Decodes with a state of fixed size in place of a growing cache of keys and
+    values: a token costs the same after a thousand and after a million others.
+    `generate` follows `keras_hub.models.CausalLM.generate` and takes KerasHub's
+    samplers.
+
+    There is no position embedding, which would fix a longest sequence or a
+    counter to outgrow: a short causal convolution tells neighbours apart and
+    streams with its last inputs as state, and causal attention with decay
+    knows what is long ago.
+
+    Padding stands at the end of a sequence. Being causal, the model gives the
+    same logits with and without it; where the padding id stands for nothing
+    else (bytes, and tokenizers whose padding is 0) the loss skips it too.
+
+    Args:
+        vocabulary_size: int > 0 or `None`, number of token ids with padding.
+            Defaults to `None`: that of `tokenizer`, else 257: byte b is id
+            b + 1, padding is 0.
+        hidden_dim: int > 0, F. Defaults to 128.
+        num_layers: int > 0, decoder blocks. Defaults to 4.
+        num_heads: int > 0. Defaults to 4.
+        intermediate_dim: int > 0 or `None`, of the feedforward networks.
+            Defaults to `None`: 4 * `hidden_dim`.
+        dropout: float in [0, 1). Defaults to 0.
+        mechanism: name, dict, class or object, see `mechanisms.get`; an
+            object is shared by all blocks. Decoding step by step needs one
+            with the trait `recurrent`. Defaults to `"gated_delta"`.
+        kernel_size: int > 1, positions that the convolution sums up. Defaults
+            to 4.
+        layers_per_state: int > 0, neighbouring blocks that share keys, values
+            and state, see `LinearTransformerDecoderGroup`. Defaults to 1.
+        tokenizer: KerasHub tokenizer or `None`: bytes. Saved with the model.
+        dtype: dtype policy. Defaults to `None`: Keras' global policy.
+        **kwargs: `name` and `trainable` of `keras.Model`.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`. The input is named `tokens`.
+
+    Returns:
+        float32 tensor `(B, T, vocabulary_size)`: the logits of what follows
+        each position.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> model = keras_linattn.models.CausalLM(
+    ...     hidden_dim=16, num_layers=1, mechanism="linear_transformer")
+    >>> tuple(model(np.array([[80, 100, 0, 0]])).shape)
+    (1, 4, 257)
+    >>> state = model.get_initial_state(batch_size=1)
+    >>> logits, _, state = model.call_with_state(np.array([[80]]), state)
+    >>> tuple(logits.shape)
+    (1, 1, 257)
+
+    Source: Katharopoulos et al., 2020, arXiv 2006.16236 (decoding with a
+    state); Yang et al., 2024, arXiv 2412.06464 (the default mechanism).
+    """
+
+    _arguments = (
+        *FunctionalModel._arguments,
+        "vocabulary_size",
+        "kernel_size",
+        "layers_per_state",
+    )
+
+    def __init__(
+        self,
+        vocabulary_size=None,
+        hidden_dim=128,
+        num_layers=4,
+        num_heads=4,
+        intermediate_dim=None,
+        dropout=0.0,
+        mechanism="gated_delta",
+        kernel_size=4,
+        layers_per_state=1,
+        tokenizer=None,
+        dtype=None,
+        **kwargs,
+    ):
+        policy = keras.dtype_policies.get(dtype)
+        intermediate_dim = intermediate_dim or 4 * hidden_dim
+        if vocabulary_size is None:
+            own = tokenizer is not None
+            vocabulary_size = tokenizer.vocabulary_size() if own else 257
+        block = {
+            "intermediate_dim": intermediate_dim,
+            "num_heads": num_heads,
+            "dropout": dropout,
+            "activation": "gelu",
+            "normalize_first": True,
+            "mechanism": mechanism,
+        }
+        layers = [
+            _embedding(vocabulary_size, hidden_dim, tokenizer, policy),
+            _convolution(kernel_size, policy),
+            *_decoders(num_layers, layers_per_state, policy, block),
+            final_norm(policy),
+            output_dense("logits", vocabulary_size, policy),
+        ]
+        tokens = x = keras.Input((None,), dtype="int32", name="tokens")
+        for layer in layers:
+            x = layer(x)
+        super().__init__(inputs=tokens, outputs=x, **kwargs)
+        self.policy = policy
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.mechanism = mechanism
+        self.kernel_size = kernel_size
+        self.layers_per_state = layers_per_state
+        self.tokenizer = tokenizer
+
+    def _streaming_layers(self):
+        """The layers with a state, in their order."""
+        decoders = (x for x in self.layers if x.name.startswith("decoder_"))
+        return [self.get_layer("convolution"), *decoders]
+
+    def get_initial_state(self, batch_size):
+        """The state before the first token.
+
+        Args:
+            batch_size: int or scalar tensor, B.
+
+        Returns:
+            Dict of trees of float32 tensors of fixed shapes, the batch first.
+        """
+        return {
+            layer.name: layer.get_initial_state(batch_size)
+            for layer in self._streaming_layers()
+        }
+
+    def encode_with_state(self, tokens, state, padding_mask=None):
+        """`call_with_state` without the logits.
+
+        Returns:
+            The hidden states `(B, T, F)`, and the state after `tokens`.
+        """
+        embedding = self.get_layer("embedding")
+        if padding_mask is None:
+            padding_mask = embedding.compute_mask(tokens)
+        convolution, *decoders = self._streaming_layers()
+        x, after = embedding(tokens), {}
+        x, after[convolution.name] = convolution(
+            x,
+            mask=padding_mask,
+            initial_state=state[convolution.name],
+            return_state=True,
+        )
+        for decoder in decoders:
+            x, after[decoder.name] = decoder(
+                x,
+                decoder_padding_mask=padding_mask,
+                self_attention_cache=state[decoder.name],
+            )
+        return self.get_layer("final_norm")(x), after
+
+    def call_with_state(self, tokens, state, padding_mask=None):
+        """Goes on from a state with any number of new tokens.
+
+        Whole, in pieces of any size or token by token, the logits are those
+        of a call with all tokens at once.
+
+        Args:
+            tokens: int tensor `(B, T)`.
+            state: from `get_initial_state` or an earlier call.
+            padding_mask: optional bool tensor `(B, T)`, `True` = visible;
+                hidden tokens, at the end, leave the state as it is. Defaults
+                to `None`: the padding id is hidden where it stands for
+                nothing else.
+
+        Returns:
+            The logits `(B, T, vocabulary_size)`, the hidden states `(B, T, F)`
+            before them, and the state after `tokens`.
+        """
+        hidden, state = self.encode_with_state(tokens, state, padding_mask)
+        return self.get_layer("logits")(hidden), hidden, state
+
+    def step_model(self):
+        """A functional model of one decoding step, to export and serve.
+
+        Its inputs are a dict: `tokens`, `(B, 1)`, and the leaves of the state
+        by names like `state_decoder_0`. Its outputs are a dict: `logits`,
+        `(B, vocabulary_size)`, and the new leaves by the names of the old
+        ones. The first state is zeros. Its weights are this model's.
+
+        Returns:
+            `keras.Model`.
+        """
+        return step_model(self)
+
+    def get_config(self):
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            tokenizer = keras.saving.serialize_keras_object(tokenizer)
+        return {**super().get_config(), "tokenizer": tokenizer}
+
+    @classmethod
+    def from_config(cls, config):
+        if isinstance(config.get("tokenizer"), dict):
+            # Importing KerasHub registers its classes.
+            decoding.import_keras_hub()
+            tokenizer = keras.saving.deserialize_keras_object(
+                config["tokenizer"]
+            )
+            config = {**config, "tokenizer": tokenizer}
+        return super().from_config(config)
+
+
+def _embedding(vocabulary_size, hidden_dim, tokenizer, policy):
+    name = "embedding"
+    return keras.layers.Embedding(
+        vocabulary_size,
+        hidden_dim,
+        mask_zero=decoding.hides_padding(tokenizer),
+        dtype=sublayer_policy(policy, name),
+        name=name,
+    )
+
+
+def _convolution(kernel_size, policy):
+    name = "convolution"
+    return CausalConvolution(
+        kernel_size, dtype=sublayer_policy(policy, name), name=name
+    )
+
+
+def _decoders(num_layers, layers_per_state, policy, block):
+    """Blocks, or groups that share a state; the last group may be smaller."""
+    positive("num_layers", num_layers)
+    step = positive("layers_per_state", layers_per_state)
+    for first in range(0, num_layers, step):
+        name = f"decoder_{first}"
+        options = {
+            **block,
+            "dtype": sublayer_policy(policy, name),
+            "name": name,
+        }
+        size = min(step, num_layers - first)
+        if size > 1:
+            yield LinearTransformerDecoderGroup(size, **options)
+        else:
+            yield LinearTransformerDecoder(**options)
