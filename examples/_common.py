@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import pathlib
 
 import keras
@@ -17,7 +18,7 @@ import keras_linattn
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
-TOLERANCE = 1e-4  # between probabilities of one model, run in two ways
+TOLERANCE = 1e-4  # between outputs of one model, run in two ways
 
 
 def parser(description, out, epochs, batch_size):
@@ -70,12 +71,13 @@ def label_of(identifier):
     return "-".join([identifier["name"], *arguments])
 
 
-def run(task, options):
+def run(task, options, table=None):
     """Trains, tests, saves and exports with each mechanism of the options.
 
     Writes `results.json`, `learning_curves.png` and for each mechanism a
-    folder with `model.keras` and `saved_model`. Returns the results, a dict
-    for each mechanism.
+    folder with `model.keras` and, if the task is exported, `saved_model`.
+    Prints what `table` makes of the results, by default `accuracies`. Returns
+    the results, a dict for each mechanism.
     """
     results = []
     for identifier in options.mechanism:
@@ -85,24 +87,29 @@ def run(task, options):
         model = task.build(fit_to(identifier, task))
         result = {"mechanism": label, "parameters": model.count_params()}
         result.update(train(model, task, options.epochs))
+        if task.extra is not None:
+            result.update(task.extra(model, result))
         folder = options.out / label
         folder.mkdir(parents=True, exist_ok=True)
-        result.update(_save(model, folder, task.sample))
+        result.update(_save(model, folder, task))
         results.append(result)
         _write_results(results, task, options)  # a later one may fail
-    _plot(results, task.name, options.out / "learning_curves.png")
-    print("\n" + table(results))
+    _plot(results, task, options.out / "learning_curves.png")
+    print("\n" + (table or accuracies)(results))
     print(f"\nFiles in {options.out}")
     return results
 
 
-def _save(model, folder, sample):
+def _save(model, folder, task):
     """Saves in both formats; how far what comes back differs from `model`."""
+    sample = task.sample
     expected = model.predict(sample, verbose=0)
     path = folder / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path).predict(sample, verbose=0)
     differences = {"reload_difference": _difference(path, loaded, expected)}
+    if not task.export:
+        return differences
     if importlib.util.find_spec("tensorflow") is None:
         print("No SavedModel: it needs TensorFlow (`pip install tensorflow`).")
         return {**differences, "export_difference": None}
@@ -125,7 +132,7 @@ def _difference(path, received, expected):
     if not difference <= TOLERANCE:
         raise RuntimeError(
             f"{path} must answer as the trained model, to {TOLERANCE}. "
-            f"Received: probabilities that differ by {difference}."
+            f"Received: outputs that differ by {difference}."
         )
     return difference
 
@@ -135,14 +142,16 @@ def _write_results(results, task, options):
         "dataset": task.name,
         "backend": keras.backend.backend(),
         "keras": keras.__version__,
+        "cores": os.cpu_count(),
         "options": {k: v for k, v in vars(options).items() if k != "out"},
+        **task.notes,
         "runs": results,
     }
     path = options.out / "results.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 
-def _plot(results, dataset, path):
+def _plot(results, task, path):
     """Loss and accuracy over epochs; training dashed, validation solid."""
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4))
     for number, result in enumerate(results):
@@ -158,20 +167,20 @@ def _plot(results, dataset, path):
                     color=f"C{number}",
                     label=result["mechanism"] if prefix else None,
                 )
-    axes[0].set_ylabel("loss (nats per example)")
+    axes[0].set_ylabel(f"loss (nats per {task.unit})")
     axes[1].set_ylabel("accuracy (%)")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[1].legend(loc="lower right")
-    figure.suptitle(f"{dataset}: training dashed, validation solid")
+    figure.suptitle(f"{task.name}: training dashed, validation solid")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def table(results):
+def accuracies(results):
     """The results as lines of text."""
     width = max(len(result["mechanism"]) for result in results)
     heads = ("parameters", "test accuracy", "s per epoch", "s training")
@@ -187,3 +196,9 @@ def table(results):
             f"  {sum(seconds):10.1f}"
         )
     return "\n".join(lines)
+
+
+def markdown(heads, rows):
+    """A table in Markdown: the first column to the left, numbers right."""
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

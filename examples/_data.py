@@ -147,6 +147,59 @@ def to_tokens(texts, length):
     return tokens
 
 
+def join(texts):
+    """One long text of many, all `bytes`: each with a line break after it."""
+    return b"".join(text + b"\n" for text in texts)
+
+
+class ByteWindows(keras.utils.PyDataset):
+    """Windows of a long text, to predict each byte from those before it.
+
+    Windows do not overlap; an end that fills none is left out.
+
+    Args:
+        text: `bytes`.
+        length: int > 0, in bytes.
+        batch_size: int > 0.
+        number: int > 0 or `None`, batches of an epoch; the next one goes on
+            from there, around and around. Defaults to `None`: all of them.
+        seed: int, of the order, or `None` for the text's. Defaults to `None`.
+    """
+
+    def __init__(self, text, length, batch_size, number=None, seed=None):
+        super().__init__()
+        windows = (len(text) - 1) // length
+        if windows < 1:
+            raise ValueError(
+                "`text` must hold a window and a byte more. Received: "
+                f"{len(text)} bytes and length={length}. Choose a shorter one."
+            )
+        self.tokens = to_tokens([text], windows * length + 1)[0]
+        self.length = length
+        self.batch_size = batch_size
+        self._order = np.arange(windows)
+        if seed is not None:
+            self._order = np.random.default_rng(seed).permutation(windows)
+        self._number = number
+        self._first = 0
+
+    def __len__(self):
+        return self._number or -(-len(self._order) // self.batch_size)
+
+    def __getitem__(self, index):
+        start = self._first + index * self.batch_size
+        stop = start + self.batch_size
+        if self._number is None:
+            stop = min(stop, len(self._order))
+        rows = self._order.take(range(start, stop), mode="wrap")
+        places = rows[:, None] * self.length + np.arange(self.length)
+        return self.tokens[places], self.tokens[places + 1]
+
+    def on_epoch_end(self):
+        if self._number is not None:
+            self._first += self._number * self.batch_size
+
+
 class TokenBatches(keras.utils.PyDataset):
     """Batches of texts of like length, padded no further than needed.
 

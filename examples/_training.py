@@ -29,29 +29,42 @@ class Task:
         name: str, of the dataset.
         build: function of a mechanism that returns a model.
         train: function that returns a new `keras.utils.PyDataset`, with
-            one-hot labels; so that every mechanism sees the same batches.
+            labels as `loss` wants them; so that every mechanism sees the same
+            batches.
         validation: `keras.utils.PyDataset`, held out from the training data.
-        test: `keras.utils.PyDataset`.
+        test: `keras.utils.PyDataset`, or a dict of some by name.
         sample: array, inputs for which a saved model is compared.
         tokens: int, the longest sequence that the attention sees.
         learning_rate: float, at the peak.
         grid: tuple `(rows, columns)` if the tokens are an image row by row.
             Defaults to `None`.
         weight_decay: float. Defaults to 0.05.
-        label_smoothing: float. Defaults to 0.1.
+        label_smoothing: float, of the default loss. Defaults to 0.1.
+        loss: Keras loss. Defaults to `None`: cross-entropy of probabilities
+            and one-hot labels.
+        unit: str, what the loss is a mean over. Defaults to `"example"`.
+        export: bool, whether a SavedModel is written. Defaults to `True`.
+        extra: function of the trained model and of its results, which returns
+            more of them. Defaults to `None`.
+        notes: dict of what else there is to say in `results.json`.
     """
 
     name: str
     build: Callable
     train: Callable
     validation: keras.utils.PyDataset
-    test: keras.utils.PyDataset
+    test: keras.utils.PyDataset | dict
     sample: np.ndarray
     tokens: int
     learning_rate: float
     grid: tuple | None = None
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
+    loss: keras.losses.Loss | None = None
+    unit: str = "example"
+    export: bool = True
+    extra: Callable | None = None
+    notes: dict = dataclasses.field(default_factory=dict)
 
 
 def fit_to(identifier, task):
@@ -93,12 +106,16 @@ class EpochTimer(keras.callbacks.Callback):
 
 def compile_model(model, task, steps):
     """Compiles for a training of so many steps."""
+    loss = task.loss
+    if loss is None:
+        loss = keras.losses.CategoricalCrossentropy(
+            label_smoothing=task.label_smoothing
+        )
+    # Weighted: a batch may say which of its labels count.
     model.compile(
         optimizer=_optimizer(task, steps),
-        loss=keras.losses.CategoricalCrossentropy(
-            label_smoothing=task.label_smoothing
-        ),
-        metrics=["accuracy"],
+        loss=loss,
+        weighted_metrics=["accuracy"],
     )
 
 
@@ -113,18 +130,33 @@ def train(model, task, epochs):
         callbacks=[timer],
         verbose=1 if sys.stdout.isatty() else 2,  # no bar in a log file
     )
-    # The only look at the test data.
-    tested = model.evaluate(task.test, verbose=0, return_dict=True)
-    print(f"test accuracy {100 * tested['accuracy']:.2f} %")
     return {
-        "test_accuracy": tested["accuracy"],
-        "test_loss": tested["loss"],
+        **test(model, task),
         "seconds_per_epoch": timer.seconds,
         "history": {
             name: [float(value) for value in values]
             for name, values in history.history.items()
         },
     }
+
+
+def test(model, task):
+    """Accuracy and loss on the test data; for a dict of some, on each."""
+    if not isinstance(task.test, dict):
+        return {f"test_{k}": x for k, x in _tested(model, task.test).items()}
+    return {
+        "test": {
+            name: _tested(model, batches, f" ({name})")
+            for name, batches in task.test.items()
+        }
+    }
+
+
+def _tested(model, batches, name=""):
+    # The only look at the test data.
+    tested = model.evaluate(batches, verbose=0, return_dict=True)
+    print(f"test accuracy{name} {100 * tested['accuracy']:.2f} %")
+    return {key: tested[key] for key in ("accuracy", "loss")}
 
 
 def _optimizer(task, steps):

@@ -5,7 +5,12 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Most of the time goes to XLA's code generator, for small and short-lived
 # functions; the level changes how fast they run, not what they compute.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# One thread for each: two backends run side by side, and XLA's pool has been
+# seen to wait for ever on a crowded machine.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false",
+)
 
 import keras  # noqa: E402  (reads the environment when it is imported)
 import pytest  # noqa: E402

