@@ -37,6 +37,7 @@ def test_the_face_of_the_design_is_there():
         "mechanisms.available",
         "mechanisms.register",
         "export.export_saved_model",
+        "export.serving_directory",
         "testing.check_mechanism",
     }
     assert {f"keras_linattn.{name}" for name in wanted} <= set(PUBLIC)

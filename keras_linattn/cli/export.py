@@ -1,8 +1,14 @@
-"""`keras-linattn export`: from a `.keras` file to a SavedModel folder."""
+"""`keras-linattn export`: from a `.keras` file to what a server loads."""
 
 import importlib
 import os
 import sys
+import zipfile
+import zlib
+
+# What Keras, h5py and zipfile raise on a damaged file, and `main` would take
+# for a bug of this package.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, LookupError)
 
 
 def add_to(subparsers):
@@ -11,7 +17,24 @@ def add_to(subparsers):
     parser = subparsers.add_parser("export", help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("model", help="a .keras file")
-    parser.add_argument("folder", help="the SavedModel folder to write")
+    parser.add_argument(
+        "folder",
+        help="the SavedModel folder to write; with --to serving, the folder "
+        "of all models, in which this one gets a new version",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("saved_model", "serving"),
+        default="saved_model",
+        help="one SavedModel, or a version with warm-up requests and configs "
+        "for TensorFlow Serving (defaults to saved_model)",
+    )
+    parser.add_argument("--name", help="with --to serving: the model's name")
+    parser.add_argument(
+        "--version",
+        type=int,
+        help="with --to serving: the version (defaults to the next one)",
+    )
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -30,17 +53,41 @@ def add_to(subparsers):
 
 def run(options):
     # First what costs no time: a backend takes seconds to start.
+    _check_options(options)
     _check_paths(options)
-    import keras
-
-    from keras_linattn.export import export_saved_model
+    from keras_linattn import export
 
     _import_modules(options.modules)
-    model = keras.saving.load_model(options.model, compile=False)
-    path = export_saved_model(
-        model, options.folder, overwrite=options.overwrite
-    )
+    model = _load(options.model)
+    if options.to == "serving":
+        path = export.serving_directory(
+            model, options.folder, options.name, options.version
+        )
+    else:
+        path = export.export_saved_model(
+            model, options.folder, overwrite=options.overwrite
+        )
     print(f"Wrote {path}")
+
+
+def _check_options(options):
+    serving = options.to == "serving"
+    if serving and options.overwrite:
+        raise ValueError(
+            "A version is never replaced. Received: `--overwrite` with "
+            "`--to serving`. Leave it out for the next version."
+        )
+    if serving and options.name is None:
+        raise ValueError(
+            "The server finds a model by its name. Received: `--to serving` "
+            "without `--name`. Add `--name NAME`."
+        )
+    if not serving and (options.name, options.version) != (None, None):
+        raise ValueError(
+            "Only a model for a server has a name and a version. Received: "
+            f"name {options.name!r} and version {options.version!r} without "
+            "`--to serving`. Add it, or leave them out."
+        )
 
 
 def _check_paths(options):
@@ -50,7 +97,9 @@ def _check_paths(options):
             f"Received: {options.model!r}, which does not exist. Write one "
             "with `model.save('model.keras')`."
         )
-    if os.path.lexists(options.folder) and not options.overwrite:
+    if options.to == "serving" or options.overwrite:
+        return
+    if os.path.lexists(options.folder):
         raise FileExistsError(
             f"The folder must not exist. Received: {options.folder!r}, which "
             "exists. Choose another, or replace a SavedModel with "
@@ -65,3 +114,16 @@ def _import_modules(modules):
         sys.path.append(os.getcwd())
     for module in modules:
         importlib.import_module(module)
+
+
+def _load(path):
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except DAMAGED as error:
+        raise ValueError(
+            "The model must be a whole `.keras` file, as `model.save` writes "
+            f"it. Received: {path!r}, which is damaged or something else: "
+            f"{type(error).__name__}: {error}. Copy or save it again."
+        ) from error

@@ -40,7 +40,11 @@ def append_ones(value):
 
 def divide_by_last(x):
     """Divides by the last column and drops it: undoes `append_ones`."""
-    return safe_divide(x[..., :-1], x[..., -1:])
+    # Split, since the gradients of two slices are two arrays to be added; one
+    # reciprocal for a row, since it is cheaper than a quotient for an entry.
+    numerator, denominator = ops.split(x, [x.shape[-1] - 1], axis=-1)
+    one = ops.ones_like(denominator)
+    return numerator * safe_divide(one, denominator)
 
 
 def contain(key, value):

@@ -6,17 +6,18 @@ the TensorFlow backend loads and exports it.
 """
 
 import contextlib
-import importlib.util
 import io
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
-import zipfile
 
 import keras
+
+from keras_linattn.export._archive import write_saved_model
+from keras_linattn.export._checks import check_local
+from keras_linattn.export._checks import check_model
+from keras_linattn.export._checks import check_tensorflow
+from keras_linattn.export._child import export_in_child
 
 
 def export_saved_model(
@@ -33,6 +34,15 @@ def export_saved_model(
     the signatures `serve` and `serving_default`. The keys of the inputs are
     the names of the model's `keras.Input`s; the outputs are `output_0`,
     `output_1`, and so on, or the keys of the model's output dict.
+
+    A model that has a method `serving_preprocessors` gets one signature more
+    for each of its preprocessors, which takes raw input: `serve_text` of
+    `models.TextClassifier` takes the strings `text`, `(B,)`; `serve_pixels` of
+    `models.VisionTransformer` the bytes `pixels`, `(B, height, width,
+    channels)`. The method returns a dict from the name of a signature to a
+    pair `(spec, function)`: the `keras.InputSpec` of the raw input, with its
+    name; and a function from a TensorFlow tensor like it to the model's input,
+    in TensorFlow's operations.
 
     Sizes that are `None` in a functional or Sequential model (batch, length)
     stay free. Of a subclassed model Keras frees the batch only; wrapped as
@@ -78,9 +88,9 @@ def export_saved_model(
         ...     (path / "saved_model.pb").is_file()
         True
     """
-    _check_model(model)
+    check_model(model)
     _check_path(path, overwrite)
-    _check_tensorflow()
+    check_tensorflow()
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A sibling, since a rename is atomic only within one file system.
@@ -88,46 +98,30 @@ def export_saved_model(
         dir=path.parent, prefix=f".{path.name}-"
     ) as work:
         new, old = pathlib.Path(work, "new"), pathlib.Path(work, "old")
-        if keras.backend.backend() == "torch":
-            said = _export_by_child(model, new, verbose)
-        else:
-            said = _export_here(model, new, verbose)
+        said = _export(model, new, verbose)
         _move_into_place(new, path, old)
     # Keras names the folder it wrote to, which has moved.
     print(said.replace(str(new), str(path)), end="")
     return path
 
 
-def _check_model(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`model` must be a `keras.Model`. "
-            f"Received: {model!r} of type {type(model).__name__}. "
-            "Wrap a layer as `keras.Sequential([keras.Input(...), layer])`."
-        )
-    if not model.built:
-        raise ValueError(
-            "`model` must be built, so that its input shapes are known. "
-            f"Received: {type(model).__name__} {model.name!r}, not built. "
-            "Start it with a `keras.Input`, or call it once on data."
-        )
-    if keras.backend.backend() == "torch" and not hasattr(model, "inputs"):
-        raise ValueError(
-            "Under the torch backend `model` must be functional or Sequential: "
-            "a subclassed model comes back from a file without its inputs. "
-            f"Received: {type(model).__name__} {model.name!r}. "
-            "Wrap it as `keras.Model(inputs, model(inputs))`, where `inputs` "
-            "is a `keras.Input`."
-        )
+def _export(model, path, verbose):
+    """Writes `path`; returns what Keras says of it."""
+    if keras.backend.backend() == "torch":
+        lines = []
+        arguments = ["--verbose"] if verbose else []
+        export_in_child(model, path, arguments, lines.append)
+        return "".join(f"{line}\n" for line in lines) if verbose else ""
+    if not verbose:
+        write_saved_model(model, path)
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        write_saved_model(model, path, verbose=True)
+    return said.getvalue()
 
 
 def _check_path(path, overwrite):
-    if "://" in os.fspath(path):
-        raise ValueError(
-            "`path` must be on a local disk. "
-            f"Received: path={os.fspath(path)!r}. "
-            "Export to a local folder, then copy the folder."
-        )
+    check_local("path", path)
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -149,82 +143,6 @@ def _is_replaceable(path):
     if (path / "saved_model.pb").is_file():
         return True
     return path.is_dir() and not any(path.iterdir())
-
-
-def _check_tensorflow():
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
-            "A SavedModel is written by TensorFlow, under every backend. "
-            f"Received: backend {keras.backend.backend()!r}, and no module "
-            "named 'tensorflow'. Run `pip install keras-linattn[tensorflow]`."
-        )
-
-
-def _export_here(model, path, verbose):
-    options = {"format": "tf_saved_model", "verbose": verbose}
-    if keras.backend.backend() == "jax":
-        # By default the program runs only on the kind of device it was
-        # exported on.
-        platforms = ("cpu", "cuda")
-        options["jax2tf_kwargs"] = {"native_serialization_platforms": platforms}
-    if not verbose:
-        model.export(path, **options)
-        return ""
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        model.export(path, **options)
-    return said.getvalue()
-
-
-def _export_by_child(model, path, verbose):
-    archive = path.with_name("model.keras")
-    model.save(archive)
-    command = [sys.executable, "-m", "keras_linattn.export._convert"]
-    command += [str(archive), str(path)]
-    command += ["--verbose"] if verbose else []
-    command += ["--import", *_modules_of_custom_objects(archive)]
-    child = subprocess.run(
-        command,
-        env=_child_environment(),
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    if child.returncode:
-        raise RuntimeError(
-            "Under the torch backend the export runs in a second process "
-            "under TensorFlow, where the model must load. "
-            f"Received: exit status {child.returncode}, and the errors below. "
-            "If a class or function could not be located, move it from the "
-            "script or notebook to a module and decorate it with "
-            "`@keras.saving.register_keras_serializable()`. Or save the model "
-            "as `.keras`, and load and export it under "
-            f"KERAS_BACKEND=tensorflow yourself.\n\n{child.stderr}"
-        )
-    return child.stdout if verbose else ""
-
-
-def _modules_of_custom_objects(archive):
-    """The modules that register what the `.keras` file `archive` names."""
-    with zipfile.ZipFile(archive) as file:
-        config = file.read("config.json").decode("utf-8")
-    modules = {
-        registered.__module__
-        for name, registered in keras.saving.get_custom_objects().items()
-        if json.dumps(name) in config
-    }
-    return sorted(modules - {"__main__"})
-
-
-def _child_environment():
-    return {
-        "TF_CPP_MIN_LOG_LEVEL": "2",  # its errors, not its chatter
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        # TensorFlow would take all the memory of a GPU that torch is using.
-        "CUDA_VISIBLE_DEVICES": "-1",
-        # What this process can import, the child can import.
-        "PYTHONPATH": os.pathsep.join(map(str, sys.path)),
-    }
 
 
 def _move_into_place(new, path, old):

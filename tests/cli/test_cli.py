@@ -115,11 +115,14 @@ def test_list_has_every_mechanism_and_its_traits(capsys):
         ]
         cells = dict(zip(list_.HEADINGS, row.strip("| ").split(" | ")))
         traits = mechanisms.get(name).traits
-        assert cells["causal"] == {
-            (False,): "no",
-            (False, True): "yes",
-            (True,): "only",
-        }[traits.forms]
+        assert (
+            cells["causal"]
+            == {
+                (False,): "no",
+                (False, True): "yes",
+                (True,): "only",
+            }[traits.forms]
+        )
         assert (cells["cross-attention"] == "yes") == traits.cross
         assert (cells["fixed length"] == "yes") == traits.needs_length
         assert cells["state"] == traits.state

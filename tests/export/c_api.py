@@ -1,10 +1,11 @@
 """Runs a SavedModel through TensorFlow's C API: no Python TensorFlow, no Keras.
 
-    python c_api.py SAVED_MODEL INPUTS.npz OUTPUTS.npz [INPUTS OUTPUTS ...]
+    python c_api.py SAVED_MODEL SIGNATURE INPUTS.npz OUTPUTS.npz \\
+        [INPUTS OUTPUTS ...]
 
-The arrays in INPUTS are named by the inputs of the `serving_default` signature,
-those in OUTPUTS by its outputs. Prints one JSON object: `signature`, and
-`modules`, the top-level modules that Python had loaded at the end.
+The arrays in INPUTS are named by the inputs of the signature, those in OUTPUTS
+by its outputs. Prints one JSON object: `signature`, and `modules`, the
+top-level modules that Python had loaded at the end.
 """
 
 import ctypes
@@ -21,6 +22,7 @@ NUMPY_TYPES = {  # TF_DataType to NumPy
     1: np.float32,
     2: np.float64,
     3: np.int32,
+    4: np.uint8,
     9: np.int64,
     10: np.bool_,
     19: np.float16,
@@ -96,7 +98,7 @@ def read_tensor_info(data):
     return {"name": bytes(info[1]).decode(), "type": info[2], "shape": shape}
 
 
-def read_signature(meta_graph, name="serving_default"):
+def read_signature(meta_graph, name):
     signature = read_map(meta_graph, 5)[name]  # MetaGraphDef.signature_def
     return {
         "inputs": read_tensor_infos(signature, 1),
@@ -139,7 +141,7 @@ class SavedModel:
     Frees its tensors, and leaves the session to the end of the process.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, signature):
         self.library = load_library()
         self.status = ctypes.c_void_p(self.library.TF_NewStatus())
         self.graph = ctypes.c_void_p(self.library.TF_NewGraph())
@@ -159,7 +161,7 @@ class SavedModel:
         self.session = ctypes.c_void_p(session)
         buffer = ctypes.cast(meta_graph, ctypes.POINTER(Buffer)).contents
         self.signature = read_signature(
-            ctypes.string_at(buffer.data, buffer.length)
+            ctypes.string_at(buffer.data, buffer.length), signature
         )
 
     def check(self):
@@ -266,8 +268,8 @@ class SavedModel:
         ]
 
 
-def main(folder, *files):
-    model = SavedModel(folder)
+def main(folder, signature, *files):
+    model = SavedModel(folder, signature)
     for inputs, outputs in zip(files[::2], files[1::2], strict=True):
         with np.load(inputs) as feeds:
             np.savez(outputs, **model.run(dict(feeds)))

@@ -164,9 +164,9 @@ def test_padding_changes_neither_logits_nor_loss():
 
 
 def test_learns_by_heart():
-    model = lm()
+    model = lm(num_layers=1)
     tokens = sentences()
-    model.compile(keras.optimizers.Adam(0.01))
+    model.compile(keras.optimizers.Adam(0.03))
     x, y = tokens[:, :-1], tokens[:, 1:]
     losses = model.fit(x, y, epochs=40, verbose=0).history["loss"]
     assert losses[-1] < 0.2 < losses[0]
@@ -448,12 +448,18 @@ print(sorted(foreign & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize(
-    ("mechanism", "tolerance"),
-    # Against float64, whole and step by step alike, two blocks of gated_delta
-    # are up to 1.1e-5 off after 100 tokens, the others up to 4e-6.
-    [("linear_transformer", 1e-5), ("delta_rule", 1e-5), ("gated_delta", 5e-5)],
-)
+# Against float64, whole and step by step alike, two blocks of gated_delta are
+# up to 1.1e-5 off after 100 tokens, the others up to 4e-6.
+EXPORTED = {
+    "linear_transformer": 1e-5,
+    "delta_rule": 1e-5,
+    "gated_delta": 5e-5,
+}
+if BACKEND == "torch":  # which exports through a process under TensorFlow
+    EXPORTED = {"linear_transformer": 1e-5}
+
+
+@pytest.mark.parametrize(("mechanism", "tolerance"), EXPORTED.items())
 def test_exported_step_decodes_without_keras(mechanism, tolerance, tmp_path):
     model = lm(mechanism=mechanism)
     tokens = sentences(100)

@@ -1,0 +1,65 @@
+"""Writes one SavedModel in this process, under TensorFlow or JAX.
+
+Beside Keras' own signature a model may offer others, which take raw input and
+preprocess it in the graph: see `serving_preprocessors` in the docstring of
+`export_saved_model`.
+"""
+
+import keras
+
+
+def write_saved_model(model, path, verbose=False):
+    """Writes `model` and its preprocessors to the new folder `path`."""
+    if not getattr(model, "inputs", None):
+        # Subclassed: Keras finds the signature in what the model was built on.
+        model.export(
+            path, format="tf_saved_model", verbose=verbose, **_jax_options()
+        )
+        return
+    archive = keras.export.ExportArchive()
+    serve = _add_model(archive, model)
+    preprocessors = getattr(model, "serving_preprocessors", dict)()
+    for signature, (spec, function) in preprocessors.items():
+        archive.add_endpoint(signature, _preprocessed(serve, spec, function))
+    archive.write_out(path, verbose=verbose)
+
+
+def _add_model(archive, model):
+    """Adds the signature `serve`; returns the function behind it."""
+    # The arguments of the model's call: a Sequential has its only tensor.
+    sequential = isinstance(model, keras.Sequential)
+    inputs = model.inputs if sequential else [model.input]
+    if keras.backend.backend() == "jax":
+        return archive.track_and_add_endpoint(
+            "serve", model, inputs, **_jax_options()
+        )
+    import tensorflow as tf
+
+    # Tracked itself, each weight of the model would be stored twice, as Keras'
+    # variable and as TensorFlow's. Inside of a module, its lookup tables are
+    # found, and its weights through the signature alone.
+    module = tf.Module()
+    module.model = model
+    archive.track(module)
+    return archive.add_endpoint("serve", model.__call__, inputs)
+
+
+def _jax_options():
+    if keras.backend.backend() != "jax":
+        return {}
+    # By default the program runs only on the kind of device it was exported
+    # on.
+    platforms = ("cpu", "cuda")
+    return {"jax2tf_kwargs": {"native_serialization_platforms": platforms}}
+
+
+def _preprocessed(serve, spec, function):
+    import tensorflow as tf
+
+    serve_raw = tf.function(
+        lambda raw: serve(function(raw)),
+        input_signature=[tf.TensorSpec(spec.shape, spec.dtype, spec.name)],
+        autograph=False,
+    )
+    serve_raw.get_concrete_function()  # Keras wants it traced
+    return serve_raw

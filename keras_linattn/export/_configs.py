@@ -1,0 +1,132 @@
+"""The two files beside the models: `models.config`, `batching.config`.
+
+Both are protocol buffers as text, for the server's `--model_config_file` and
+`--batching_parameters_file`.
+"""
+
+import os
+import re
+import uuid
+
+MODELS = "models.config"
+BATCHING = "batching.config"
+# In a URL, a shell and a file system each of these stands for itself.
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+# What the server reads as a number. It takes the sign and zeros in front, too.
+VERSION = re.compile(r"[+-]?[0-9]+")
+# The message is `BatchingParameters` of the server's
+# session_bundle_config.proto, which has no Python stub.
+BATCHING_TEXT = """\
+# Requests that arrive together are run together: start the server with
+# --enable_batching and --batching_parameters_file=batching.config.
+# Written once and never replaced: change it as you like.
+
+# A batch is at most this large, and waits at most this long for company.
+max_batch_size { value: 32 }
+batch_timeout_micros { value: 2000 }
+max_enqueued_batches { value: 100 }
+
+# A batch is filled up to one of these with copies of a row, which are dropped
+# again: a model from JAX is compiled once for each, not for each size.
+allowed_batch_sizes: 1
+allowed_batch_sizes: 2
+allowed_batch_sizes: 4
+allowed_batch_sizes: 8
+allowed_batch_sizes: 16
+allowed_batch_sizes: 32
+
+# Leave this off. The server would pad with the first element of a request,
+# which a model reads as a token: the answers would be wrong. Send text to
+# `serve_text`, which pads in the model, or inputs of one length.
+pad_variable_length_inputs: false
+"""
+
+
+def read_models_config(base):
+    """The `ModelServerConfig` of the folder `base`, empty without a file."""
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    config = model_server_config_pb2.ModelServerConfig()
+    path = base / MODELS
+    if not path.exists():
+        return config
+    problem = "a `custom_model_config`"
+    try:
+        text_format.Parse(path.read_text(encoding="utf-8"), config)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        problem = str(error)
+    else:
+        if config.WhichOneof("config") != "custom_model_config":
+            return config
+    raise ValueError(
+        f"`{MODELS}` must be a `ModelServerConfig` with a "
+        f"`model_config_list`, as protobuf text. Received: {path}: {problem}. "
+        "Mend the file, or remove it to have it written anew."
+    )
+
+
+def write_configs(base):
+    """Lists every model under `base`; what users wrote themselves is kept."""
+    from google.protobuf import text_format
+
+    if not os.path.lexists(base / BATCHING):
+        _write(base / BATCHING, BATCHING_TEXT)
+    # Until nothing is left to do: another process may have published another
+    # model since the folder was read, and written its file before this one.
+    while True:
+        config = read_models_config(base)
+        before = config.SerializeToString(deterministic=True)
+        _update(config, base)
+        if config.SerializeToString(deterministic=True) == before:
+            return
+        _write(base / MODELS, text_format.MessageToString(config))
+
+
+def _update(config, base):
+    """Adds the models that are new, drops those that are gone."""
+    models = config.model_config_list.config
+    names = [path.name for path in base.iterdir() if _is_model(path)]
+    kept = [
+        model
+        for model in models
+        if model.name in names or model.base_path != str(base / model.name)
+    ]
+    known = {model.name for model in kept}
+    if len(kept) < len(models):
+        del models[:]
+        models.extend(kept)
+    for name in sorted(set(names) - known):
+        models.add(
+            name=name,
+            base_path=str(base / name),  # the server wants it absolute
+            model_platform="tensorflow",
+        )
+
+
+def _is_model(path):
+    return SAFE_NAME.fullmatch(path.name) is not None and any(
+        (path / version / "saved_model.pb").is_file()
+        for versions in versions_of(path).values()
+        for version in versions
+    )
+
+
+def versions_of(folder):
+    """Versions in the folder of a model: from number to names of entries."""
+    versions = {}
+    if folder.is_dir():
+        for entry in os.listdir(folder):
+            if VERSION.fullmatch(entry):
+                versions.setdefault(int(entry), []).append(entry)
+    return versions
+
+
+def _write(path, text):
+    """Replaces `path` in one step, readable as any new file is."""
+    new = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
