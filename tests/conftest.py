@@ -15,6 +15,8 @@ os.environ.setdefault(
 import keras  # noqa: E402  (reads the environment when it is imported)
 import pytest  # noqa: E402
 
+from keras_linattn.mechanisms import _registry  # noqa: E402
+
 
 def pytest_report_header():
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"
@@ -25,3 +27,7 @@ def _fresh_state():
     """The same seed for every test, and no names left by another."""
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+    registered = dict(_registry._CLASSES)
+    yield
+    _registry._CLASSES.clear()
+    _registry._CLASSES.update(registered)

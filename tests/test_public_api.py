@@ -38,6 +38,11 @@ def test_the_face_of_the_design_is_there():
         "mechanisms.register",
         "export.export_saved_model",
         "export.serving_directory",
+        "CausalConvolution",
+        "LinearAttentionCell",
+        "LinearTransformerDecoder",
+        "LinearTransformerDecoderGroup",
+        "models.CausalLM",
         "testing.check_mechanism",
     }
     assert {f"keras_linattn.{name}" for name in wanted} <= set(PUBLIC)

@@ -43,8 +43,8 @@ class LinearSelfAttention(AttentionBase):
             as its state: `inputs` go on where that call ended. Needs
             `causal=True`. Defaults to `None`: `inputs` are the beginning.
         return_state: bool, return also the state after `inputs`, whose size
-            does not depend on the length (see `get_initial_state`, `step`
-            size 1 decodes token by token). Defaults to `False`.
+            does not depend on the length. Defaults to `False`.
+        inputs_mask: what Keras passes in place of `mask` beside a state.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
@@ -108,8 +108,10 @@ class LinearSelfAttention(AttentionBase):
         return_attention_scores=False,
         initial_state=None,
         return_state=False,
+        inputs_mask=None,
     ):
-        mask = combine_masks(mask)
+        # Keras passes the implicit mask as `inputs_mask` if a state comes too.
+        mask = combine_masks(inputs_mask if mask is None else mask)
         return self._attend(
             inputs,
             inputs,
@@ -134,6 +136,7 @@ class LinearSelfAttention(AttentionBase):
         return_attention_scores=False,
         initial_state=None,
         return_state=False,
+        inputs_mask=None,
     ):
         if initial_state is not None or return_state:
             check_streaming(

@@ -117,6 +117,22 @@ def test_state_is_not_rounded_in_half_precision():
     np.testing.assert_array_equal(ops.convert_to_numpy(state), start)
 
 
+def test_implicit_mask_is_used_beside_a_state():
+    layer = attention("retention")
+    embedding = keras.layers.Embedding(9, 6, mask_zero=True)
+    ids = keras.Input((None,), dtype="int32")
+    state = keras.Input((2, 4, 3))
+    outputs = layer(embedding(ids), initial_state=state, return_state=True)
+    model = keras.Model([ids, state], outputs)
+    start = np.zeros((1, 2, 4, 3), "float32")
+    states = [
+        model.predict_on_batch([np.array([row]), start])[1]
+        for row in ([3, 4, 0, 0, 0], [3, 0, 0, 4, 0])
+    ]
+    np.testing.assert_allclose(states[0], states[1], atol=1e-6)
+    assert np.abs(states[0]).max() > 1e-3
+
+
 def test_multi_head_attention_streams():
     layer = LinearMultiHeadAttention(2, 4, mechanism="linear_transformer")
     x = ops.convert_to_tensor(tokens())

@@ -9,15 +9,6 @@ from keras_linattn import mechanisms
 from keras_linattn.mechanisms import _registry
 
 
-@pytest.fixture
-def forget_after():
-    """Lets a test register names that no other test sees."""
-    before = dict(_registry._CLASSES)
-    yield
-    _registry._CLASSES.clear()
-    _registry._CLASSES.update(before)
-
-
 def test_available_is_sorted_and_each_name_is_its_module():
     names = mechanisms.available()
     assert names == sorted(names)
@@ -74,7 +65,7 @@ def test_register_refuses_a_taken_name_and_what_is_no_mechanism():
         mechanisms.register("dense")(keras.layers.Dense)
 
 
-def test_file_with_an_unknown_mechanism(tmp_path, forget_after):
+def test_file_with_an_unknown_mechanism(tmp_path):
     @mechanisms.register("of_another_package", package="another")
     class OfAnotherPackage(mechanisms.Mechanism):
         def attend(self, query, key, value, *unused):
