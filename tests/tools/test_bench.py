@@ -1,0 +1,230 @@
+"""The benchmark tool: what it measures, refuses, checks first and writes."""
+
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+ROOT = pathlib.Path(__file__).parents[2]
+HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
+SIZES = {"dim": 8, "heads": 2, "rounds": 2}
+LINEAR = "linear:linear_transformer"
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Imports a module of `tools/bench`."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"tools.bench.{name}")
+
+
+@pytest.mark.parametrize("kind", ["forward", "step"])
+def test_times_of_cases_that_take_turns(bench, kind):
+    job = {"length": 9, "kind": kind, "cases": ["floor", LINEAR], **SIZES}
+    results = bench("layers").times(job)["results"]
+    assert list(results) == ["floor", LINEAR]
+    for result in results.values():
+        assert result["first"] > 0
+        assert len(result["rounds"]) == 2 and min(result["rounds"]) > 0
+
+
+def test_the_floor_is_four_products_and_their_gradients(bench):
+    cases, layers = bench("cases"), bench("layers")
+    shape = cases.Shape(5, 8, 2)
+    floor = layers.built(cases.get("floor"), shape)
+    x = bench("runtime").random_tensor(shape.input)
+    query, key, value, output = (
+        ops.convert_to_numpy(weight) for weight in floor.weights
+    )
+    given = ops.convert_to_numpy(x)
+    expected = [given @ query, given @ key, given @ value @ output]
+    found = layers.KINDS["forward"](floor)(x)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(one), other, atol=1e-5)
+    gradients = keras.tree.flatten(layers.KINDS["step"](floor)(x))
+    assert len(gradients) == 5
+    # Of mean((x W)^2) by W: the order differs by backend, not the set.
+    wanted = 2 / expected[0].size * given[0].T @ expected[0][0]
+    assert any(
+        np.allclose(ops.convert_to_numpy(g), wanted, atol=1e-5)
+        for g in gradients
+        if tuple(g.shape) == wanted.shape
+    )
+
+
+def test_peak_memory(bench):
+    job = {"length": 2048, "kind": "forward", "case": "floor", **SIZES}
+    assert bench("layers").memory(job)["peak"] >= 0
+
+
+def test_what_does_not_fit_is_refused(bench, monkeypatch):
+    layers = bench("layers")
+    job = {"kind": "step", "cases": ["keras_mha"], "length": 2**20, **SIZES}
+    refused = layers.times(job)["results"]["keras_mha"]["refused"]
+    assert refused.startswith("needs about 52777 GB of")
+    job = {"contexts": [10**12], "cases": ["keras_hub_cache"], **SIZES}
+    decoding = bench("decoding")
+    monkeypatch.setattr(decoding, "make", lambda name, shape: None)
+    entries = decoding.run(job)["results"]["keras_hub_cache"]
+    assert "needs about 192000 GB" in entries[0]["refused"]
+
+
+def test_decoding_takes_the_context_in(bench, monkeypatch):
+    decoding = bench("decoding")
+    monkeypatch.setattr(decoding, "PIECE", 8)
+    decoder = decoding.make(LINEAR, bench("cases").Shape(1, 8, 2))
+    decoder.go_to(8)
+    decoder.go_to(16)
+    # The last column of the state sums the keys' features, all positive.
+    sums = ops.convert_to_numpy(decoder.state)[..., -1]
+    assert decoder.taken == 16 and (sums > 16 * 0.3).all()
+    job = {"contexts": [8, 16], "cases": [LINEAR], **SIZES}
+    entries = decoding.run(job)["results"][LINEAR]
+    assert [entry["context"] for entry in entries] == [8, 16]
+    assert {entry["bytes"] for entry in entries} == {2 * 4 * 5 * 4}
+    assert all(min(entry["rounds"]) > 0 for entry in entries)
+
+
+def test_an_unknown_case_is_refused(bench):
+    for name in ("linear:nothing", "nothing"):
+        with pytest.raises(ValueError, match=f"Received: '{name}'. Known: fl"):
+            bench("cases").get(name)
+    assert bench("cases").get("both:xca").verify == "xca"
+
+
+def test_a_failing_check_is_found(bench, monkeypatch):
+    layers = bench("layers")
+
+    def check_matches_reference(subject):
+        raise AssertionError("off by one")
+
+    def check_other(subject):
+        raise AssertionError("not wanted")
+
+    monkeypatch.setattr(
+        layers.testing,
+        "checks_for",
+        lambda traits: [check_matches_reference, check_other],
+    )
+    for checks, count in (("some", 1), ("all", 2)):
+        job = {"mechanism": "linear_transformer", "checks": checks}
+        failures = layers.verify(job)["failures"]
+        assert len(failures) == count and "off by one" in failures[0]
+
+
+def test_a_mechanism_that_fails_its_checks_gets_no_number(
+    bench, monkeypatch, tmp_path
+):
+    main = bench("__main__")
+    jobs = []
+
+    def run_job(job, backend):
+        jobs.append(job)
+        result = {**job, "backend": backend, "seconds": 0}
+        if job["group"] == "verify" and job["mechanism"] == "delta_rule":
+            return {**result, "failures": ["check_x: wrong"]}
+        return {**result, "failures": []}
+
+    monkeypatch.setattr(main, "run_job", run_job)
+    options = ["--backend", "jax", "--case", "floor", "linear:retention"]
+    options = main.parse([*options, "linear:delta_rule", "--length", "4"])
+    path = tmp_path / "benchmarks.json"
+    main.run_backend(options, "jax", main.Results({"runs": []}, path))
+    verified = [job["mechanism"] for job in jobs if job["group"] == "verify"]
+    assert verified == ["retention", "delta_rule", "linear_transformer"]
+    measured = [job for job in jobs if job["group"] == "times"]
+    assert len(measured) == 2
+    for job in measured:
+        assert job["cases"] == ["floor", "linear:retention"]
+    assert not any(job.get("case") == "linear:delta_rule" for job in jobs)
+
+    # Resumed, it runs what failed, and nothing else.
+    count, jobs[:] = len(jobs), []
+    resumed = main.Results({"runs": []}, path, resume=True)
+    main.run_backend(options, "jax", resumed)
+    assert [job["mechanism"] for job in jobs] == ["delta_rule"]
+    assert len(json.loads(path.read_text())["runs"]) == count
+
+
+def content():
+    sizes = {"backend": "jax", **SIZES}
+    results = {
+        "floor": {"first": 1.0, "rounds": [0.1, 0.2, 0.1]},
+        # The second round was slow for all: the ratios do not care.
+        LINEAR: {"first": 2.0, "rounds": [0.15, 0.3, 0.15]},
+        "keras_mha": {"refused": "needs about 99 GB of 9 GB free"},
+    }
+    entries = [{"context": 8, "rounds": [0.001, 0.003], "bytes": 1234}]
+    times = {"group": "times", "kind": "forward", "length": 8192}
+    memory = {"group": "memory", "kind": "step", "length": 64}
+    checks = {"group": "verify", "mechanism": "xca", "failures": ["c: why"]}
+    return {
+        "command": "python -m tools.bench",
+        "verify": "some",
+        "runs": [
+            {**checks, "backend": "jax"},
+            {**times, **sizes, "results": results},
+            {**memory, "case": "floor", "peak": 5e6, **sizes},
+            {"group": "decoding", "results": {LINEAR: entries}, **sizes},
+        ],
+    }
+
+
+def test_page_and_pictures(bench, tmp_path):
+    report = bench("report")
+    report.write(content(), tmp_path)
+    path = tmp_path / "benchmarks.md"
+    text = path.read_text(encoding="utf-8")
+    for line in (
+        f"| `{LINEAR}` | 1.50 (1.50 to 1.50), 150 ms | 2.0 s |",
+        "| `floor` | 100 ms | 1.0 s |",
+        "| `keras_mha` | needs about 99 GB of 9 GB free |  |",
+        "| `floor` |  | 5 MB |",
+        f"| `{LINEAR}` | 8 | 2 ms | 1 to 3 | 1,234 |",
+        "- `xca`: c: why",
+        "![time over the floor's](benchmarks_layers.png)",
+    ):
+        assert line in text.splitlines(), line
+    for name in ("benchmarks_layers.png", "benchmarks_decoding.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    path.write_text(text + "\nWritten by hand.\n", encoding="utf-8")
+    report.write(content(), tmp_path)
+    assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
+    reason="one backend is enough: the tests above run on each",
+)
+def test_smoke_run(tmp_path):
+    arguments = ["--backend", keras.backend.backend(), "--group", "times"]
+    arguments += ["--case", "floor", LINEAR, "linear:nothing", "--length", "8"]
+    arguments += ["--dim", "8", "--heads", "2", "--rounds", "2", "--write"]
+    child = subprocess.run(
+        [sys.executable, "-m", "tools.bench", *arguments]
+        + ["--out", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert child.returncode == 1, child.stderr  # of the one that is unknown
+    assert "verify, nothing" in child.stdout and "failed" in child.stdout
+    runs = json.loads((tmp_path / "benchmarks.json").read_text())["runs"]
+    times = [run for run in runs if run["group"] == "times"]
+    assert [run["kind"] for run in times] == ["forward", "step"]
+    for run in times:
+        assert list(run["results"]) == ["floor", LINEAR]
+        assert run["machine"]["keras"] == keras.__version__
+    page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert f"| `{LINEAR}` | " in page

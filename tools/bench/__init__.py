@@ -1,0 +1,1 @@
+"""Times and memory of attention layers: `python -m tools.bench --help`."""

@@ -1,0 +1,242 @@
+"""Measures attention layers beside the floor of their own projections.
+
+    python -m tools.bench --write
+    python -m tools.bench --backend jax --length 1024 --group times
+
+Every job runs in a process of its own, one at a time. In it the cases take
+turns round after round, so that whatever else the machine does slows all of
+them alike: read the ratios. A linear mechanism whose conformance checks fail
+gets no number. With --write every result is in the JSON file as soon as it is
+there, and --resume takes from that file what it holds already.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+
+from tools.bench import report
+
+ROOT = pathlib.Path(__file__).parents[2]
+BACKENDS = ("tensorflow", "jax", "torch")
+GROUPS = ("times", "memory", "decoding")
+LENGTHS = (256, 1024, 4096, 8192, 16384)
+CONTEXTS = (1024, 16384, 262144, 1048576)
+MECHANISMS = (
+    "linear_transformer",
+    "retention",
+    "gated_linear",
+    "delta_rule",
+    "gated_delta",
+)
+CASES = ("floor", *(f"linear:{name}" for name in MECHANISMS), "keras_mha")
+DECODERS = ("linear:linear_transformer", "keras_hub_cache")
+LAST_LINES = 12  # of a job that failed
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    installed = [b for b in BACKENDS if importlib.util.find_spec(b)]
+    add = parser.add_argument
+    add("--backend", nargs="+", choices=BACKENDS, default=installed)
+    add("--group", nargs="+", choices=GROUPS, default=GROUPS)
+    add("--case", nargs="+", default=CASES, help="of times and memory")
+    add("--decoder", nargs="+", default=DECODERS)
+    add("--length", nargs="+", type=positive, default=LENGTHS)
+    add("--memory-length", type=positive, default=8192)
+    add("--context", nargs="+", type=positive, default=CONTEXTS)
+    add("--dim", type=positive, default=512, help="of input and all heads")
+    add("--heads", type=positive, default=8)
+    add("--rounds", type=positive, default=7)
+    add(
+        "--verify",
+        choices=("no", "some", "all"),
+        default="some",
+        help="conformance checks before a mechanism is measured",
+    )
+    add("--write", action="store_true", help="write the page in --out")
+    add("--resume", action="store_true", help="go on with a run in --out")
+    add("--out", type=pathlib.Path, default=ROOT / "docs")
+    return parser.parse_args(arguments)
+
+
+def positive(text):
+    number = int(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"must be > 0, received: {text}")
+    return number
+
+
+def verify_jobs(options):
+    """One job for each linear mechanism that will be measured."""
+    measured = []
+    if {"times", "memory"} & set(options.group):
+        measured += options.case
+    if "decoding" in options.group:
+        measured += options.decoder
+    names = [name.partition(":")[2] for name in measured if ":" in name]
+    return [
+        {"group": "verify", "mechanism": name, "checks": options.verify}
+        for name in dict.fromkeys(names)
+    ]
+
+
+def jobs_of(options, cases, decoders):
+    """The measurements, those of one length in one process."""
+    sizes = {"dim": options.dim, "heads": options.heads}
+    taking_turns = {"cases": cases, "rounds": options.rounds, **sizes}
+    kinds = ("forward", "step")
+    jobs = {
+        "times": [
+            {"length": length, "kind": kind, **taking_turns}
+            for length in options.length
+            for kind in kinds
+        ],
+        "memory": [
+            {"length": options.memory_length, "kind": kind, "case": case}
+            | sizes
+            for case in cases
+            for kind in kinds
+        ],
+        "decoding": [
+            {
+                "contexts": list(options.context),
+                **taking_turns,
+                "cases": decoders,
+            }
+        ],
+    }
+    return [
+        {"group": group, **job}
+        for group in options.group
+        for job in jobs[group]
+    ]
+
+
+class Results:
+    """What was measured: kept in the JSON file if it is to be written.
+
+    Args:
+        content: dict of `command`, `verify` and an empty list of `runs`.
+        path: path of the file, or `None`.
+        resume: bool, begin with the runs of that file that went well.
+    """
+
+    def __init__(self, content, path=None, resume=False):
+        self.content, self.path, self.earlier = content, path, []
+        if resume and path is not None and path.is_file():
+            runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+            self.earlier = [run for run in runs if not went_wrong(run)]
+
+    def find(self, job, backend):
+        """An earlier result of this job, or `None`."""
+        wanted = {**job, "backend": backend}.items()
+        found = (run for run in self.earlier if wanted <= run.items())
+        return next(found, None)
+
+    def add(self, result):
+        self.content["runs"].append(result)
+        if self.path is not None:
+            report.write_json(self.content, self.path)
+
+
+def run_job(job, backend):
+    """The job, and what its process answers or the end of what it said."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        answer = pathlib.Path(folder, "answer.json")
+        child = subprocess.run(
+            [sys.executable, "-m", "tools.bench.worker"]
+            + [json.dumps(job), str(answer)],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        result = {**job, "backend": backend}
+        if child.returncode:
+            lines = child.stdout.splitlines()[-LAST_LINES:]
+            result["failed"] = "\n".join(lines)
+        else:
+            result |= json.loads(answer.read_text(encoding="utf-8"))
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    return result
+
+
+def run_backend(options, backend, results):
+    """Adds the results of one backend, as they come."""
+
+    def run(job):
+        result = results.find(job, backend) or run_job(job, backend)
+        results.add(result)
+        print(describe(result), flush=True)
+        return result
+
+    wrong = set()
+    if options.verify != "no":
+        for job in verify_jobs(options):
+            if went_wrong(run(job)):
+                wrong.add(job["mechanism"])
+    cases, decoders = (
+        [name for name in names if name.partition(":")[2] not in wrong]
+        for names in (options.case, options.decoder)
+    )
+    for job in jobs_of(options, cases, decoders):
+        run(job)
+
+
+def went_wrong(result):
+    return bool(result.get("failed") or result.get("failures"))
+
+
+def describe(result):
+    """One line about a result."""
+    names = ("group", "mechanism", "case", "kind", "length")
+    said = [str(result[name]) for name in names if name in result]
+    line = f"{result['backend']}: {', '.join(said)}, {result['seconds']} s"
+    if result.get("failed"):
+        return f"{line}, failed:\n{result['failed']}"
+    if result.get("failures"):
+        return "\n".join([f"{line}, checks failed:", *result["failures"]])
+    return line
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    content = {
+        "command": shlex.join(["python", "-m", "tools.bench", *given]),
+        "verify": options.verify,
+        "runs": [],
+    }
+    path = None
+    if options.write:
+        options.out.mkdir(parents=True, exist_ok=True)
+        path = options.out / report.JSON
+    results = Results(content, path, options.resume)
+    for backend in options.backend:
+        run_backend(options, backend, results)
+    print("\n" + report.page(content))
+    if options.write:
+        report.write(content, options.out)
+        print(f"Files in {options.out}")
+    return int(any(went_wrong(run) for run in content["runs"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

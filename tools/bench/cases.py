@@ -1,0 +1,146 @@
+"""What is measured: each case is a Keras layer `(B, T, F)` to `(B, T, F)`.
+
+A new case is a function `(shape) -> layer` under `@case(name, ...)`. Linear
+mechanisms need none: `linear:NAME` is one, bidirectional `both:NAME`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+import keras_linattn
+
+FLOOR = "floor"
+CAUSAL, BOTH = "linear:", "both:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of a layer and its input.
+
+    Args:
+        length: int, T.
+        dim: int, F, features of the input and of all heads together.
+        heads: int, H.
+        batch: int, B. Defaults to 1.
+    """
+
+    length: int
+    dim: int
+    heads: int
+    batch: int = 1
+
+    @property
+    def input(self):
+        return (self.batch, self.length, self.dim)
+
+    @property
+    def key_dim(self):
+        return self.dim // self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One thing to measure.
+
+    Args:
+        name: str.
+        make: callable `(Shape) -> keras.layers.Layer`.
+        verify: name of the mechanism whose conformance checks must pass
+            before a number is reported. Defaults to `None`: there is none.
+        largest: callable `(Shape, step) -> bytes` of the largest arrays that
+            it holds at once, to refuse what does not fit. Defaults to `None`:
+            linear in the length, always fits.
+    """
+
+    name: str
+    make: Callable
+    verify: str | None = None
+    largest: Callable | None = None
+
+
+_CASES = {}
+
+
+def case(name, **options):
+    """Registers the decorated function as the case `name`."""
+
+    def register(make):
+        _CASES[name] = Case(name, make, **options)
+        return make
+
+    return register
+
+
+def get(name):
+    """The case of that name; raises a `ValueError` if there is none."""
+    if name in _CASES:
+        return _CASES[name]
+    for prefix, causal in ((CAUSAL, True), (BOTH, False)):
+        mechanism = name.removeprefix(prefix)
+        known = mechanism in keras_linattn.mechanisms.available()
+        if name.startswith(prefix) and known:
+            return _linear_case(name, mechanism, causal)
+    raise ValueError(
+        f"Unknown case. Received: {name!r}. Known: {', '.join(_CASES)}, and "
+        f"{CAUSAL}NAME (causal) or {BOTH}NAME for one of "
+        f"{', '.join(keras_linattn.mechanisms.available())}."
+    )
+
+
+def _linear_case(name, mechanism, causal):
+    def make(shape):
+        return keras_linattn.LinearSelfAttention(
+            shape.heads, shape.key_dim, mechanism=mechanism, causal=causal
+        )
+
+    return Case(name, make, verify=mechanism)
+
+
+class Projections(keras.layers.Layer):
+    """The floor: the four dense projections of a layer, as bare products."""
+
+    def build(self, input_shape):
+        size = input_shape[-1]
+        for name in ("query", "key", "value", "attention_output"):
+            setattr(self, f"w_{name}", self.add_weight((size, size), name=name))
+
+    def call(self, x):
+        value = ops.matmul(x, self.w_value)
+        return (
+            ops.matmul(x, self.w_query),
+            ops.matmul(x, self.w_key),
+            ops.matmul(value, self.w_attention_output),
+        )
+
+
+class Softmax(keras.layers.Layer):
+    """Keras' own causal self-attention, with its defaults."""
+
+    def __init__(self, heads, key_dim):
+        super().__init__()
+        self.attention = keras.layers.MultiHeadAttention(heads, key_dim)
+
+    def build(self, input_shape):
+        self.attention.build(input_shape, input_shape)
+
+    def call(self, x):
+        return self.attention(x, x, use_causal_mask=True)
+
+
+def _scores(shape, step):
+    """Scores, weights and their gradients, in float32."""
+    arrays = 6 if step else 3
+    return arrays * 4 * shape.batch * shape.heads * shape.length**2
+
+
+@case(FLOOR)
+def floor(shape):
+    return Projections()
+
+
+@case("keras_mha", largest=_scores)
+def keras_mha(shape):
+    return Softmax(shape.heads, shape.key_dim)

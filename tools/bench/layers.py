@@ -1,0 +1,99 @@
+"""Times, compile times and peak memory of layers."""
+
+import math
+
+from keras_linattn import testing
+from tools.bench import cases
+from tools.bench import runtime
+
+KINDS = {"forward": runtime.forward, "step": runtime.training_step}
+SHORTEST = 0.02  # seconds; faster calls are repeated within a measurement
+PART_OF_MEMORY = 0.6  # of what is free, the most that a case may take
+CHECKS = (  # what `--verify some` runs before a number is reported
+    "check_matches_reference",
+    "check_causal_matches_reference",
+    "check_future_is_invisible",
+    "check_steps_give_the_whole",
+)
+
+
+def times(job):
+    """Seconds by case, all cases taking turns round after round.
+
+    Args:
+        job: dict of `length`, `dim`, `heads`, `kind`, `cases`, `rounds`.
+
+    Returns:
+        Dict with `results`: by case, `first` (seconds of the first call,
+        compilation included) and `rounds`, or `refused`, why there are none.
+    """
+    shape = cases.Shape(job["length"], job["dim"], job["heads"])
+    x = runtime.random_tensor(shape.input)
+    results, running = {}, {}
+    for name in job["cases"]:
+        case = cases.get(name)
+        refused = too_large(case, shape, job["kind"])
+        if refused:
+            results[name] = {"refused": refused}
+            continue
+        function = KINDS[job["kind"]](built(case, shape))
+        results[name] = {"first": runtime.seconds(function, x), "rounds": []}
+        once = runtime.seconds(function, x)  # the warm-up
+        running[name] = function, max(1, math.ceil(SHORTEST / once))
+    for _ in range(job["rounds"]):
+        for name, (function, repeats) in running.items():
+            taken = runtime.seconds(function, x, repeats=repeats)
+            results[name]["rounds"].append(taken)
+    return {"results": results}
+
+
+def memory(job):
+    """Bytes at the peak of one case's second call over those before it all."""
+    shape = cases.Shape(job["length"], job["dim"], job["heads"])
+    case = cases.get(job["case"])
+    refused = too_large(case, shape, job["kind"])
+    if refused:
+        return {"refused": refused}
+    x = runtime.random_tensor(shape.input)
+    function = KINDS[job["kind"]](built(case, shape))
+    # A short call first: the library's own start is no part of the layer.
+    runtime.wait(function(x[:, : min(64, shape.length)]))
+    before = runtime.forget_peak()
+    for _ in range(2):
+        runtime.wait(function(x))
+    return {"peak": runtime.peak_memory() - before}
+
+
+def verify(job):
+    """Runs the conformance checks of a mechanism; its failures, if any."""
+    failures = []
+    for subject in testing.subjects(job["mechanism"]):
+        excused = dict(subject.traits.known_failures)
+        for check in testing.checks_for(subject.traits):
+            name = check.__name__
+            unwanted = job["checks"] == "some" and name not in CHECKS
+            if unwanted or name in excused:
+                continue
+            try:
+                check(subject)
+            except Exception as error:  # reported, with the others
+                failures.append(f"{name} {subject.config}: {error}"[:300])
+    return {"failures": failures}
+
+
+def built(case, shape):
+    layer = case.make(shape)
+    layer.build(shape.input)
+    layer.built = True
+    return layer
+
+
+def too_large(case, shape, kind):
+    """Why a case is not run at this shape, or `None`."""
+    if case.largest is None:
+        return None
+    needed = case.largest(shape, kind == "step")
+    free = runtime.free_memory()
+    if needed <= PART_OF_MEMORY * free:
+        return None
+    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"

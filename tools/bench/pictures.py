@@ -1,0 +1,93 @@
+"""The pictures of a run: ratios to the floor, and decoding."""
+
+import matplotlib
+import numpy as np
+
+from tools.bench import report
+
+matplotlib.use("Agg")  # files only, no window
+from matplotlib import pyplot  # noqa: E402  (after the choice above)
+
+
+def draw(runs, folder):
+    """Draws what there is; returns pairs of file name and title."""
+    shown = []
+    if any(run["group"] == "times" and "results" in run for run in runs):
+        draw_layers(runs, folder / "benchmarks_layers.png")
+        shown.append(("benchmarks_layers.png", "time over the floor's"))
+    if report.decoding_of(runs):
+        draw_decoding(runs, folder / "benchmarks_decoding.png")
+        title = "time per token and bytes of state against the context"
+        shown.append(("benchmarks_decoding.png", title))
+    return shown
+
+
+def draw_layers(runs, path):
+    """Ratio to the floor against the length: a panel by backend and kind."""
+    runs = [run for run in runs if run["group"] == "times" and "results" in run]
+    backends = list(dict.fromkeys(run["backend"] for run in runs))
+    figure, axes = pyplot.subplots(
+        len(backends),
+        len(report.KINDS),
+        figsize=(12, 4 * len(backends)),
+        squeeze=False,
+        sharex=True,
+    )
+    for row, backend in zip(axes, backends):
+        for axis, kind in zip(row, report.KINDS):
+            own = [run for run in runs if run["backend"] == backend]
+            own = [run for run in own if run["kind"] == kind]
+            draw_ratios(axis, sorted(own, key=lambda run: run["length"]))
+            axis.set_title(f"{backend}, {kind}")
+    axes[0][0].legend(fontsize="small")
+    save(figure, path)
+
+
+def draw_ratios(axis, runs):
+    names = dict.fromkeys(name for run in runs for name in run["results"])
+    for name in names:
+        if name == report.FLOOR:
+            continue
+        points = []
+        for run in runs:
+            ratio = report.ratios(run["results"], name)
+            if ratio is not None:
+                points.append((run["length"], np.median(ratio)))
+        if points:
+            axis.plot(*zip(*points), marker="o", label=name)
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("length n")
+    axis.set_ylabel("time / floor's time")
+    axis.grid(alpha=0.3)
+
+
+def draw_decoding(runs, path):
+    """Time per token beside bytes of state, both against the context."""
+    figure, (time, state) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    for backend in dict.fromkeys(run["backend"] for run in runs):
+        own = [run for run in runs if run["backend"] == backend]
+        for name, entries in report.decoding_of(own).items():
+            entries = [entry for entry in entries if "rounds" in entry]
+            contexts = [entry["context"] for entry in entries]
+            times = [1000 * np.median(entry["rounds"]) for entry in entries]
+            sizes = [entry["bytes"] for entry in entries]
+            label = f"{backend}, {name}"
+            time.plot(contexts, times, marker="o", label=label)
+            state.plot(contexts, sizes, marker="o", label=label)
+    time.set_ylabel("ms for each token")
+    state.set_ylabel("bytes of state, batch 1")
+    for axis in (time, state):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("context, tokens")
+        axis.grid(alpha=0.3)
+    time.legend(fontsize="small")
+    save(figure, path)
+
+
+def save(figure, path):
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)

@@ -1,0 +1,197 @@
+"""The page, the JSON file and the pictures of a run."""
+
+import json
+
+import numpy as np
+
+FLOOR = "floor"
+JSON = "benchmarks.json"
+BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
+KINDS = {
+    "forward": "Forward",
+    "step": "Training step: forward, and gradients of input and weights",
+}
+NOTES = """\
+- Floor: the four dense projections of a layer (query, key, value, output) as
+  bare matrix products, no bias, no attention. Causal self-attention, batch 1,
+  float32. `linear:NAME` is `LinearSelfAttention(mechanism=NAME,
+  causal=True)`, `keras_mha` is `keras.layers.MultiHeadAttention` with
+  `use_causal_mask=True`.
+- A cell is the median over rounds of each round's ratio to the floor, and the
+  lowest and highest; then the median time. The cases take turns in one
+  process, round after round; warm-up and compilation are not in it.
+- First call: compilation and one call, at the length of the last column.
+- Memory: the largest resident memory during a call over that before it, each
+  case in a process of its own.
+- Decoding: one call of the layer for each token, batch 1. The linear layer
+  has taken in the whole context. `keras_hub_cache` is KerasHub's
+  `CachedMultiHeadAttention` with a cache as long as the context; called token
+  by token, TensorFlow and torch copy it.
+- Before a mechanism is measured its conformance checks run (verify: {verify});
+  one that fails has no numbers here."""
+
+
+def page(content):
+    """The part of benchmarks.md that the tool writes."""
+    runs = content["runs"]
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `tools/bench`; every round is in `benchmarks.json`.",
+        "",
+        "```",
+        content["command"],
+        "```",
+        "",
+        *machines(runs),
+        NOTES.format(verify=content["verify"]),
+    ]
+    for backend in dict.fromkeys(run["backend"] for run in runs):
+        own = [run for run in runs if run["backend"] == backend]
+        lines += ["", f"## {backend}", *failures(own)]
+        for kind, title in KINDS.items():
+            lines += times_table(own, kind, title)
+        lines += memory_table(own) + decoding_table(own)
+    return "\n".join([*lines, "", ""])
+
+
+def machines(runs):
+    """A line for each backend: processor, versions, load before each job."""
+    lines = []
+    for backend in dict.fromkeys(run["backend"] for run in runs):
+        found = [
+            run["machine"]
+            for run in runs
+            if run["backend"] == backend and "machine" in run
+        ]
+        if not found:
+            continue
+        facts = dict(found[0])
+        loads = [machine["load"] for machine in found]
+        plain = ("processor", "system", "backend")
+        facts["load"] = f"{min(loads)} to {max(loads)} as the jobs began"
+        said = (v if k in plain else f"{k} {v}" for k, v in facts.items())
+        lines.append(f"- {', '.join(said)}")
+    return lines
+
+
+def failures(runs):
+    """What was not measured and why."""
+    lines = []
+    for run in runs:
+        if run.get("failures"):
+            lines.append(f"- `{run['mechanism']}`: {run['failures'][0]}")
+        if run.get("failed"):
+            last = run["failed"].splitlines()[-1:]
+            lines.append(f"- {run['group']} failed: {' '.join(last)}")
+    return ["", *lines] if lines else []
+
+
+def times_table(runs, kind, title):
+    runs = [run for run in runs if run.get("kind") == kind and "results" in run]
+    if not runs:
+        return []
+    runs = sorted(runs, key=lambda run: run["length"])
+    heads = ["case", *(f"n = {run['length']:,}" for run in runs), "first call"]
+    rows = []
+    for name in runs[-1]["results"]:
+        cells = [time_cell(run["results"], name) for run in runs]
+        first = runs[-1]["results"][name].get("first")
+        cells.append("" if first is None else f"{first:.1f} s")
+        rows.append([f"`{name}`", *cells])
+    sizes = f"d_model {runs[0]['dim']}, {runs[0]['heads']} heads"
+    rounds = f"{runs[0]['rounds']} rounds"
+    return ["", f"{title} ({sizes}, {rounds}):", "", *table(heads, rows)]
+
+
+def ratios(results, name):
+    """Times of a case over the floor's, round by round; `None` without."""
+    rounds = [results.get(case, {}).get("rounds") for case in (name, FLOOR)]
+    return None if None in rounds else np.divide(*rounds)
+
+
+def time_cell(results, name):
+    result = results[name]
+    if "refused" in result:
+        return result["refused"]
+    time = f"{1000 * np.median(result['rounds']):.3g} ms"
+    ratio = ratios(results, name)
+    if ratio is None or name == FLOOR:
+        return time
+    spread = f"{ratio.min():.2f} to {ratio.max():.2f}"
+    return f"{np.median(ratio):.2f} ({spread}), {time}"
+
+
+def memory_table(runs):
+    runs = [run for run in runs if run["group"] == "memory"]
+    runs = [run for run in runs if "failed" not in run]
+    if not runs:
+        return []
+    found = {}
+    for run in runs:
+        cell = run.get("refused") or f"{run['peak'] / 1e6:,.0f} MB"
+        found.setdefault(run["case"], {})[run["kind"]] = cell
+    rows = [
+        [f"`{name}`", *(cells.get(kind, "") for kind in KINDS)]
+        for name, cells in found.items()
+    ]
+    title = f"Peak memory at n = {runs[0]['length']:,}:"
+    return ["", title, "", *table(["case", *KINDS], rows)]
+
+
+def decoding_of(runs):
+    """By case, entries of contexts: those of the one decoding job."""
+    for run in runs:
+        if run["group"] == "decoding" and "results" in run:
+            return run["results"]
+    return {}
+
+
+def decoding_table(runs):
+    rows = []
+    for name, entries in decoding_of(runs).items():
+        for entry in entries:
+            cells = [f"`{name}`", f"{entry['context']:,}"]
+            if "refused" in entry:
+                rows.append([*cells, entry["refused"], "", ""])
+                continue
+            rounds = 1000 * np.array(entry["rounds"])
+            spread = f"{rounds.min():.3g} to {rounds.max():.3g}"
+            rows.append(
+                [*cells, f"{np.median(rounds):.3g} ms", spread]
+                + [f"{entry['bytes']:,}"]
+            )
+    if not rows:
+        return []
+    heads = ["decoding", "context", "time per token", "spread", "state, bytes"]
+    return ["", "Decoding:", "", *table(heads, rows)]
+
+
+def table(heads, rows):
+    return [
+        f"| {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * (len(heads) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def write(content, folder):
+    """Writes benchmarks.json, .md and the pictures."""
+    from tools.bench import pictures
+
+    write_json(content, folder / JSON)
+    path = folder / "benchmarks.md"
+    kept = "\n"
+    if path.is_file():
+        kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
+    shown = pictures.draw(content["runs"], folder)
+    text = page(content) + "".join(f"![{t}]({n})\n\n" for n, t in shown)
+    path.write_text(text + BY_HAND + kept, encoding="utf-8")
+
+
+def write_json(content, path):
+    """Whole, or not at all."""
+    unfinished = path.with_suffix(".part")
+    text = json.dumps(content, indent=1) + "\n"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
