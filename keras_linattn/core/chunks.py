@@ -6,6 +6,12 @@ from keras import ops
 GROUP = 8  # chunks whose running sum is unrolled
 
 
+def fitting_size(size, length):
+    """The chunk's size, or the length where that is known to be shorter."""
+    # A length that JAX exports is a symbol, which cannot be compared.
+    return min(size, length) if isinstance(length, int) else size
+
+
 def num_chunks(length, size):
     """How many chunks of `size` cover `length` positions."""
     return (length + size - 1) // size
@@ -102,13 +108,12 @@ def grouped_sums(x, start):
     Only the sums of whole groups go through `ops.cumsum`.
     """
     count = ops.shape(x)[2]
-    known = isinstance(count, int)
-    size = min(GROUP, count) if known else GROUP
+    size = fitting_size(GROUP, count)
     parts = ops.unstack(split_chunks(x, size), size, axis=3)
     inside = [parts[0]]  # sums within the group, [B, H, N / size, R, V] each
     for part in parts[1:]:
         inside.append(inside[-1] + part)
-    if known and count == size:
+    if isinstance(count, int) and count == size:
         before, after = ops.expand_dims(start, 2), start + inside[-1][:, :, 0]
     else:
         before, after = cumulative_sums(inside[-1], start)

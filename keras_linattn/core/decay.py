@@ -17,21 +17,11 @@ from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.products import key_value_product
 
 
-def lower_triangle(size, diagonal=True):
-    """Bool `[C, C]`: entry (t, s) is `True` for s <= t, or for s < t."""
-    position = ops.arange(size)
-    row, column = ops.expand_dims(position, 1), ops.expand_dims(position, 0)
-    return row >= column if diagonal else row > column
-
-
 def decay_between(running):
     """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`."""
     difference = running - ops.swapaxes(running, -1, -2)
-    past = lower_triangle(running.shape[-2])
     # Selected before the exponential: above the diagonal it would overflow.
-    difference = ops.where(past, difference, ops.zeros_like(difference))
-    weight = ops.exp(difference)
-    return ops.where(past, weight, ops.zeros_like(weight))
+    return ops.tril(ops.exp(ops.tril(difference)))
 
 
 def scalar_decay_product(
@@ -56,16 +46,12 @@ def scalar_decay_product(
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
     running = ops.cumsum(log_decay, axis=-2)
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
     # Above the diagonal a score may be infinite, and inf * 0 is NaN.
-    past = lower_triangle(chunk_size)
-    scores = ops.where(past, scores, ops.zeros_like(scores))
+    scores = ops.tril(ops.matmul(query, ops.swapaxes(key, -1, -2)))
     inside = ops.matmul(scores * decay_between(running), value)
-    total = running[..., -1:, :]  # [B, H, N, 1, 1]
-    update = key_value_product(key * ops.exp(total - running), value)
-    before, state = carry(ops.exp(total), update, state)
-    output = inside + ops.matmul(query * ops.exp(running), before)
-    return join_chunks(output, length), state
+    faded = query * ops.exp(running)
+    before, state = _earlier_chunks(faded, key, value, running, state, carry)
+    return join_chunks(inside + before, length), state
 
 
 def vector_decay_product(
@@ -85,14 +71,22 @@ def vector_decay_product(
     )
     running = ops.cumsum(log_decay, axis=-2)
     faded = query * ops.exp(running)
-    scores = ops.matmul(faded, ops.swapaxes(key * ops.exp(-running), -1, -2))
-    past = lower_triangle(chunk_size)
-    scores = ops.where(past, scores, ops.zeros_like(scores))
-    total = running[..., -1:, :]  # [B, H, N, 1, D]
+    grown = key * ops.exp(-running)
+    scores = ops.tril(ops.matmul(faded, ops.swapaxes(grown, -1, -2)))
+    before, state = _earlier_chunks(faded, key, value, running, state, carry)
+    return join_chunks(ops.matmul(scores, value) + before, length), state
+
+
+def _earlier_chunks(faded, key, value, running, state, carry):
+    """What queries `[B, H, N, C, D]` read of the chunks before, and the state.
+
+    `faded` is the query times the decay since its chunk began.
+    """
+    total = running[..., -1:, :]  # [B, H, N, 1, D or 1]
     update = key_value_product(key * ops.exp(total - running), value)
-    before, state = carry(ops.swapaxes(ops.exp(total), -1, -2), update, state)
-    output = ops.matmul(scores, value) + ops.matmul(faded, before)
-    return join_chunks(output, length), state
+    decay = ops.swapaxes(ops.exp(total), -1, -2)
+    before, state = carry(decay, update, state)
+    return ops.matmul(faded, before), state
 
 
 def decay_step(query, key, value, log_decay, state):

@@ -86,3 +86,12 @@ def key_mask_from_attention_mask(attention_mask):
     for _ in shape[1:-1]:
         attention_mask = ops.squeeze(attention_mask, 1)
     return ops.cast(attention_mask, "bool")
+
+
+def first_given(*masks):
+    """The first that is not `None`, or `None`.
+
+    Keras passes an implicit mask under another name where a layer is called
+    with more than one tensor, so that a layer looks in several places.
+    """
+    return next((mask for mask in masks if mask is not None), None)

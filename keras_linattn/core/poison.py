@@ -8,6 +8,23 @@ later row of the result.
 from keras import ops
 
 
+def run_contained(function, *tensors):
+    """A causal function whose future cannot reach its past.
+
+    Args:
+        function: callable of the tensors that returns an output
+            `[B, H, T, V]` and a state `[B, H, D, V]`.
+        *tensors: tensors `[B, H or 1, T, anything]`.
+
+    Returns:
+        Output and state, NaN from the first row on that is not finite.
+    """
+    finite = finite_rows(*tensors)
+    clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
+    output, state = function(*clean)
+    return spoil_rows(output, finite), spoil_state(state, finite)
+
+
 def finite_rows(*tensors):
     """Bool `[B, H, T, 1]`: `True` where every tensor's row is finite.
 

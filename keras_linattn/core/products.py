@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
@@ -89,8 +90,7 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
         The output `[B, H, T, V]`, and the state after the last position.
     """
     length = ops.shape(query)[2]
-    if isinstance(length, int):
-        chunk_size = min(chunk_size, length)
+    chunk_size = fitting_size(chunk_size, length)
     if chunk_size > 1:  # else there is no future in a chunk
         key, value = contain(key, value)
     query, key, value = (

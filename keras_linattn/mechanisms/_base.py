@@ -135,6 +135,12 @@ class Mechanism(keras.layers.Layer):
             spec,
         )
 
+    def initial_state_for(self, query, value):
+        """`initial_state` for heads `[B, H, T, D]` and `[B, H, T, V]`."""
+        return self.initial_state(
+            ops.shape(query)[0], query.shape[1], query.shape[3], value.shape[3]
+        )
+
     def step(self, state, query, key, value, key_mask=None):
         """Takes in any number of new positions.
 

@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
-from keras_linattn.core.poison import finite_rows
-from keras_linattn.core.poison import spoil_rows
-from keras_linattn.core.poison import spoil_state
+from keras_linattn.core.poison import run_contained
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._traits import Traits
 
 EPSILON = 1e-5  # added to mean squares
 
@@ -39,6 +39,16 @@ class DecayMechanism(Mechanism):
             query side by side, `(B, T, H D)`.
     """
 
+    traits = Traits(
+        causal=True,
+        bidirectional=False,
+        cross=False,
+        recurrent=True,
+        normalised=False,
+        explicit=False,
+        key_order_free=False,
+        state="D V",
+    )
     chunk_size = 64
 
     def __init__(self, output_norm=True, **kwargs):
@@ -93,9 +103,7 @@ class DecayMechanism(Mechanism):
         inputs=None,
     ):
         self.check_call(query.shape, key.shape, value.shape, causal)
-        state = self.initial_state(
-            ops.shape(query)[0], query.shape[1], key.shape[3], value.shape[3]
-        )
+        state = self.initial_state_for(query, value)
         return self.step(state, query, key, value, key_mask, inputs)[0]
 
     def state_spec(self, num_heads, key_dim, value_dim):
@@ -115,7 +123,7 @@ class DecayMechanism(Mechanism):
         if query.shape[2] == 1:
             output, state = self.one_step(query, key, value, gates, state)
         else:
-            output, state = self._guarded(query, key, value, gates, state)
+            output, state = self._in_chunks(query, key, value, gates, state)
         if self.output_norm:
             output = normalise_rows(output)
         return ops.cast(output, dtype), state
@@ -135,14 +143,10 @@ class DecayMechanism(Mechanism):
             for gate in self.gates(inputs, query.shape[1])
         )
 
-    def _guarded(self, query, key, value, gates, state):
-        finite = finite_rows(key, value, *gates)
-        key, value, *gates = (
-            ops.where(finite, x, ops.zeros_like(x))
-            for x in (key, value, *gates)
-        )
-        length, size = query.shape[2], self.chunk_size
-        if isinstance(length, int):  # JAX exports a length that is a symbol
-            size = min(size, length)
-        output, state = self.chunked(query, key, value, gates, state, size)
-        return spoil_rows(output, finite), spoil_state(state, finite)
+    def _in_chunks(self, query, key, value, gates, state):
+        size = fitting_size(self.chunk_size, query.shape[2])
+
+        def chunked(key, value, *gates):
+            return self.chunked(query, key, value, gates, state, size)
+
+        return run_contained(chunked, key, value, *gates)

@@ -16,6 +16,8 @@ rather than row by row; no short convolution on q, k and v, which the model may
 have; the normalisation has no weights.
 """
 
+import dataclasses
+
 from keras import ops
 
 from keras_linattn.core.delta import delta_product
@@ -24,7 +26,6 @@ from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._decay import DecayMechanism
 from keras_linattn.mechanisms._decay import unit_rows
 from keras_linattn.mechanisms._registry import register
-from keras_linattn.mechanisms._traits import Traits
 
 
 def write_strength(inputs, kernel, bias):
@@ -64,18 +65,11 @@ class DeltaRule(DecayMechanism):
     Source: Yang et al., 2024, arXiv 2406.06484.
     """
 
-    traits = Traits(
-        causal=True,
-        bidirectional=False,
-        cross=False,
-        recurrent=True,
-        normalised=False,
-        explicit=False,
-        key_order_free=False,
+    traits = dataclasses.replace(
+        DecayMechanism.traits,
         gated=True,
         tolerance=3e-5,  # a small output is divided by its size, with its error
         cost="T (C + D) (D + V)",
-        state="D V",
         source="Yang et al. 2024, arXiv 2406.06484",
     )
 

@@ -13,6 +13,7 @@ a chunk needs no division by an underflowed product; the swish gate is the
 layer's `use_gate` (a sigmoid); the normalisation has no weights.
 """
 
+import dataclasses
 import math
 
 from keras import ops
@@ -22,7 +23,6 @@ from keras_linattn.core.decay import vector_decay_product
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._decay import DecayMechanism
 from keras_linattn.mechanisms._registry import register
-from keras_linattn.mechanisms._traits import Traits
 
 SMALLEST_LOG_DECAY = -4.0  # times the chunk of 16: exp(64) is a float32
 
@@ -74,17 +74,10 @@ class GatedLinear(DecayMechanism):
     Source: Yang et al., 2024, arXiv 2312.06635, equations 3 and 4.
     """
 
-    traits = Traits(
-        causal=True,
-        bidirectional=False,
-        cross=False,
-        recurrent=True,
-        normalised=False,
-        explicit=False,
-        key_order_free=False,
+    traits = dataclasses.replace(
+        DecayMechanism.traits,
         gated=True,
         cost="T (C + D) V",
-        state="D V",
         source="Yang et al. 2024, arXiv 2312.06635",
     )
     chunk_size = 16

@@ -34,17 +34,15 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
-from keras_linattn.core.decay import lower_triangle
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
-from keras_linattn.core.poison import finite_rows
-from keras_linattn.core.poison import spoil_rows
-from keras_linattn.core.poison import spoil_state
+from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
@@ -113,9 +111,8 @@ def attend_causally(query, key, value, visible, state):
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
-    length, size = ops.shape(query)[2], CHUNK_SIZE
-    if isinstance(query.shape[2], int):
-        size = min(size, query.shape[2])
+    length = ops.shape(query)[2]
+    size = fitting_size(CHUNK_SIZE, length)
     weights = split_chunks(masked_softmax(query, axis=-1), size)
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
     visible = split_chunks(ops.cast(visible, "int32"), size)
@@ -142,8 +139,7 @@ def attend_causally(query, key, value, visible, state):
     total = fade * ops.swapaxes(before[..., -1:], -1, -2)
     total = total + ops.cumsum(key, axis=-2)  # [B, H, N, C, D], Z
     weights = safe_divide(weights, total)
-    scores = ops.matmul(weights, ops.swapaxes(key, -1, -2))
-    scores = ops.where(lower_triangle(size), scores, 0)
+    scores = ops.tril(ops.matmul(weights, ops.swapaxes(key, -1, -2)))
     output = ops.matmul(scores, value[..., :-1])
     output = output + ops.matmul(weights * fade, before[..., 1:-1])
     return join_chunks(output, length), state
@@ -200,12 +196,7 @@ class ModifiedLinformer(Mechanism):
         if self.reading == "projected":
             return attend_projected(query, key, value, key_mask)
         if causal:
-            state = self.initial_state(
-                ops.shape(query)[0],
-                query.shape[1],
-                key.shape[3],
-                value.shape[3],
-            )
+            state = self.initial_state_for(query, value)
             return self._causally(state, query, key, value, key_mask)[0]
         return attend_factorised(query, key, value, key_mask)
 
@@ -227,10 +218,11 @@ class ModifiedLinformer(Mechanism):
         return ops.cast(output, dtype), state
 
     def _causally(self, state, query, key, value, key_mask):
-        finite = finite_rows(key, value)
-        key, value = ops.where(finite, key, 0), ops.where(finite, value, 0)
         visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
         if key_mask is not None:
             visible = spread(ops.cast(key_mask, "bool"), 4, 2)
-        output, state = attend_causally(query, key, value, visible, state)
-        return spoil_rows(output, finite), spoil_state(state, finite)
+
+        def attend(key, value):
+            return attend_causally(query, key, value, visible, state)
+
+        return run_contained(attend, key, value)

@@ -15,6 +15,7 @@ do not count as time; the paper's stabilising divisions of the scores are
 left out, since the normalisation undoes them.
 """
 
+import dataclasses
 import math
 
 from keras import ops
@@ -24,7 +25,6 @@ from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._decay import DecayMechanism
 from keras_linattn.mechanisms._registry import register
-from keras_linattn.mechanisms._traits import Traits
 
 
 def log_gammas(heads):
@@ -57,16 +57,9 @@ class Retention(DecayMechanism):
     Source: Sun et al., 2023, arXiv 2307.08621, equations 5 to 8.
     """
 
-    traits = Traits(
-        causal=True,
-        bidirectional=False,
-        cross=False,
-        recurrent=True,
-        normalised=False,
-        explicit=False,
-        key_order_free=False,
+    traits = dataclasses.replace(
+        DecayMechanism.traits,
         cost="T (C + D) V",
-        state="D V",
         source="Sun et al. 2023, arXiv 2307.08621",
     )
 
