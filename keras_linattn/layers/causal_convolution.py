@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.layers._caches import with_exact_states
@@ -96,7 +97,7 @@ class CausalConvolution(keras.layers.Layer):
         inputs_mask=None,
     ):
         # Keras calls it `inputs_mask` where a state is passed too.
-        mask = inputs_mask if mask is None else mask
+        mask = first_given(mask, inputs_mask)
         if mask is not None:
             mask = ops.cast(mask, "bool")
         if initial_state is None:

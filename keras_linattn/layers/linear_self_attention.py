@@ -3,6 +3,7 @@
 import keras
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._attention_base import AttentionBase
 
@@ -111,7 +112,7 @@ class LinearSelfAttention(AttentionBase):
         inputs_mask=None,
     ):
         # Keras passes the implicit mask as `inputs_mask` if a state comes too.
-        mask = combine_masks(inputs_mask if mask is None else mask)
+        mask = combine_masks(first_given(mask, inputs_mask))
         return self._attend(
             inputs,
             inputs,

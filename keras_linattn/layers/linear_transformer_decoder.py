@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
@@ -198,9 +199,7 @@ class LinearTransformerDecoder(TransformerBlock):
         )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
-            decoder_padding_mask = (
-                mask if decoder_sequence_mask is None else decoder_sequence_mask
-            )
+            decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
         x, *cache = self._attend_self(

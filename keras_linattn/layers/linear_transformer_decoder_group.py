@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._heads import attend_to_heads
@@ -148,9 +149,9 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         mask=None,
     ):
         # Keras calls it `mask` where there is no other tensor.
-        masks = (decoder_padding_mask, decoder_sequence_mask, mask)
-        visible = next((m for m in masks if m is not None), None)
-        visible = combine_masks(visible)
+        visible = combine_masks(
+            first_given(decoder_padding_mask, decoder_sequence_mask, mask)
+        )
         x = ops.cast(decoder_sequence, self.compute_dtype)
         heads, before = None, self_attention_cache
         for block in self.blocks:

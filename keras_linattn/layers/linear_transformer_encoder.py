@@ -60,32 +60,6 @@ class LinearTransformerEncoder(TransformerBlock):
     arXiv 2101.10277 (the default mechanism).
     """
 
-    def __init__(
-        self,
-        intermediate_dim,
-        num_heads,
-        dropout=0,
-        activation="relu",
-        layer_norm_epsilon=1e-05,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        normalize_first=False,
-        mechanism="modified_linformer",
-        **kwargs,
-    ):
-        super().__init__(
-            intermediate_dim,
-            num_heads,
-            dropout=dropout,
-            activation=activation,
-            layer_norm_epsilon=layer_norm_epsilon,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            normalize_first=normalize_first,
-            mechanism=mechanism,
-            **kwargs,
-        )
-
     def build(self, inputs_shape):
         self._self_attention_layer = self._attention(
             "self_attention_layer", self.mechanism, inputs_shape, inputs_shape

@@ -8,6 +8,8 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
 
+BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
+
 
 class FunctionalModel(keras.Model):
     """A functional model whose config is its constructor's arguments.

@@ -29,26 +29,29 @@ class DecodingStep(keras.layers.Layer):
     def __init__(self, model, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.model = model
-        leaves = tree.flatten_with_path(model.get_initial_state(1))
+        # Of one sequence, for its structure, shapes and dtypes.
+        spec = tree.map_structure(
+            lambda x: keras.KerasTensor(
+                x.shape, keras.backend.standardize_dtype(x.dtype)
+            ),
+            model.get_initial_state(1),
+        )
+        self._spec = lambda: spec  # Keras wraps a dict that it is given
+        leaves = tree.flatten_with_path(spec)
         self.names = ["_".join(("state", *map(str, k))) for k, _ in leaves]
         self.built = True
 
     def state_inputs(self):
         """Dict of a `keras.Input` for each leaf of the state."""
-        leaves = tree.flatten(self.model.get_initial_state(1))
+        leaves = tree.flatten(self._spec())
         return {
-            name: keras.Input(
-                leaf.shape[1:],
-                dtype=keras.backend.standardize_dtype(leaf.dtype),
-                name=name,
-            )
+            name: keras.Input(leaf.shape[1:], dtype=leaf.dtype, name=name)
             for name, leaf in zip(self.names, leaves)
         }
 
     def call(self, inputs):
-        structure = self.model.get_initial_state(1)
         leaves = [inputs[name] for name in self.names]
-        state = tree.pack_sequence_as(structure, leaves)
+        state = tree.pack_sequence_as(self._spec(), leaves)
         logits, _, state = self.model.call_with_state(inputs["tokens"], state)
         new = dict(zip(self.names, tree.flatten(state)))
         return {"logits": ops.squeeze(logits, 1), **new}

@@ -8,6 +8,7 @@ from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models import decoding
+from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import FunctionalModel
 from keras_linattn.models._base import final_norm
 from keras_linattn.models._base import output_dense
@@ -107,7 +108,9 @@ class CausalLM(Generator, FunctionalModel):
         intermediate_dim = intermediate_dim or 4 * hidden_dim
         if vocabulary_size is None:
             own = tokenizer is not None
-            vocabulary_size = tokenizer.vocabulary_size() if own else 257
+            vocabulary_size = (
+                tokenizer.vocabulary_size() if own else BYTE_VOCABULARY
+            )
         block = {
             "intermediate_dim": intermediate_dim,
             "num_heads": num_heads,

@@ -5,11 +5,10 @@ import keras
 from keras_linattn.layers import NGramEmbedding
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
-
-BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
