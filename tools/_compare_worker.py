@@ -4,15 +4,12 @@ Called with a job as JSON and the path of the answer.
 """
 
 import json
-import os
 import pathlib
-import platform
-import resource
 import sys
 import time
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
 
 import _data  # noqa: E402  (after the path above)
 import _training  # noqa: E402
@@ -21,7 +18,10 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import text_classification  # noqa: E402
 
-STATUS = pathlib.Path("/proc/self/status")
+from tools._machine import forget_peak  # noqa: E402
+from tools._machine import machine  # noqa: E402
+from tools._machine import peak_memory  # noqa: E402
+
 # Example, how it reads its data, how much of them a smoke run takes.
 TASKS = {
     "text": (
@@ -63,7 +63,7 @@ def train(job):
     """Trains, tests, and says how much memory that took."""
     task, options = make_task(job)
     identifier = job["mechanism"]
-    before = start_of_memory()
+    before = forget_peak()
     keras.utils.set_random_seed(job["seed"])
     model = task.build(_training.fit_to(identifier, task))
     result = _training.train(model, task, options.epochs)
@@ -113,45 +113,6 @@ def median_step(model, batch):
         model.train_on_batch(*batch)  # returns numbers: it has waited for them
         times.append(1000 * (time.perf_counter() - start))
     return float(np.median(times))
-
-
-def start_of_memory():
-    """Forgets earlier peaks where the system can; bytes in use now."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # reading the data may then hide a small model's peak
-    return peak_memory()
-
-
-def peak_memory():
-    """Bytes: the largest resident memory of this process."""
-    try:
-        lines = STATUS.read_text().splitlines()
-        peaks = [line.split()[1] for line in lines if line[:6] == "VmHWM:"]
-        return 1024 * int(peaks[0])
-    except (OSError, IndexError):
-        # In bytes on macOS only. Linux counts the parent's peak too, which
-        # is why its own line is read above.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def machine():
-    """What the numbers depend on."""
-    backend = keras.backend.backend()
-    cpu = pathlib.Path("/proc/cpuinfo")
-    names = cpu.read_text().splitlines() if cpu.is_file() else []
-    names = [line.partition(":")[2] for line in names if "model name" in line]
-    return {
-        "processor": (names or [platform.processor()])[0].strip(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        "backend": f"{backend} {sys.modules[backend].__version__}",
-        "numpy": np.__version__,
-    }
 
 
 def main():

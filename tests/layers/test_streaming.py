@@ -4,11 +4,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from outputs import predict
 
 from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
-from tests.outputs import predict
 
 BATCH, LENGTH = 2, 12
 # The step forms of all mechanisms are in the conformance suite; here one of

@@ -3,6 +3,7 @@
 import math
 
 from keras_linattn import testing
+from tools import _machine
 from tools.bench import cases
 from tools.bench import runtime
 
@@ -58,10 +59,10 @@ def memory(job):
     function = KINDS[job["kind"]](built(case, shape))
     # A short call first: the library's own start is no part of the layer.
     runtime.wait(function(x[:, : min(64, shape.length)]))
-    before = runtime.forget_peak()
+    before = _machine.forget_peak()
     for _ in range(2):
         runtime.wait(function(x))
-    return {"peak": runtime.peak_memory() - before}
+    return {"peak": _machine.peak_memory() - before}
 
 
 def verify(job):

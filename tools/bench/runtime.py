@@ -2,17 +2,15 @@
 
 import os
 import pathlib
-import platform
-import resource
-import sys
 import time
 
 import keras
 import numpy as np
 from keras import ops
 
+from tools import _machine
+
 MEGABYTE = 1e6
-STATUS = pathlib.Path("/proc/self/status")
 
 
 def pick(**choices):
@@ -142,27 +140,6 @@ def random_tensor(shape, seed=0):
     return ops.convert_to_tensor(rng.standard_normal(shape, dtype="float32"))
 
 
-def forget_peak():
-    """Forgets earlier peaks where the system can; bytes in use now."""
-    try:
-        pathlib.Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-    return peak_memory()
-
-
-def peak_memory():
-    """Bytes: the largest resident memory of this process."""
-    try:
-        lines = STATUS.read_text().splitlines()
-        peaks = [line.split()[1] for line in lines if line[:6] == "VmHWM:"]
-        return 1024 * int(peaks[0])
-    except (OSError, IndexError):
-        # In bytes on macOS only.
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def free_memory():
     """Bytes that this machine can still give."""
     path = pathlib.Path("/proc/meminfo")
@@ -174,22 +151,9 @@ def free_memory():
 
 
 def machine():
-    """What the numbers depend on."""
-    backend = keras.backend.backend()
-    cpu = pathlib.Path("/proc/cpuinfo")
-    names = cpu.read_text().splitlines() if cpu.is_file() else []
-    names = [line.partition(":")[2] for line in names if "model name" in line]
+    """What the numbers depend on, and how busy the machine is."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return {
-        "processor": (names or [platform.processor()])[0].strip(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "keras": keras.__version__,
-        "backend": f"{backend} {sys.modules[backend].__version__}",
-        "numpy": np.__version__,
-        "load": round(load, 2),
-    }
+    return {**_machine.machine(), "load": round(load, 2)}
 
 
 def _jax_state(layer):

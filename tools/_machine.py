@@ -1,0 +1,51 @@
+"""The machine that a tool measures on, and the memory of its process."""
+
+import os
+import pathlib
+import platform
+import resource
+import sys
+
+import keras
+import numpy as np
+
+STATUS = pathlib.Path("/proc/self/status")
+
+
+def forget_peak():
+    """Forgets earlier peaks where the system can; bytes in use now."""
+    try:
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # reading the data may then hide a small model's peak
+    return peak_memory()
+
+
+def peak_memory():
+    """Bytes: the largest resident memory of this process."""
+    try:
+        lines = STATUS.read_text().splitlines()
+        peaks = [line.split()[1] for line in lines if line[:6] == "VmHWM:"]
+        return 1024 * int(peaks[0])
+    except (OSError, IndexError):
+        # In bytes on macOS only. Linux counts the parent's peak too, which
+        # is why its own line is read above.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine():
+    """What the numbers depend on."""
+    backend = keras.backend.backend()
+    cpu = pathlib.Path("/proc/cpuinfo")
+    names = cpu.read_text().splitlines() if cpu.is_file() else []
+    names = [line.partition(":")[2] for line in names if "model name" in line]
+    return {
+        "processor": (names or [platform.processor()])[0].strip(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "backend": f"{backend} {sys.modules[backend].__version__}",
+        "numpy": np.__version__,
+    }
