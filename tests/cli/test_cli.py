@@ -10,6 +10,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
+from refusing import refuses
 
 import keras_linattn
 from keras_linattn import LinearSelfAttention
@@ -52,16 +53,6 @@ def forget_after():
     yield forget
     forget()
     sys.modules.pop("module_of_test_cli", None)
-
-
-def refuses(capsys, *arguments):
-    """The one line that the command says to arguments that it refuses."""
-    assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.startswith("keras-linattn: error: ")
-    return said.err
 
 
 def test_version(capsys):

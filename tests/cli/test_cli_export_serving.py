@@ -6,6 +6,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from refusing import refuses
 
 import keras_linattn
 from keras_linattn.cli.main import main
@@ -19,16 +20,6 @@ def model_file(tmp_path):
         num_classes=2, hidden_dim=8, num_layers=1, num_heads=1, num_buckets=8
     ).save(path)
     return path
-
-
-def refuses(capsys, *arguments):
-    """The one line that the command says to arguments that it refuses."""
-    assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.startswith("keras-linattn: error: ")
-    return said.err
 
 
 def test_hands_over_to_the_public_function(
