@@ -20,6 +20,8 @@ for backend in "${backends[@]}"; do
 done
 if [ $# -eq 0 ]; then
     echo "== across backends"
-    .venv/bin/python -m pytest tests/matrix || status=1
+    # Each file starts processes of its own: two files at a time.
+    .venv/bin/python -m pytest tests/matrix --numprocesses=2 --dist=loadfile \
+        || status=1
 fi
 exit $status

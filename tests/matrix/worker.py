@@ -19,7 +19,8 @@ from keras_linattn import mechanisms
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "tools"))
 
-from _saving_models import model_with  # noqa: E402  (after the path above)
+from _saving_models import difference  # noqa: E402  (after the path above)
+from _saving_models import model_with  # noqa: E402
 from _saving_models import outputs  # noqa: E402
 
 
@@ -38,8 +39,8 @@ def load(folder):
     for path in sorted(folder.glob("*/*.keras")):
         model = keras.saving.load_model(path)
         expected = np.load(path.with_suffix(".npy"))
-        difference = float(np.abs(outputs(model) - expected).max())
-        report.setdefault(path.parent.name, {})[path.stem] = difference
+        found = difference(outputs(model), expected)
+        report.setdefault(path.parent.name, {})[path.stem] = found
     path = folder / f"loaded-{keras.backend.backend()}.json"
     path.write_text(json.dumps(report))
 
