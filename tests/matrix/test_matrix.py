@@ -34,7 +34,7 @@ def work(backend, task, folder):
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory):
-    """{loaded under: {saved under: {mechanism: largest relative difference}}}."""
+    """{loaded under: {saved under: {mechanism: relative difference}}}."""
     folder = tmp_path_factory.mktemp("matrix")
     for backend in BACKENDS:
         work(backend, "save", folder)
