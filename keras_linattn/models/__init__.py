@@ -1,5 +1,8 @@
 """Keras models built from the layers."""
 
+from keras_linattn.models.audio_classifier import (
+    AudioClassifier as AudioClassifier,
+)
 from keras_linattn.models.causal_lm import CausalLM as CausalLM
 from keras_linattn.models.text_classifier import (
     TextClassifier as TextClassifier,
