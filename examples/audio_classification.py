@@ -4,10 +4,12 @@
     python examples/audio_classification.py
 
 Telephone prompts in five languages, 8 kHz, no spectrogram. Training sees parts
-of a second at random; the curves and the test, whose prompts (by name) are in
-no training recording, see up to four seconds, which are 2,048 frames. Each
-language has one voice (English and Spanish, by their names, the same): with
-most of them, language is speaker too.
+of a second at random; the curves and the test see up to four seconds, which are
+2,048 frames. The test recordings are used once, at the end, and their prompts
+are in no other recording, in any language. Each language has one voice: the
+classes are speakers as much as languages (the folders of English and Spanish
+both say Allison), and how well the model would hear a stranger's language is
+not measured.
 """
 
 import sys

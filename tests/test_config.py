@@ -61,6 +61,8 @@ CASES = {
     },
     "TokenMerging": {"factor": 3, "units": 5},
     "MaskedAveragePooling": {},
+    "StridedConvolution": {"units": 5, "kernel_size": 6, "strides": 3},
+    "WaveformMasking": {},
 }
 
 

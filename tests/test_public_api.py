@@ -42,6 +42,7 @@ def test_the_face_of_the_design_is_there():
         "LinearAttentionCell",
         "LinearTransformerDecoder",
         "LinearTransformerDecoderGroup",
+        "models.AudioClassifier",
         "models.CausalLM",
         "testing.check_mechanism",
     }

@@ -20,7 +20,12 @@ trap 'rm -r "$packages"' EXIT
 (
     cd "$packages"
     for language in "${languages[@]}"; do
-        apt-get -qq download "asterisk-core-sounds-$language-wav=1.6.1-1"
+        apt-get -qq -o APT::Sandbox::User=root download \
+            "asterisk-core-sounds-$language-wav=1.6.1-1" || {
+            echo "Debian 12 has this version; is its index there" \
+                "(apt-get update)?" >&2
+            exit 1
+        }
     done
     sha256sum --check --quiet <<'EOF'
 2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d  asterisk-core-sounds-en-wav_1.6.1-1_all.deb

@@ -16,8 +16,7 @@ class TrailingZerosMask(keras.Operation):
         position = ops.arange(ops.shape(waveforms)[1], dtype="int32")
         position = ops.expand_dims(position, 0)
         sounding = ops.not_equal(waveforms, 0)  # NaN is
-        nowhere = ops.full_like(position, -1)
-        last = ops.where(sounding, position, nowhere)
+        last = ops.where(sounding, position, -1)
         return position <= ops.max(last, axis=1, keepdims=True)
 
     def compute_output_spec(self, waveforms):

@@ -22,6 +22,7 @@ from keras_linattn import MaskedAveragePooling
 from keras_linattn import mechanisms
 from keras_linattn.export import export_saved_model
 from keras_linattn.export.saved_model import _move_into_place
+from keras_linattn.models import AudioClassifier
 from keras_linattn.models import TextClassifier
 from keras_linattn.models import VisionTransformer
 
@@ -95,6 +96,18 @@ def image_batch(batch, length):
     return {"images": generator.random((batch, 8, 8, 1), dtype=np.float32)}
 
 
+def audio_classifier():
+    return AudioClassifier(num_classes=3, hidden_dim=16, num_layers=1)
+
+
+def waveforms(batch, length):
+    """Padded, but for the first."""
+    generator = np.random.default_rng(length)
+    samples = generator.uniform(-1, 1, (batch, length)).astype("float32")
+    samples[1:, length // 2 :] = 0
+    return {"waveforms": samples}
+
+
 def identifier(name):
     """The mechanism, told its length if it must know it."""
     needs_length = mechanisms.get(name).traits.needs_length
@@ -113,6 +126,7 @@ EXPORTED = (
 CASES = {
     "plain": Case(plain_classifier),
     "vision": Case(vision_transformer, image_batch),
+    "audio": Case(audio_classifier, waveforms),
     **{
         name: Case(functools.partial(text_classifier, identifier(name)))
         for name in EXPORTED

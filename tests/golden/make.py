@@ -49,6 +49,21 @@ def vision_transformer():
     )
 
 
+def audio_classifier():
+    return models.AudioClassifier(
+        num_classes=3,
+        strides=(4, 2),
+        kernel_sizes=(8, 4),
+        hidden_dim=8,
+        num_layers=1,
+    )
+
+
+def waveforms():
+    generator = np.random.default_rng(0)
+    return generator.uniform(-1, 1, (2, 99)).astype("float32")
+
+
 def images():
     generator = np.random.default_rng(0)
     return generator.random((2, 8, 8, 1), dtype="float32")
@@ -56,6 +71,7 @@ def images():
 
 # {name: (makes the model, makes its inputs)}
 MODELS = {
+    "model-audio_classifier": (audio_classifier, waveforms),
     "model-text_classifier": (text_classifier, tokens),
     "model-vision_transformer": (vision_transformer, images),
     **{

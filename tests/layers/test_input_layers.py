@@ -1,4 +1,4 @@
-"""The layers before and after the attention: patches, n-grams, merging."""
+"""The layers around the attention: patches, n-grams, merging, waveforms."""
 
 import keras
 import numpy as np
@@ -8,7 +8,9 @@ from keras import ops
 from keras_linattn import MaskedAveragePooling
 from keras_linattn import NGramEmbedding
 from keras_linattn import PatchEmbedding
+from keras_linattn import StridedConvolution
 from keras_linattn import TokenMerging
+from keras_linattn import WaveformMasking
 
 
 def random(*shape):
@@ -133,6 +135,66 @@ def test_merging_masks():
 def test_merging_refuses_factor():
     with pytest.raises(ValueError, match="factor=0"):
         TokenMerging(0, 5)
+
+
+# --- StridedConvolution and WaveformMasking
+
+
+@pytest.mark.parametrize(("kernel_size", "strides"), [(6, 3), (9, 3), (4, 1)])
+def test_convolution_is_that_of_keras(kernel_size, strides):
+    x = random(2, 10, 3)
+    layer = StridedConvolution(5, kernel_size, strides)
+    output = numpy(layer(x))
+    kernel, bias = map(numpy, layer._projection.weights)
+    end = -10 % strides
+    padded = np.pad(x, [(0, 0), (kernel_size - strides, end), (0, 0)])
+    theirs = ops.conv(
+        padded,
+        kernel.reshape(kernel_size, 3, 5),
+        strides,
+        padding="valid",
+        data_format="channels_last",
+    )
+    np.testing.assert_allclose(output, numpy(theirs) + bias, atol=1e-5)
+    assert layer.compute_output_shape(x.shape) == output.shape
+    assert layer.compute_output_shape((None, None, 3)) == (None, None, 5)
+
+
+def test_convolution_of_a_window_of_strides_is_merging():
+    x, mask = random(2, 7, 3), np.arange(7) < np.array([[2], [4]])
+    merging, layer = TokenMerging(3, 5), StridedConvolution(5, 3, 3)
+    merging.build(x.shape)
+    layer.build(x.shape)
+    layer.set_weights(merging.get_weights())
+    np.testing.assert_allclose(
+        numpy(layer(x, mask=mask)), numpy(merging(x, mask=mask)), atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        numpy(layer.compute_mask(x, mask)), numpy(merging.compute_mask(x, mask))
+    )
+    assert layer.compute_mask(x) is None
+
+
+def test_convolution_hides_what_is_masked():
+    x, mask = random(2, 7, 3), np.arange(7) < np.array([[2], [4]])
+    layer = StridedConvolution(5, 6, 3)
+    spoilt = np.where(mask[..., None], x, np.float32("nan"))
+    zeroed = np.where(mask[..., None], x, 0)
+    np.testing.assert_allclose(
+        numpy(layer(spoilt, mask=mask)), numpy(layer(zeroed)), atol=1e-6
+    )
+
+
+def test_waveform_zeros_at_the_end_are_hidden():
+    x = np.array([[0, 1, 0, 0], [0, 0, 0, -1], [0] * 4], "float32")
+    layer = WaveformMasking()
+    np.testing.assert_array_equal(
+        numpy(layer.compute_mask(x)),
+        [[True, True, False, False], [True] * 4, [False] * 4],
+    )
+    given = np.array([[True] * 4, [False] * 4, [True] * 4])
+    assert layer.compute_mask(x, given) is given
+    np.testing.assert_array_equal(numpy(layer(x)), x[..., None])
 
 
 # --- MaskedAveragePooling

@@ -8,6 +8,7 @@ import pytest
 from outputs import predict
 
 from keras_linattn import mechanisms
+from keras_linattn.models import AudioClassifier
 from keras_linattn.models import TextClassifier
 from keras_linattn.models import VisionTransformer
 
@@ -38,18 +39,36 @@ IMAGE = {
     "activation": "sigmoid",
     "mechanism": "linear_transformer",
 }
-CASES = [(TextClassifier, TEXT), (VisionTransformer, IMAGE)]
-both = pytest.mark.parametrize(("cls", "options"), CASES)
+AUDIO = {
+    "num_classes": 3,
+    "strides": (4, 2),
+    "kernel_sizes": (8, 2),
+    "hidden_dim": 16,
+    "num_layers": 1,
+    "num_heads": 2,
+    "intermediate_dim": 24,
+    "dropout": 0.2,
+    "activation": "sigmoid",
+    "mechanism": "linear_transformer",
+}
+CASES = [
+    (TextClassifier, TEXT),
+    (VisionTransformer, IMAGE),
+    (AudioClassifier, AUDIO),
+]
+every = pytest.mark.parametrize(("cls", "options"), CASES)
 
 
 def data(cls, batch=4):
     rng = np.random.default_rng(0)
     if cls is TextClassifier:
         return rng.integers(1, 40, (batch, 11), dtype="int32")
+    if cls is AudioClassifier:
+        return rng.uniform(-1, 1, (batch, 83)).astype("float32")
     return rng.random((batch, 8, 4, 3), dtype="float32")
 
 
-@both
+@every
 def test_config_is_the_constructor(cls, options):
     model = cls(**options)
     config = model.get_config()
@@ -60,7 +79,7 @@ def test_config_is_the_constructor(cls, options):
     assert cls.from_config(config).get_config() == config
 
 
-@both
+@every
 @pytest.mark.parametrize(
     "mechanism",
     [
@@ -81,7 +100,7 @@ def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
     assert predict(model, x).shape == (4, 3)
 
 
-@both
+@every
 def test_learns_by_heart(cls, options):
     model = cls(**{**options, "activation": "softmax", "dropout": 0.0})
     x, labels = data(cls, batch=6), np.arange(6) % 3
@@ -91,7 +110,7 @@ def test_learns_by_heart(cls, options):
     assert losses[-1] < 0.1 < losses[0]
 
 
-@both
+@every
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_policies(cls, options, dtype, tmp_path):
     model = cls(**options, dtype=dtype)
@@ -103,7 +122,7 @@ def test_policies(cls, options, dtype, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
-@both
+@every
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(cls, options, tmp_path):
     model = cls(**options)
@@ -116,7 +135,7 @@ def test_quantized_reloads(cls, options, tmp_path):
     np.testing.assert_array_equal(output, predict(loaded, data(cls)))
 
 
-@both
+@every
 def test_lora_reloads(cls, options, tmp_path):
     model = cls(**options)
     attention = model.get_layer("encoder_0")._self_attention_layer
@@ -132,7 +151,7 @@ def test_lora_reloads(cls, options, tmp_path):
     np.testing.assert_allclose(output, predict(loaded, data(cls)), atol=1e-5)
 
 
-@both
+@every
 def test_shared_mechanism_is_one_object(cls, options, tmp_path):
     shared = mechanisms.Linformer(projection_dim=3, sequence_length=16)
     model = cls(**{**options, "num_layers": 2, "mechanism": shared})
@@ -145,7 +164,7 @@ def test_shared_mechanism_is_one_object(cls, options, tmp_path):
     )
 
 
-@both
+@every
 def test_refuses(cls, options):
     with pytest.raises(ValueError, match="`num_heads` must be a positive"):
         cls(**{**options, "num_heads": 0})
@@ -170,3 +189,61 @@ def test_text_padding_changes_nothing_and_length_is_free():
 def test_vision_refuses_images_that_do_not_fit():
     with pytest.raises(ValueError, match="multiples of the patch size"):
         VisionTransformer(num_classes=3, image_shape=(9, 8, 1), patch_size=2)
+
+
+# --- Waveforms
+
+
+def test_audio_padding_changes_nothing_and_length_is_free():
+    model = AudioClassifier(**{**AUDIO, "num_layers": 2})
+    x = data(AudioClassifier)
+    x[:, :9] = x[:, 40:49] = 0  # silence, which is not padding
+    for more in (1, 4, 6, 61):  # within a window, a frame, and past it
+        padded = np.pad(x, [(0, 0), (0, more)])
+        np.testing.assert_allclose(
+            predict(model, padded), predict(model, x), atol=1e-5
+        )
+    assert model.input_shape == (None, None)
+    assert [x.name for x in model.inputs] == ["waveforms"]
+    assert model.total_stride == 8
+
+
+def test_audio_of_many_lengths_in_one_batch():
+    model = AudioClassifier(**AUDIO)
+    x, sizes = data(AudioClassifier), (83, 40, 7, 1)
+    batch = np.where(np.arange(83) < np.array(sizes)[:, None], x, 0)
+    outputs = predict(model, batch)
+    for row, size, output in zip(x, sizes, outputs):
+        alone = predict(model, row[None, :size])
+        np.testing.assert_allclose(alone[0], output, atol=1e-5)
+
+
+def test_audio_silence_counts_and_nothing_is_finite():
+    model = AudioClassifier(**AUDIO)
+    x = data(AudioClassifier)
+    interrupted = np.insert(x, [40] * 24, 0, axis=1)
+    assert np.abs(predict(model, interrupted) - predict(model, x)).max() > 1e-5
+    assert np.isfinite(predict(model, np.zeros((1, 20), "float32"))).all()
+
+
+def test_audio_takes_a_channel():
+    model = AudioClassifier(**AUDIO)
+    x = data(AudioClassifier)
+    same = AudioClassifier.from_config(model.get_config())
+    same.set_weights(model.get_weights())
+    np.testing.assert_allclose(
+        predict(model, x[..., None]), predict(same, x), atol=1e-6
+    )
+
+
+def test_audio_refuses():
+    with pytest.raises(ValueError, match="one entry for each convolution"):
+        AudioClassifier(**{**AUDIO, "strides": (4,)})
+    with pytest.raises(ValueError, match="one entry for each convolution"):
+        AudioClassifier(3, strides=(), kernel_sizes=())
+    with pytest.raises(
+        ValueError, match="multiple of `strides`.*kernel_size=7"
+    ):
+        AudioClassifier(3, strides=(4,), kernel_sizes=(7,))
+    with pytest.raises(ValueError, match="positive integer.*strides=0"):
+        AudioClassifier(3, strides=(0,), kernel_sizes=(4,))
