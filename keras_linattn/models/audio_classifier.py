@@ -45,7 +45,8 @@ class AudioClassifier(Classifier):
 
     Call arguments:
         waveforms: float tensor `(B, T)` or `(B, T, 1)`, samples in [-1, 1]. The
-            input is named `waveforms`.
+            input is named `waveforms`. Keep to one of the two where
+            TensorFlow compiles (`fit`, `predict`).
 
     Returns:
         float32 tensor `(B, num_classes)`.
