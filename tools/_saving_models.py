@@ -8,10 +8,12 @@ from keras_linattn import mechanisms
 
 # What a model is before it is saved, and the largest difference of outputs,
 # relative to the largest output, that counts as the same. Half precision and
-# int8 round in another order, or another way at a tie, on another backend.
+# int8 round in another order, or another way at a tie, on another backend or in
+# a graph of free length; and where an output of two heads of 4 is divided by
+# its root mean square, that is up to 30 times a rounding error of float16.
 TOLERANCES = {
     "float32": 1e-5,
-    "mixed_float16": 1e-2,
+    "mixed_float16": 4e-2,
     "mixed_bfloat16": 4e-2,
     "int8": 1e-2,
     "lora": 1e-5,

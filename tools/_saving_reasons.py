@@ -32,7 +32,145 @@ class Reason:
     way_out: str
 
 
-REASONS = ()
+OTHER_BACKEND = (
+    "Save `.keras`, load it with `KERAS_BACKEND=tensorflow`, export there."
+)
+REASONS = (
+    Reason(
+        "adapters",
+        ("config", "clone"),
+        ("tensorflow", "jax", "torch"),
+        r"`set_weights\(weights\)`.*weight list of length",
+        "A config says nothing of LoRA adapters: the copy has fewer weights.",
+        "Call `enable_lora` on the copy's layers before `set_weights`; or save "
+        "`.keras`, which stores the sum of kernel and adapters.",
+    ),
+    Reason(
+        "free length (jax2onnx)",
+        ("onnx",),
+        ("jax",),
+        r"dim_\d+_1|arange .*NoneType|NoneType.*arange",
+        "jax2onnx cannot trace these operations at a length that is free.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "bfloat16 (tf2onnx)",
+        ("onnx",),
+        ("tensorflow",),
+        r"bound to different types",
+        "tf2onnx writes float16 beside bfloat16, and ONNX Runtime refuses.",
+        "Export a float32 or mixed_float16 model.",
+    ),
+    Reason(
+        "free length (torch.onnx)",
+        ("onnx",),
+        ("torch",),
+        r"because it is not constant|kernel of unknown shape",
+        "torch's exporter, as Keras calls it, wants shapes that are known.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "ravel (torch.onnx)",
+        ("onnx",),
+        ("torch",),
+        r"aten::ravel",
+        "Keras' int8 layers call `ravel`, which the exporter does not know.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "adapters (torch)",
+        ("onnx", "openvino"),
+        ("torch",),
+        r"requires grad as a constant",
+        "torch's tracer refuses the sum of kernel and LoRA adapters.",
+        "Save `.keras`, which stores that sum as the kernel, load, export.",
+    ),
+    Reason(
+        "XlaCallModule",
+        ("openvino",),
+        ("jax",),
+        r"operations: XlaCallModule",
+        "OpenVINO cannot read what JAX exports, a call of XLA.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "no such operation",
+        ("openvino",),
+        ("tensorflow",),
+        r"No conversion rule found for operations",
+        "OpenVINO has no form of an operation of TensorFlow's: `TensorList` of "
+        "the loop over chunks, `MatrixDiagV3`.",
+        "Export to ONNX, which ONNX Runtime runs.",
+    ),
+    Reason(
+        "wrong numbers",
+        ("openvino",),
+        ("tensorflow", "torch"),
+        r"DifferentOutputs",
+        "OpenVINO runs the model, and gives other outputs (bfloat16 from "
+        "torch, int8 from TensorFlow).",
+        "Export a float32 model, and let OpenVINO choose its precision.",
+    ),
+    Reason(
+        "bfloat16 (OpenVINO)",
+        ("openvino",),
+        ("tensorflow",),
+        r"Element not suppo",
+        "OpenVINO has no broadcast in bfloat16.",
+        "Export a float32 model, and let OpenVINO choose its precision.",
+    ),
+    Reason(
+        "traced length",
+        ("openvino",),
+        ("torch",),
+        r"\[CPU\] (MatMul|Add) node",
+        "torch's trace has the length of its sample for a fixed number: the "
+        "file loads, and fails at another length.",
+        "Save `.keras`, load it under TensorFlow, export to ONNX.",
+    ),
+    Reason(
+        "trace differs",
+        ("openvino",),
+        ("torch",),
+        r"TracingCheckError",
+        "torch traces a quantized model in two ways, and refuses it.",
+        "Export a float32 model, and quantize it with OpenVINO's tools.",
+    ),
+    Reason(
+        "not from JAX",
+        ("litert",),
+        ("jax",),
+        r"LiteRT export requires TensorFlow or PyTorch",
+        "Keras exports LiteRT under TensorFlow and torch alone.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "litert-torch",
+        ("litert",),
+        ("torch",),
+        r"`litert-torch`",
+        "It needs the package litert-torch, not installed here: pip would "
+        "replace the CPU build of torch by one with CUDA.",
+        OTHER_BACKEND,
+    ),
+    Reason(
+        "Flex",
+        ("litert",),
+        ("tensorflow",),
+        r"Flex delegate",
+        "Operations that LiteRT has not built in: the loop over chunks, half "
+        "precision.",
+        "Run it in an interpreter with the Flex delegate (Select TF ops).",
+    ),
+    Reason(
+        "squeeze (LiteRT)",
+        ("litert",),
+        ("tensorflow",),
+        r"squeeze_dims",
+        "LiteRT's converter refuses a `squeeze` of Keras' int8 `EinsumDense`.",
+        "Export a float32 model, and quantize it with LiteRT's tools.",
+    ),
+)
 
 
 def key_of(form, backend, outcome):

@@ -5,12 +5,14 @@
     python tools/saving_matrix.py --check               # all; writes nothing
 
 Writes saving_matrix.json, the cells, and saving_matrix.md, the table of them.
-The backends take turns, one process each to save and one each to load. Beside
-the packages of tools/constraints.txt it needs tf2onnx, onnxruntime, openvino
-and jax2onnx.
+One process for each backend saves and then one each loads, two at a time.
+Beside the packages of tools/constraints.txt it needs tf2onnx, onnxruntime,
+openvino and jax2onnx, with its dependencies and onnxscript.
 """
 
 import argparse
+import concurrent.futures
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -38,6 +40,7 @@ from keras_linattn import mechanisms  # noqa: E402
 
 WORKER = pathlib.Path(__file__).with_name("_saving_worker.py")
 LAST_LINES = 12  # of a process that failed
+SLOWEST_FIRST = ("jax", "torch", "tensorflow")
 
 
 def parse(arguments=None):
@@ -92,17 +95,19 @@ def compute(jobs, say=lambda line: None):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "jobs.json").write_text(json.dumps(list(jobs)))
-        for phase, backend in itertools.product(("save", "load"), BACKENDS):
-            start = time.monotonic()
-            for *job, saved, loaded, outcome in work(phase, backend, folder):
+        for phase in ("save", "load"):
+            search = functools.partial(work, phase, folder=folder, say=say)
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(search, SLOWEST_FIRST))
+            for *job, saved, loaded, outcome in itertools.chain(*found):
                 key = key_of(job[0], saved, outcome)
                 cells[tuple(job)][saved, loaded] = key
-            say(f"{phase} {backend}: {time.monotonic() - start:.0f} s")
     return cells
 
 
-def work(phase, backend, folder):
+def work(phase, backend, folder, say):
     """The cells that one process finds."""
+    start = time.monotonic()
     child = subprocess.run(
         [sys.executable, WORKER, phase, folder / "jobs.json", folder],
         env={
@@ -120,8 +125,9 @@ def work(phase, backend, folder):
     if child.returncode:
         lines = child.stdout.splitlines()[-LAST_LINES:]
         raise RuntimeError("\n".join(lines))
+    say(f"{phase} {backend}: {time.monotonic() - start:.0f} s")
     cells = (folder / f"{phase}-{backend}.jsonl").read_text(encoding="utf-8")
-    return map(json.loads, cells.splitlines())
+    return [json.loads(line) for line in cells.splitlines()]
 
 
 def read(path):

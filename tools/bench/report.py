@@ -25,8 +25,8 @@ NOTES = """\
   case in a process of its own.
 - Decoding: one call of the layer for each token, batch 1. The linear layer
   has taken in the whole context. `keras_hub_cache` is KerasHub's
-  `CachedMultiHeadAttention` with a cache as long as the context; called token
-  by token, TensorFlow and torch copy it.
+  `CachedMultiHeadAttention` with a cache as long as the context, whose updated
+  keys and values it stacks to a new array at each token.
 - Before a mechanism is measured its conformance checks run (verify: {verify});
   one that fails has no numbers here."""
 
