@@ -22,6 +22,7 @@ from keras_linattn.layers import (
 from keras_linattn.layers import MaskedAveragePooling as MaskedAveragePooling
 from keras_linattn.layers import NGramEmbedding as NGramEmbedding
 from keras_linattn.layers import PatchEmbedding as PatchEmbedding
+from keras_linattn.layers import TokenExtension as TokenExtension
 from keras_linattn.layers import TokenMerging as TokenMerging
 from keras_linattn.mechanisms import Mechanism as Mechanism
 from keras_linattn.mechanisms import Traits as Traits

@@ -59,6 +59,7 @@ CASES = {
         "orders": (1, 3),
         "num_buckets": 77,
     },
+    "TokenExtension": {"factor": 3},
     "TokenMerging": {"factor": 3, "units": 5},
     "MaskedAveragePooling": {},
 }

@@ -30,4 +30,7 @@ from keras_linattn.layers.ngram_embedding import (
 from keras_linattn.layers.patch_embedding import (
     PatchEmbedding as PatchEmbedding,
 )
+from keras_linattn.layers.token_extension import (
+    TokenExtension as TokenExtension,
+)
 from keras_linattn.layers.token_merging import TokenMerging as TokenMerging
