@@ -61,7 +61,7 @@ def parse(arguments=None):
     parser.add_argument(
         "--published",
         action="store_true",
-        help="lengths and numbers of the Long Range Arena: hours on a CPU",
+        help="lengths and numbers of the Long Range Arena: long on a CPU",
     )
     options = parser.parse_args(arguments)
     if options.smoke:

@@ -10,11 +10,11 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
-def check_factor(factor):
-    """Raises a `ValueError` unless `factor` is an int > 0."""
+def check_factor(factor, name="factor"):
+    """Raises a `ValueError` unless the argument `name` is an int > 0."""
     if not isinstance(factor, int) or factor < 1:
         raise ValueError(
-            f"`factor` must be a positive integer. Received: factor={factor!r}."
+            f"`{name}` must be a positive integer. Received: {name}={factor!r}."
         )
 
 

@@ -5,6 +5,7 @@ import keras
 from keras_linattn.layers import NGramEmbedding
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers.token_merging import check_factor
 from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
@@ -159,11 +160,7 @@ class TextClassifier(Classifier):
 
 
 def _check_hourglass(factor, num_layers):
-    if not isinstance(factor, int) or factor < 1:
-        raise ValueError(
-            "`hourglass_factor` must be a positive integer. "
-            f"Received: hourglass_factor={factor!r}."
-        )
+    check_factor(factor, "hourglass_factor")
     if factor > 1 and num_layers < 2:
         raise ValueError(
             "An hourglass needs two layers or more: the last one attends over "
