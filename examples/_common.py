@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 
+import _model_card
 import keras
 import matplotlib
 import numpy as np
@@ -75,7 +76,8 @@ def run(task, options, table=None):
     """Trains, tests, saves and exports with each mechanism of the options.
 
     Writes `results.json`, `learning_curves.png` and for each mechanism a
-    folder with `model.keras` and, if the task is exported, `saved_model`.
+    folder with `model.keras`, `MODEL_CARD.md` and, if the task is exported,
+    `saved_model`.
     Prints what `table` makes of the results, by default `accuracies`. Returns
     the results, a dict for each mechanism.
     """
@@ -87,11 +89,14 @@ def run(task, options, table=None):
         model = task.build(fit_to(identifier, task))
         result = {"mechanism": label, "parameters": model.count_params()}
         result.update(train(model, task, options.epochs))
+        result["peak_memory"] = _model_card.peak_memory()
         if task.extra is not None:
             result.update(task.extra(model, result))
         folder = options.out / label
         folder.mkdir(parents=True, exist_ok=True)
         result.update(_save(model, folder, task))
+        card = folder / "MODEL_CARD.md"
+        _model_card.write(card, task, options, result)
         results.append(result)
         _write_results(results, task, options)  # a later one may fail
     _plot(results, task, options.out / "learning_curves.png")

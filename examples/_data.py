@@ -60,6 +60,14 @@ class Dataset:
         )
 
 
+def split_of(train, held_out, test, which):
+    """The sizes of a split in words, and which examples are tested on."""
+    return (
+        f"{train:,} to train on, {held_out:,} held out, {test:,} to test on "
+        f"({which})"
+    )
+
+
 def load_texts(name):
     """Reads a corpus of `CORPORA`, in a fixed random order.
 

@@ -27,6 +27,8 @@ class Task:
 
     Args:
         name: str, of the dataset.
+        split: str, how many examples there are to train on, held out from
+            them and to test on, and how they were parted.
         build: function of a mechanism that returns a model.
         train: function that returns a new `keras.utils.PyDataset`, with
             labels as `loss` wants them; so that every mechanism sees the same
@@ -50,6 +52,7 @@ class Task:
     """
 
     name: str
+    split: str
     build: Callable
     train: Callable
     validation: keras.utils.PyDataset

@@ -114,6 +114,10 @@ def make_task(options):
     number, held_out, tested = (4, 1, 1) if options.smoke else numbers
     return _common.Task(
         name="associative recall",
+        split="batches drawn with a seed for each split: "
+        f"{number * options.epochs:,} to train on, never twice, and of each "
+        f"size {held_out} held out and {tested} to test on, "
+        f"{options.batch_size} sequences each",
         build=build,
         train=lambda: batches(
             sizes,

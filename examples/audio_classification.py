@@ -78,6 +78,12 @@ def make_task(data, options):
     test = batches(data.test_inputs, test_labels, options.length)
     return _common.Task(
         name="speech prompts",
+        split=_data.split_of(
+            len(labels) - held_out,
+            held_out,
+            len(test_labels),
+            f"those of prompts drawn by name with seed {_data.SPLIT_SEED}",
+        ),
         build=build,
         train=lambda: batches(
             data.train_inputs[held_out:],

@@ -79,6 +79,12 @@ def make_task(data, options):
 
     return _common.Task(
         name="MNIST-5k",
+        split=_data.split_of(
+            len(labels) - held_out,
+            held_out,
+            len(test_labels),
+            f"images drawn with seed {_data.SPLIT_SEED}",
+        ),
         build=build,
         train=lambda: batches(
             data.train_inputs[held_out:], labels[held_out:], options.seed

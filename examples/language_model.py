@@ -101,6 +101,12 @@ def make_task(data, options):
     tested = windows(test)
     return _common.Task(
         name=options.dataset,
+        split=_data.split_of(
+            len(data.train_inputs) - held_out,
+            held_out,
+            len(data.test_inputs),
+            f"the first {len(test):,} bytes of the published test documents",
+        ),
         build=build,
         train=lambda: windows(
             _data.join(data.train_inputs[held_out:]),

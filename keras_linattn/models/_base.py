@@ -4,6 +4,8 @@ import keras
 
 from keras_linattn.layers import LinearTransformerEncoder
 from keras_linattn.layers import MaskedAveragePooling
+from keras_linattn.layers import TokenExtension
+from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
@@ -66,12 +68,40 @@ class Classifier(FunctionalModel):
         }
 
 
-def add_encoder(
-    x, num_layers, num_heads, intermediate_dim, dropout, mechanism, policy
+def add_encoder(x, num_layers, *options):
+    """Pre-norm encoder blocks and a last normalisation, `(B, T, F)` each.
+
+    `options` are those of `add_blocks` after the numbers.
+    """
+    x = add_blocks(x, range(num_layers), *options)
+    return final_norm(options[-1])(x)
+
+
+def add_hourglass(x, factor, num_layers, *options):
+    """`add_encoder` whose blocks but the last attend over merged tokens."""
+    policy = options[-1]
+    name = "hourglass_merging"
+    merged = TokenMerging(
+        factor,
+        x.shape[-1],
+        dtype=sublayer_policy(policy, name),
+        name=name,
+    )(x)
+    merged = add_blocks(merged, range(num_layers - 1), *options)
+    name = "hourglass_extension"
+    x = TokenExtension(factor, dtype=sublayer_policy(policy, name), name=name)(
+        x, merged
+    )
+    x = add_blocks(x, [num_layers - 1], *options)
+    return final_norm(policy)(x)
+
+
+def add_blocks(
+    x, numbers, num_heads, intermediate_dim, dropout, mechanism, policy
 ):
-    """Pre-norm encoder blocks and a last normalisation, `(B, T, F)` each."""
-    for index in range(num_layers):
-        name = f"encoder_{index}"
+    """Pre-norm encoder blocks named after `numbers`, `(B, T, F)` each."""
+    for number in numbers:
+        name = f"encoder_{number}"
         x = LinearTransformerEncoder(
             intermediate_dim=intermediate_dim,
             num_heads=num_heads,
@@ -82,7 +112,7 @@ def add_encoder(
             dtype=sublayer_policy(policy, name),
             name=name,
         )(x)
-    return final_norm(policy)(x)
+    return x
 
 
 def final_norm(policy):

@@ -5,10 +5,12 @@ import keras
 from keras_linattn.layers import NGramEmbedding
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers.token_merging import check_factor
 from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
+from keras_linattn.models._base import add_hourglass
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -38,6 +40,11 @@ class TextClassifier(Classifier):
         activation: of the output. Defaults to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`; an
             object is shared by all blocks. Defaults to `"modified_linformer"`.
+        hourglass_factor: int > 0. If over 1, that many tokens are merged to
+            one more, all blocks but the last attend over these, and what they
+            found is added to the tokens before the last block: for long
+            documents. Needs two layers or more. Defaults to 1: all blocks
+            attend over all tokens.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -50,7 +57,8 @@ class TextClassifier(Classifier):
         float32 tensor `(B, num_classes)`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or if there are too few
+            layers for an hourglass.
 
     Example:
 
@@ -62,7 +70,8 @@ class TextClassifier(Classifier):
     (1, 3)
 
     Source: Verma, 2020, arXiv 2101.10277 (the attention); Bojanowski et al.,
-    2017, arXiv 1607.04606 (the n-grams).
+    2017, arXiv 1607.04606 (the n-grams); Nawrot et al., 2021, arXiv 2110.13711
+    and Zhai et al., 2023, arXiv 2305.11392 (the hourglass).
     """
 
     _arguments = (
@@ -72,6 +81,7 @@ class TextClassifier(Classifier):
         "num_buckets",
         "embedding_dim",
         "merge_factor",
+        "hourglass_factor",
     )
 
     def __init__(
@@ -89,9 +99,11 @@ class TextClassifier(Classifier):
         dropout=0.1,
         activation="softmax",
         mechanism="modified_linformer",
+        hourglass_factor=1,
         dtype=None,
         **kwargs,
     ):
+        _check_hourglass(hourglass_factor, num_layers)
         policy = keras.dtype_policies.get(dtype)
         intermediate_dim = intermediate_dim or 2 * hidden_dim
         tokens = keras.Input((None,), dtype="int32", name="tokens")
@@ -109,8 +121,7 @@ class TextClassifier(Classifier):
             dtype=sublayer_policy(policy, "merging"),
             name="merging",
         )(x)
-        x = add_encoder(
-            x,
+        blocks = (
             num_layers,
             num_heads,
             intermediate_dim,
@@ -118,6 +129,10 @@ class TextClassifier(Classifier):
             mechanism,
             policy,
         )
+        if hourglass_factor == 1:
+            x = add_encoder(x, *blocks)
+        else:
+            x = add_hourglass(x, hourglass_factor, *blocks)
         outputs = add_head(x, num_classes, dropout, activation, policy)
         super().__init__(inputs=tokens, outputs=outputs, **kwargs)
         self.policy = policy
@@ -131,6 +146,7 @@ class TextClassifier(Classifier):
         self.num_buckets = num_buckets
         self.embedding_dim = embedding_dim
         self.merge_factor = merge_factor
+        self.hourglass_factor = hourglass_factor
         self.dropout = dropout
         self.activation = activation
         self.mechanism = mechanism
@@ -141,6 +157,16 @@ class TextClassifier(Classifier):
             return {}  # the ids may be those of any tokenizer
         text = keras.InputSpec(shape=(None,), dtype="string", name="text")
         return {"serve_text": (text, _bytes_to_tokens)}
+
+
+def _check_hourglass(factor, num_layers):
+    check_factor(factor, "hourglass_factor")
+    if factor > 1 and num_layers < 2:
+        raise ValueError(
+            "An hourglass needs two layers or more: the last one attends over "
+            f"all tokens. Received: num_layers={num_layers}, hourglass_factor="
+            f"{factor}. Add layers, or raise `merge_factor` instead."
+        )
 
 
 def _bytes_to_tokens(texts):

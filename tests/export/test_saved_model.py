@@ -59,17 +59,18 @@ class Case:
     inputs: Callable = token_batch
 
 
-def text_classifier(mechanism):
+def text_classifier(mechanism="modified_linformer", num_layers=1, **options):
     return TextClassifier(
         num_classes=3,
         vocabulary_size=64,
         hidden_dim=16,
-        num_layers=1,
+        num_layers=num_layers,
         num_heads=2,
         num_buckets=64,
         embedding_dim=8,
         merge_factor=2,
         mechanism=mechanism,
+        **options,
     )
 
 
@@ -127,6 +128,9 @@ CASES = {
     "plain": Case(plain_classifier),
     "vision": Case(vision_transformer, image_batch),
     "audio": Case(audio_classifier, waveforms),
+    "hourglass": Case(
+        functools.partial(text_classifier, num_layers=2, hourglass_factor=3)
+    ),
     **{
         name: Case(functools.partial(text_classifier, identifier(name)))
         for name in EXPORTED

@@ -9,6 +9,7 @@ from keras_linattn import MaskedAveragePooling
 from keras_linattn import NGramEmbedding
 from keras_linattn import PatchEmbedding
 from keras_linattn import StridedConvolution
+from keras_linattn import TokenExtension
 from keras_linattn import TokenMerging
 from keras_linattn import WaveformMasking
 
@@ -195,6 +196,53 @@ def test_waveform_zeros_at_the_end_are_hidden():
     given = np.array([[True] * 4, [False] * 4, [True] * 4])
     assert layer.compute_mask(x, given) is given
     np.testing.assert_array_equal(numpy(layer(x)), x[..., None])
+
+
+# --- TokenExtension
+
+
+@pytest.mark.parametrize("length", [1, 6, 7])
+def test_extension_adds_projected_parts(length):
+    count = -(-length // 3)
+    x, merged = random(2, length, 4), random(2, count, 5)
+    layer = TokenExtension(3)
+    output = numpy(layer(x, merged))
+    kernel, bias = map(numpy, layer._projection.weights)
+    for place in range(length):
+        part = slice(4 * (place % 3), 4 * (place % 3) + 4)
+        added = merged[:, place // 3] @ kernel[:, part] + bias[part]
+        np.testing.assert_allclose(
+            output[:, place], x[:, place] + added, atol=1e-5
+        )
+    assert layer.compute_output_shape(x.shape, merged.shape) == x.shape
+
+
+def test_extension_keeps_hidden_tokens_apart():
+    x = random(1, 7, 3)
+    x[:, 2:] = np.nan
+    merged = random(1, 3, 4)
+    merged[:, 1:] = np.nan
+    assert np.isfinite(numpy(TokenExtension(3)(x, merged))[:, :2]).all()
+
+
+def test_extension_has_the_mask_of_the_tokens():
+    tokens = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)
+    x = TokenExtension(3)(x, TokenMerging(3, 5)(x))
+    x = MaskedAveragePooling()(x)
+    model = keras.Model(tokens, x)
+    alone = np.array([[1, 2, 3, 4, 5]])
+    expected = numpy(model(alone))
+    for more in (1, 2, 4):
+        padded = np.pad(alone, [(0, 0), (0, more)])
+        np.testing.assert_allclose(numpy(model(padded)), expected, atol=1e-5)
+
+
+def test_extension_refuses():
+    with pytest.raises(ValueError, match="factor=0"):
+        TokenExtension(0)
+    with pytest.raises(ValueError, match="Received: 7 and 2 tokens, factor=3"):
+        TokenExtension(3)(random(1, 7, 4), random(1, 2, 4))
 
 
 # --- MaskedAveragePooling

@@ -27,6 +27,7 @@ TEXT = {
     "activation": "sigmoid",
     "mechanism": "linear_transformer",
 }
+HOURGLASS = {**TEXT, "num_layers": 3, "hourglass_factor": 3}
 IMAGE = {
     "num_classes": 3,
     "image_shape": (8, 4, 3),
@@ -57,6 +58,11 @@ CASES = [
     (AudioClassifier, AUDIO),
 ]
 every = pytest.mark.parametrize(("cls", "options"), CASES)
+with_hourglass = pytest.mark.parametrize(
+    ("cls", "options"),
+    [*CASES, (TextClassifier, HOURGLASS)],
+    ids=["text", "image", "audio", "hourglass"],
+)
 
 
 def data(cls, batch=4):
@@ -68,7 +74,9 @@ def data(cls, batch=4):
     return rng.random((batch, 8, 4, 3), dtype="float32")
 
 
-@every
+@pytest.mark.parametrize(
+    ("cls", "options"), [(TextClassifier, HOURGLASS), *CASES[1:]]
+)
 def test_config_is_the_constructor(cls, options):
     model = cls(**options)
     config = model.get_config()
@@ -100,7 +108,7 @@ def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
     assert predict(model, x).shape == (4, 3)
 
 
-@every
+@with_hourglass
 def test_learns_by_heart(cls, options):
     model = cls(**{**options, "activation": "softmax", "dropout": 0.0})
     x, labels = data(cls, batch=6), np.arange(6) % 3
@@ -110,7 +118,7 @@ def test_learns_by_heart(cls, options):
     assert losses[-1] < 0.1 < losses[0]
 
 
-@every
+@with_hourglass
 @pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16"])
 def test_policies(cls, options, dtype, tmp_path):
     model = cls(**options, dtype=dtype)
@@ -122,7 +130,7 @@ def test_policies(cls, options, dtype, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
-@every
+@with_hourglass
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(cls, options, tmp_path):
     model = cls(**options)
@@ -151,7 +159,7 @@ def test_lora_reloads(cls, options, tmp_path):
     np.testing.assert_allclose(output, predict(loaded, data(cls)), atol=1e-5)
 
 
-@every
+@with_hourglass
 def test_shared_mechanism_is_one_object(cls, options, tmp_path):
     shared = mechanisms.Linformer(projection_dim=3, sequence_length=16)
     model = cls(**{**options, "num_layers": 2, "mechanism": shared})
@@ -172,10 +180,12 @@ def test_refuses(cls, options):
         cls(**{**options, "mechanism": "quadratic"})
 
 
-def test_text_padding_changes_nothing_and_length_is_free():
-    model = TextClassifier(**{**TEXT, "num_layers": 2})
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_text_padding_changes_nothing_and_length_is_free(factor):
+    options = {**TEXT, "num_layers": 2, "hourglass_factor": factor}
+    model = TextClassifier(**options)
     x = data(TextClassifier)
-    for more in (1, 2, 5):  # within a merged token, and past it
+    for more in (1, 2, 5, 9):  # within a merged token, and past it
         padded = np.pad(x, [(0, 0), (0, more)])
         np.testing.assert_allclose(
             predict(model, padded), predict(model, x), atol=1e-5
@@ -184,6 +194,33 @@ def test_text_padding_changes_nothing_and_length_is_free():
     assert [x.name for x in model.inputs] == ["tokens"]
     nothing = predict(model, np.zeros((1, 6), "int32"))
     assert np.isfinite(nothing).all()
+
+
+def test_text_hourglass_attends_at_the_shorter_length():
+    model = TextClassifier(**HOURGLASS)
+    tokens = np.ones((1, 23), "int32")  # merged to 12, and to 4
+    lengths = []
+    for number in range(3):
+        block = model.get_layer(f"encoder_{number}").output
+        found = predict(keras.Model(model.inputs, block), tokens)
+        lengths.append(found.shape[1])
+    assert lengths == [4, 4, 12]
+
+
+def test_text_hourglass_of_one_is_none():
+    without = TextClassifier(**TEXT)
+    config = without.get_config()
+    del config["hourglass_factor"]  # as in a file of before
+    names = [layer.name for layer in TextClassifier.from_config(config).layers]
+    assert names == [layer.name for layer in without.layers]
+    assert not any("hourglass" in name for name in names)
+
+
+def test_text_refuses_an_hourglass():
+    with pytest.raises(ValueError, match="hourglass_factor=0"):
+        TextClassifier(**{**HOURGLASS, "hourglass_factor": 0})
+    with pytest.raises(ValueError, match="num_layers=1, hourglass_factor=3"):
+        TextClassifier(**{**HOURGLASS, "num_layers": 1})
 
 
 def test_vision_refuses_images_that_do_not_fit():
