@@ -9,12 +9,16 @@ from tools.bench import cases
 from tools.bench import runtime
 
 PIECE = 4096  # positions taken in at once while the context is built up
-STEPS = 20  # tokens in a measurement
+STEPS = 20  # tokens in a measurement, fewer where they take long
+LONG = 0.5  # seconds of a measurement
 CACHE = "keras_hub_cache"
 
 
 class Recurrent:
-    """A linear layer and its state after the context."""
+    """A linear layer and its states after the contexts."""
+
+    # States are small: all contexts are there at once, and take turns.
+    take_turns = True
 
     def __init__(self, mechanism, shape):
         self.layer = keras_linattn.LinearSelfAttention(
@@ -29,26 +33,21 @@ class Recurrent:
     def _call(self, x, state):
         return self.layer(x, initial_state=state, return_state=True)
 
-    def go_to(self, context):
-        """Takes in random positions until there are `context`."""
+    def after(self, context):
+        """What decodes after that many random positions, taken in here."""
         while self.taken < context:
             size = min(PIECE, context - self.taken)
             shape = (1, size, self.shape.dim)
             x = runtime.random_tensor(shape, seed=self.taken)
             _, self.state = self.take_in(x, self.state)
             self.taken += size
-        self.running = self.state
-
-    def step(self, token):
-        output, self.running = self.take_in(token, self.running)
-        return output
-
-    def bytes_of_state(self):
-        return size_of(self.state)
+        return Decoder(self.take_in, self.state)
 
 
 class Cached:
     """KerasHub's attention with a cache of keys and values."""
+
+    take_turns = False
 
     def __init__(self, shape):
         import keras_hub
@@ -66,22 +65,31 @@ class Cached:
             x, x, attention_mask=mask, cache=cache, cache_update_index=index
         )
 
-    def go_to(self, context):
-        """A cache of `context` random positions; the token is the last."""
+    def after(self, context):
+        """With a cache of `context` random positions; the token is the last."""
         heads = (self.shape.heads, self.shape.key_dim)
-        self.cache = None  # free the shorter one first
-        self.cache = runtime.random_tensor((1, 2, context, *heads))
-        self.mask = ops.ones((1, 1, context), dtype="bool")
-        self.index = ops.convert_to_tensor(context - 1, dtype="int32")
+        cache = runtime.random_tensor((1, 2, context, *heads))
+        mask = ops.ones((1, 1, context), dtype="bool")
+        index = ops.convert_to_tensor(context - 1, dtype="int32")
+        return Decoder(self.take_in, cache, index, mask)
+
+
+class Decoder:
+    """Takes tokens one by one, and hands its state on.
+
+    Args:
+        function: callable (token, state, *others) -> (output, state).
+        state: tree of tensors.
+        *others: tensors.
+    """
+
+    def __init__(self, function, state, *others):
+        self.function, self.state, self.others = function, state, others
+        self.bytes = size_of(state)
 
     def step(self, token):
-        output, self.cache = self.take_in(
-            token, self.cache, self.index, self.mask
-        )
+        output, self.state = self.function(token, self.state, *self.others)
         return output
-
-    def bytes_of_state(self):
-        return size_of(self.cache)
 
 
 def run(job):
@@ -91,29 +99,39 @@ def run(job):
         job: dict of `dim`, `heads`, `contexts`, `cases`, `rounds`.
     """
     shape = cases.Shape(1, job["dim"], job["heads"])
-    decoders = {name: make(name, shape) for name in job["cases"]}
-    token = runtime.random_tensor(shape.input, seed=1)
-    results = {name: [] for name in decoders}
-    for context in sorted(job["contexts"]):
-        running = {}
-        for name, decoder in decoders.items():
-            refused = too_large(name, shape, context)
-            entry = {"context": context}
-            results[name].append(entry)
-            if refused:
-                entry["refused"] = refused
-                continue
-            decoder.go_to(context)
-            entry["bytes"] = decoder.bytes_of_state()
-            for _ in range(2):  # compiled in the first, warm in the second
-                runtime.wait(decoder.step(token))
-            entry["rounds"] = []
-            running[name] = decoder, entry
-        for _ in range(job["rounds"]):
-            for decoder, entry in running.values():
-                taken = runtime.seconds(decoder.step, token, repeats=STEPS)
-                entry["rounds"].append(taken)
+    contexts = sorted(job["contexts"])
+    results = {}
+    for name in job["cases"]:
+        layer = make(name, shape)
+        groups = [contexts] if layer.take_turns else [[c] for c in contexts]
+        results[name] = [
+            entry
+            for group in groups
+            for entry in measured(name, layer, group, job["rounds"])
+        ]
     return {"results": results}
+
+
+def measured(name, layer, contexts, rounds):
+    """An entry for each context, which take turns round after round."""
+    token = runtime.random_tensor(layer.shape.input, seed=1)
+    entries, running = [], []
+    for context in contexts:
+        entries.append({"context": context})
+        refused = too_large(name, layer.shape, context)
+        if refused:
+            entries[-1]["refused"] = refused
+            continue
+        decoder = layer.after(context)
+        runtime.wait(decoder.step(token))  # compiled
+        once = runtime.seconds(decoder.step, token)
+        steps = int(min(STEPS, max(2, LONG / once)))
+        entries[-1] |= {"bytes": decoder.bytes, "rounds": []}
+        running.append((decoder, steps, entries[-1]["rounds"]))
+    for _ in range(rounds):
+        for decoder, steps, taken in running:
+            taken.append(runtime.seconds(decoder.step, token, repeats=steps))
+    return entries
 
 
 def make(name, shape):
