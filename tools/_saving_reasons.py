@@ -54,6 +54,14 @@ REASONS = (
         OTHER_BACKEND,
     ),
     Reason(
+        "einsum (ONNX Runtime)",
+        ("onnx",),
+        ("jax",),
+        r"operator \(Einsum\)|implementation for Einsum",
+        "ONNX Runtime has no `Einsum` of bfloat16 or of integers.",
+        "Export a float32 or mixed_float16 model.",
+    ),
+    Reason(
         "bfloat16 (tf2onnx)",
         ("onnx",),
         ("tensorflow",),

@@ -31,10 +31,11 @@ all with the mechanism, batch and length free, weights moved off their initial
 values. The block is `LinearTransformerEncoder`, or `LinearTransformerDecoder`
 for mechanisms that attend causally only. *yes* means that what came back gives
 the outputs of the model that was saved, for a padded batch of a size that no
-export has seen, within {tolerances} of the largest output (float32,
-mixed_float16, mixed_bfloat16, int8, LoRA). int8: `model.quantize("int8")`.
-LoRA: adapters of rank 2, not 0, on query and value of the attention layer and
-on the dense layer. Any other word is a reason; [they are below](#why-not).
+export has seen, within {tolerances} of the largest output
+(float32, mixed_float16, mixed_bfloat16, int8, LoRA). int8:
+`model.quantize("int8")`. LoRA: adapters of rank 2, not 0, on query and value of
+the attention layer and on the dense layer. Any other word is a reason;
+[they are below](#why-not).
 
 Made with {versions}.
 """
@@ -74,6 +75,8 @@ def table(form, rows):
     yield f"|{' --- |' * (len(heads) + len(VARIANTS))}"
     for names, pairs, outcomes in grouped(rows):
         cells = ["yes" if o == GREEN else o for o in outcomes]
+        if form not in KEPT:  # there is no column of what loads it
+            pairs = [(saved, None) for saved, _ in pairs]
         for saved, loaded in products(pairs):
             backends = [named(saved)]
             backends += [named(loaded)] if form in KEPT else []
