@@ -93,6 +93,7 @@ MESSAGES = (
     "must be at most 128",
     "bash tools/speech_prompts.sh",
     "positive integer",
+    "positive integer",
 )
 
 
