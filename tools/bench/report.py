@@ -19,7 +19,7 @@ NOTES = """\
   `use_causal_mask=True`.
 - A cell is the median over rounds of each round's ratio to the floor, and the
   lowest and highest; then the median time. The cases take turns in one
-  process, round after round; warm-up and compilation are not in it.
+  process, round after round, each with a call before the one that is timed.
 - First call: compilation and one call, at the length of the last column.
 - Memory: the largest resident memory during a call over that before it, each
   case in a process of its own.
