@@ -78,11 +78,11 @@ REASONS = (
         OTHER_BACKEND,
     ),
     Reason(
-        "ravel (torch.onnx)",
-        ("onnx",),
+        "ravel (torch)",
+        ("onnx", "openvino"),
         ("torch",),
         r"aten::ravel",
-        "Keras' int8 layers call `ravel`, which the exporter does not know.",
+        "The converter does not know `ravel`, which Keras calls here.",
         OTHER_BACKEND,
     ),
     Reason(
@@ -109,6 +109,14 @@ REASONS = (
         "OpenVINO has no form of an operation of TensorFlow's: `TensorList` of "
         "the loop over chunks, `MatrixDiagV3`.",
         "Export to ONNX, which ONNX Runtime runs.",
+    ),
+    Reason(
+        "rank (OpenVINO)",
+        ("openvino",),
+        ("tensorflow",),
+        r"is_axis_valid",
+        "OpenVINO loses the rank of a tensor in Keras' int8 layers.",
+        "Export a float32 model, and quantize it with OpenVINO's tools.",
     ),
     Reason(
         "wrong numbers",
