@@ -13,10 +13,10 @@ KINDS = {
 }
 NOTES = """\
 - Floor: the four dense projections of a layer (query, key, value, output) as
-  bare matrix products, no bias, no attention. Causal self-attention, batch 1,
-  float32. `linear:NAME` is `LinearSelfAttention(mechanism=NAME,
-  causal=True)`, `keras_mha` is `keras.layers.MultiHeadAttention` with
-  `use_causal_mask=True`.
+  bare matrix products, no bias, no attention. Self-attention, batch 1,
+  float32. `linear:NAME` is `LinearSelfAttention(mechanism=NAME, causal=True)`,
+  `both:NAME` the same with `causal=False`, `keras_mha` is
+  `keras.layers.MultiHeadAttention` with `use_causal_mask=True`.
 - A cell is the median over rounds of each round's ratio to the floor, and the
   lowest and highest; then the median time. The cases take turns in one
   process, round after round, each with a call before the one that is timed.
