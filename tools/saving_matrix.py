@@ -71,9 +71,10 @@ def pairs(form):
 
 
 def versions():
-    """{package: version} of all that decides a cell."""
+    """{package: version} of what is installed of all that decides a cell."""
     packages = {"keras", *BACKENDS, *itertools.chain(*PACKAGES.values())}
-    return {name: importlib.metadata.version(name) for name in sorted(packages)}
+    packages -= {name for form in FORMATS for name in missing(form)}
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def compute(jobs, say=lambda line: None):
@@ -155,7 +156,8 @@ def merged(content, cells):
         for form in FORMATS
         if (rows := new.get(form))
     }
-    return {"versions": versions(), "cells": ordered}
+    made_with = {**content["versions"], **versions()}
+    return {"versions": dict(sorted(made_with.items())), "cells": ordered}
 
 
 def collapsed(outcomes):
