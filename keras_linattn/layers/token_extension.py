@@ -5,9 +5,9 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers.token_merging import check_factor
 
 
 @keras.saving.register_keras_serializable("keras_linattn")

@@ -117,7 +117,10 @@ def add_blocks(
 
 def final_norm(policy):
     """The normalisation after the last block."""
-    name = "final_norm"
+    return layer_norm("final_norm", policy)
+
+
+def layer_norm(name, policy):
     return keras.layers.LayerNormalization(
         epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
     )
