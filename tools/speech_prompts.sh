@@ -35,8 +35,12 @@ trap 'rm -r "$packages"' EXIT
 ccbfaebfa450b7a9ddf644ae0f3d1e9017d5df7c0aebe816e946345589d38201  asterisk-core-sounds-ru-wav_1.6.1-1_all.deb
 EOF
 )
-mkdir -p "$folder"
+# Whole or not at all: tools/test.sh takes the folder for the recordings.
+rm -rf "$folder.part"
+mkdir -p "$folder.part"
 for package in "$packages"/*.deb; do
-    dpkg-deb --extract "$package" "$folder"
+    dpkg-deb --extract "$package" "$folder.part"
 done
+rm -rf "$folder"
+mv "$folder.part" "$folder"
 echo "Recordings in $folder"
