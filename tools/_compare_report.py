@@ -12,21 +12,28 @@ REFERENCE = "softmax"  # step times are given relative to it
 BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
 TITLES = {
     "text": "Texts: Reuters R8, bytes merged by 4",
+    "newsgroups": "Texts: 20 Newsgroups, bytes merged",
     "images": "Images: MNIST-5k",
+    "speech": "Speech: prompts in five languages, raw waveforms",
 }
 HEADS = (
     "mechanism",
     "test accuracy, %",
     "seeds",
     "parameters",
+    "training, s",
     "step, ms",
     f"step / {REFERENCE}'s",
     "peak memory, MB",
 )
+BACKEND_HEADS = ("backend", "test accuracy, %", "seeds", "training, s")
 NOTES = (
     "- accuracy: on the test data, looked at once, after training; with more "
     "than one seed the mean, and the lowest and highest. For one seed, all "
     "mechanisms see the same batches",
+    "- training: seconds of the epochs, validation left out, the mean over "
+    "seeds; trainings may have run side by side, so that steps say more about "
+    "speed",
     "- step: forward, backward and update. The mechanisms take turns in one "
     "process, round after round: the median over rounds of each round's "
     f"median. The ratio to {REFERENCE} is taken round by round",
@@ -48,15 +55,15 @@ DIRECTIONS = (
 )
 
 
-def write(content, settings, backend, folder):
-    """Writes comparison.md and comparison.png.
+def write(content, settings, backend, stem):
+    """Writes the page and the picture.
 
     Args:
         content: dict, the JSON file.
-        settings: dict of the settings of each task; runs with others, or on
-            another backend, are left out.
-        backend: str.
-        folder: path.
+        settings: dict of the settings of each task; runs with others are left
+            out.
+        backend: str, of the tables of mechanisms.
+        stem: path of the files without their ending.
     """
     tasks = {
         task: select(content, task, chosen, backend)
@@ -64,11 +71,12 @@ def write(content, settings, backend, folder):
     }
     tasks = {task: results for task, results in tasks.items() if results[0]}
     tables = {task: rows_of(*results) for task, results in tasks.items()}
-    path = folder / "comparison.md"
+    path = stem.with_suffix(".md")
     kept = "\n"
     if path.is_file():
         kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
-    text = page(content["commands"], tasks, tables)
+    text = page(stem.name, content["commands"], tasks, tables)
+    text += backends(content, settings)
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
     timed = {
         task: [row for row in rows if "step_ms" in row]
@@ -76,7 +84,7 @@ def write(content, settings, backend, folder):
     }
     timed = {task: rows for task, rows in timed.items() if rows}
     if timed:
-        plot(timed, folder / "comparison.png")
+        plot(timed, stem.with_suffix(".png"))
 
 
 def select(content, task, settings, backend):
@@ -100,6 +108,7 @@ def rows_of(runs, timings):
             "accuracies": [100 * run["test_accuracy"] for run in group],
             "accuracy": 100 * mean(group, "test_accuracy"),
             "parameters": group[0]["parameters"],
+            "seconds": seconds_of(group),
             "peak_mb": mean(group, "peak_mb"),
             **times.get(label, {}),
         }
@@ -126,14 +135,18 @@ def mean(group, name):
     return float(np.mean([run[name] for run in group]))
 
 
-def page(commands, tasks, tables):
-    """The part of comparison.md that the tool writes."""
+def seconds_of(group):
+    return float(np.mean([sum(run["seconds_per_epoch"]) for run in group]))
+
+
+def page(name, commands, tasks, tables):
+    """The part of the page that the tool writes."""
     lines = [
         "# The mechanisms compared",
         "",
-        "Written by `tools/compare.py`; the numbers are in `comparison.json`.",
+        f"Written by `tools/compare.py`; the numbers are in `{name}.json`.",
         "",
-        "![accuracy against step time](comparison.png)",
+        f"![accuracy against step time]({name}.png)",
         "",
         "```",
         *commands,
@@ -175,19 +188,54 @@ def table(rows):
         f"| --- |{' ---: |' * (len(HEADS) - 1)}",
     ]
     for row in rows:
-        accuracies = row["accuracies"]
-        accuracy = f"{row['accuracy']:.1f}"
-        if len(accuracies) > 1:
-            accuracy += f" ({min(accuracies):.1f} to {max(accuracies):.1f})"
         cells = [
             f"`{row['mechanism']}`",
-            accuracy,
-            str(len(accuracies)),
+            spread(row["accuracies"]),
+            str(len(row["accuracies"])),
             f"{row['parameters']:,}",
+            f"{row['seconds']:.0f}",
             f"{row['step_ms']:.0f}" if "step_ms" in row else "",
             f"{row['ratio']:.2f}" if "ratio" in row else "",
             f"{row['peak_mb']:.0f}",
         ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def spread(accuracies):
+    """The mean, and the lowest and highest of more than one."""
+    text = f"{np.mean(accuracies):.1f}"
+    if len(accuracies) > 1:
+        text += f" ({min(accuracies):.1f} to {max(accuracies):.1f})"
+    return text
+
+
+def backends(content, settings):
+    """Tables of what was trained alike on more than one backend."""
+    lines = []
+    for task, chosen in settings.items():
+        grouped = {}
+        for run in content["runs"]:
+            if (run["task"], run["settings"]) == (task, chosen):
+                found = grouped.setdefault(label_of(run["mechanism"]), {})
+                found.setdefault(run["backend"], []).append(run)
+        for label, found in grouped.items():
+            if len(found) > 1:
+                title = f"## {TITLES[task]}: `{label}` on each backend"
+                lines += [title, "", *backend_table(found), ""]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def backend_table(found):
+    lines = [f"| {' | '.join(BACKEND_HEADS)} |", "| --- | ---: | ---: | ---: |"]
+    for backend, group in sorted(found.items()):
+        accuracies = [100 * run["test_accuracy"] for run in group]
+        cells = (
+            backend,
+            spread(accuracies),
+            str(len(group)),
+            f"{seconds_of(group):.0f}",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

@@ -11,52 +11,18 @@ import time
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES.parent)]
 
-import _data  # noqa: E402  (after the path above)
-import _training  # noqa: E402
-import image_classification  # noqa: E402
+import _training  # noqa: E402  (after the path above)
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
-import text_classification  # noqa: E402
+from _compare_tasks import make_task  # noqa: E402
 
 from tools._machine import forget_peak  # noqa: E402
 from tools._machine import machine  # noqa: E402
 from tools._machine import peak_memory  # noqa: E402
 
-# Example, how it reads its data, how much of them a smoke run takes.
-TASKS = {
-    "text": (
-        text_classification,
-        lambda options: _data.load_texts(options.dataset),
-        text_classification.SMOKE_DOCUMENTS,
-    ),
-    "images": (
-        image_classification,
-        lambda options: _data.load_digits(),
-        image_classification.SMOKE_IMAGES,
-    ),
-}
 WARM_UP_STEPS = 2  # compiled in the first, warm in the second
 STEPS = 4  # of each model in each round
 MEGABYTE = 1e6
-
-
-def make_task(job):
-    """The `Task` of an example, with the job's settings and seed."""
-    settings = {**job["settings"], "seed": job["seed"]}
-    smoke = settings.pop("smoke")
-    arguments = [
-        text
-        for name, value in settings.items()
-        for text in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    if smoke:
-        arguments.append("--smoke")
-    example, load, sizes = TASKS[job["task"]]
-    options = example.parse(arguments)
-    data = load(options)
-    if smoke:
-        data = data.take(*sizes)
-    return example.make_task(data, options), options
 
 
 def train(job):

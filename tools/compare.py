@@ -1,13 +1,16 @@
-"""Trains every mechanism on texts and on images, and compares them.
+"""Trains mechanisms on the pipelines' data, and compares them.
 
     python tools/compare.py --jobs 2
+    python tools/compare.py --budget full --seed 0 1 2 --jobs 2
     python tools/compare.py --smoke --out /tmp/comparison
 
-Same steps, same seeds, same batches for all; softmax and no attention at all
-are among them. Writes comparison.json, .md and .png. Each training is a process
-of its own, so that its memory is its own; its result is written as it comes,
-and a call that is interrupted goes on where it stopped. Step times come last,
-from one process for each task in which the mechanisms take turns.
+Same steps, same seeds, same batches for all. The short budget is for all
+mechanisms, softmax and no attention among them, and writes comparison.json,
+.md and .png; the full one is what the examples train by default, for the
+default mechanism and softmax, and writes pipelines.*. Each training is a
+process of its own, so that its memory is its own; its result is written as it
+comes, and a call that is interrupted goes on where it stopped. Step times come
+last, from one process for each task in which the mechanisms take turns.
 """
 
 import argparse
@@ -27,6 +30,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 import _common  # noqa: E402  (after the path above)
 import _compare_report  # noqa: E402
+import _compare_tasks  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import MofNCompleteColumn  # noqa: E402
 from rich.progress import Progress  # noqa: E402
@@ -35,11 +39,10 @@ from rich.progress import TimeElapsedColumn  # noqa: E402
 import keras_linattn  # noqa: E402
 
 WORKER = pathlib.Path(__file__).with_name("_compare_worker.py")
-TASKS = ("text", "images")
-LENGTH = 1024  # bytes of a text, merged to 256 tokens
-PATCH = 2  # pixels: 196 tokens
 # What the defaults of the registered mechanisms leave out.
 VARIANTS = ({"name": "modified_linformer", "reading": "projected"},)
+COMPARED = ("modified_linformer", "softmax")  # with the full budget
+STEMS = {"short": "comparison", "full": "pipelines"}  # of the files
 LAST_LINES = 12  # of a run that failed
 
 
@@ -57,18 +60,25 @@ def parse(arguments=None):
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--task", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument(
+        "--budget",
+        choices=tuple(_compare_tasks.BUDGETS),
+        default="short",
+        help="of training: see above",
+    )
+    parser.add_argument(
+        "--task",
+        nargs="+",
+        choices=tuple(_compare_tasks.TASKS),
+        help="all of the budget if left out",
+    )
     parser.add_argument(
         "--mechanism",
         nargs="+",
         type=_common.mechanism,
-        default=[*_bidirectional(), *VARIANTS],
-        help="names, or JSON with arguments",
+        help="names, or JSON with arguments; those of the budget if left out",
     )
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
-    parser.add_argument("--text-epochs", type=_common.positive, default=1)
-    parser.add_argument("--image-epochs", type=_common.positive, default=3)
-    parser.add_argument("--batch-size", type=_common.positive, default=32)
     parser.add_argument(
         "--rounds",
         type=_common.positive,
@@ -86,16 +96,20 @@ def parse(arguments=None):
     )
     parser.add_argument("--smoke", action="store_true", help="does it run?")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs")
-    return parser.parse_args(arguments)
-
-
-def settings_of(options):
-    """Arguments of the examples, for each task: what makes runs comparable."""
-    both = {"batch_size": options.batch_size, "smoke": options.smoke}
-    return {
-        "text": {"epochs": options.text_epochs, "length": LENGTH, **both},
-        "images": {"epochs": options.image_epochs, "patch": PATCH, **both},
-    }
+    options = parser.parse_args(arguments)
+    options.settings = _compare_tasks.settings(options.budget, options.smoke)
+    options.task = options.task or list(options.settings)
+    unknown = set(options.task) - set(options.settings)
+    if unknown:
+        parser.error(
+            f"the {options.budget} budget has the tasks "
+            f"{', '.join(options.settings)}. Received: {', '.join(unknown)}."
+        )
+    if options.mechanism is None:
+        short = options.budget == "short"
+        everything = [*_bidirectional(), *VARIANTS]
+        options.mechanism = everything if short else list(COMPARED)
+    return options
 
 
 class Results:
@@ -130,7 +144,7 @@ def training_jobs(options):
             "mechanism": identifier,
             "seed": seed,
             "backend": os.environ["KERAS_BACKEND"],
-            "settings": settings_of(options)[task],
+            "settings": options.settings[task],
         }
         for seed in options.seed
         for identifier in options.mechanism
@@ -146,7 +160,7 @@ def timing_jobs(options):
             "seed": options.seed[0],
             "backend": os.environ["KERAS_BACKEND"],
             "rounds": options.rounds,
-            "settings": settings_of(options)[task],
+            "settings": options.settings[task],
         }
         for task in options.task
     ]
@@ -211,7 +225,8 @@ def main(arguments=None):
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    results = Results(options.out / "comparison.json")
+    stem = options.out / STEMS[options.budget]
+    results = Results(stem.with_suffix(".json"))
     jobs = training_jobs(options)
     failed = run_all("runs", jobs, options.jobs, results, console)
     if not options.no_times:
@@ -222,9 +237,9 @@ def main(arguments=None):
         results.add("commands", command)
     _compare_report.write(
         results.content,
-        settings_of(options),
+        options.settings,
         os.environ["KERAS_BACKEND"],
-        options.out,
+        stem,
     )
     console.print(f"Files in {options.out}")
     return 1 if failed else 0

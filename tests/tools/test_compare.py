@@ -43,6 +43,7 @@ def run(mechanism, accuracy, seed=0, **settings):
         "test_accuracy": accuracy,
         "peak_mb": 10.0,
         "steps": 5,
+        "seconds_per_epoch": [1.0, 2.0],
         "machine": {"processor": "a processor", "cores": 2},
     }
 
@@ -86,22 +87,31 @@ def test_rows_are_sorted_and_of_one_budget(report):
 
 
 def test_page_keeps_what_is_by_hand(report, tmp_path):
-    report.write(content(), SETTINGS, "jax", tmp_path)
+    report.write(content(), SETTINGS, "jax", tmp_path / "comparison")
     path = tmp_path / "comparison.md"
     text = path.read_text(encoding="utf-8")
     assert (
-        "| `linformer` | 75.0 (70.0 to 80.0) | 2 | 1,234 | 5 | 0.50 |" in text
+        "| `linformer` | 75.0 (70.0 to 80.0) | 2 | 1,234 | 3 | 5 | 0.50 |"
+        in text
     )
     assert (tmp_path / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     path.write_text(text + "\nWritten by hand.\n", encoding="utf-8")
-    report.write(content(), SETTINGS, "jax", tmp_path)
+    report.write(content(), SETTINGS, "jax", tmp_path / "comparison")
     assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"
 
 
+def test_page_has_what_was_trained_on_more_than_one_backend(report):
+    text = report.backends(content(), SETTINGS)
+    assert text.count("##") == 1 and "`linformer` on each backend" in text
+    assert "| jax | 75.0 (70.0 to 80.0) | 2 | 3 |" in text
+    assert "| torch | 10.0 | 1 | 3 |" in text
+
+
 def test_page_without_times(report, tmp_path):
-    report.write({**content(), "times": []}, SETTINGS, "jax", tmp_path)
+    stem = tmp_path / "comparison"
+    report.write({**content(), "times": []}, SETTINGS, "jax", stem)
     text = (tmp_path / "comparison.md").read_text(encoding="utf-8")
-    assert "| `softmax` | 50.0 | 1 | 1,234 |  |  | 10 |" in text
+    assert "| `softmax` | 50.0 | 1 | 1,234 | 3 |  |  | 10 |" in text
 
 
 def compare(out, *arguments):
