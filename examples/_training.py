@@ -17,6 +17,8 @@ WARM_UP = 0.1  # part of all steps in which the learning rate rises
 class NoAttention(keras_linattn.Mechanism):
     """Zeros: what the rest of the model can do without its attention."""
 
+    traits = keras_linattn.mechanisms.Traits(explicit=False)
+
     def attend(self, query, key, value, *unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
 

@@ -28,6 +28,10 @@ class VisionTransformer(Classifier):
         activation: of the output. Defaults to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`; an
             object is shared by all blocks. Defaults to `"modified_linformer"`.
+        stem_filters: tuple of ints > 0, convolutions before the patches: each
+            has 3 x 3 kernels, so many filters and a stride of 2, so that a
+            patch covers twice as many pixels a side. With few images to train
+            on, they help. Defaults to `()`: none.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -41,8 +45,8 @@ class VisionTransformer(Classifier):
         float32 tensor `(B, num_classes)`.
 
     Raises:
-        ValueError: if an argument is out of range, or if the images are no
-            multiple of the patch size.
+        ValueError: if an argument is out of range, or if the images, as the
+            stem leaves them, are no multiple of the patch size.
 
     Example:
 
@@ -54,10 +58,16 @@ class VisionTransformer(Classifier):
     (2, 10)
 
     Source: Dosovitskiy et al., 2021, arXiv 2010.11929 (with the mean in place
-    of the class token); Verma, 2020, arXiv 2101.10277 (the attention).
+    of the class token); Xiao et al., 2021, arXiv 2106.14881 (the stem); Verma,
+    2020, arXiv 2101.10277 (the attention).
     """
 
-    _arguments = (*Classifier._arguments, "image_shape", "patch_size")
+    _arguments = (
+        *Classifier._arguments,
+        "image_shape",
+        "patch_size",
+        "stem_filters",
+    )
 
     def __init__(
         self,
@@ -71,6 +81,7 @@ class VisionTransformer(Classifier):
         dropout=0.0,
         activation="softmax",
         mechanism="modified_linformer",
+        stem_filters=(),
         dtype=None,
         **kwargs,
     ):
@@ -82,7 +93,7 @@ class VisionTransformer(Classifier):
             hidden_dim,
             dtype=sublayer_policy(policy, "patches"),
             name="patches",
-        )(images)
+        )(_add_stem(images, stem_filters, policy))
         x = add_encoder(
             x,
             num_layers,
@@ -98,6 +109,7 @@ class VisionTransformer(Classifier):
         self.num_classes = num_classes
         self.image_shape = tuple(image_shape)
         self.patch_size = patch_size
+        self.stem_filters = tuple(stem_filters)
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
         self.num_heads = num_heads
@@ -112,6 +124,23 @@ class VisionTransformer(Classifier):
             shape=(None, *self.image_shape), dtype="uint8", name="pixels"
         )
         return {"serve_pixels": (pixels, _scaled)}
+
+
+def _add_stem(x, filters, policy):
+    """Convolutions that halve the image's sides, one after the other."""
+    for number, size in enumerate(filters):
+        name = f"stem_{number}"
+        x = keras.layers.Conv2D(
+            size,
+            kernel_size=3,
+            strides=2,
+            padding="same",
+            activation="gelu",
+            data_format="channels_last",
+            dtype=sublayer_policy(policy, name),
+            name=name,
+        )(x)
+    return x
 
 
 def _scaled(pixels):
