@@ -39,7 +39,7 @@ def parser(description, out, epochs, batch_size):
     )
     result.add_argument("--epochs", type=positive, default=epochs)
     result.add_argument("--batch-size", type=positive, default=batch_size)
-    result.add_argument("--seed", type=int, default=0)
+    result.add_argument("--seed", type=integer(0, 2**32 - 1), default=0)
     result.add_argument("--out", type=pathlib.Path, default=pathlib.Path(out))
     result.add_argument("--smoke", action="store_true", help="does it run?")
     return result
@@ -62,6 +62,20 @@ def positive(text):
             f"must be a positive integer. Received: {text!r}."
         )
     return int(text)
+
+
+def integer(lowest, highest):
+    """Makes a function that reads an int of a range on the command line."""
+
+    def read(text):
+        if not text.isdecimal() or not lowest <= int(text) <= highest:
+            raise argparse.ArgumentTypeError(
+                f"must be an integer from {lowest:,} to {highest:,}. "
+                f"Received: {text!r}."
+            )
+        return int(text)
+
+    return read
 
 
 def label_of(identifier):

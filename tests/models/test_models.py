@@ -31,6 +31,7 @@ HOURGLASS = {**TEXT, "num_layers": 3, "hourglass_factor": 3}
 IMAGE = {
     "num_classes": 3,
     "image_shape": (8, 4, 3),
+    "stem_filters": (5,),
     "patch_size": 2,
     "hidden_dim": 16,
     "num_layers": 1,
@@ -226,6 +227,10 @@ def test_text_refuses_an_hourglass():
 def test_vision_refuses_images_that_do_not_fit():
     with pytest.raises(ValueError, match="multiples of the patch size"):
         VisionTransformer(num_classes=3, image_shape=(9, 8, 1), patch_size=2)
+    with pytest.raises(ValueError, match="multiples of the patch size"):
+        VisionTransformer(  # 5 x 4 after the stem
+            3, image_shape=(10, 8, 1), patch_size=2, stem_filters=(4,)
+        )
 
 
 # --- Waveforms
