@@ -517,7 +517,8 @@ def test_digits_are_split_and_scaled(data):
 
 
 def test_downloaded_images_are_scaled(data, monkeypatch):
-    pixels = np.arange(4 * 32 * 32 * 3).reshape(4, 32, 32, 3).astype("uint8")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3))
+    pixels = pixels.astype("uint8")
     labels = np.array([[3], [9], [0], [3]], "uint8")
     monkeypatch.setattr(
         keras.datasets.cifar10,

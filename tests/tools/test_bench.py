@@ -180,6 +180,7 @@ def content():
         "runs": [
             {**checks, "backend": "jax"},
             {**times, **sizes, "results": results},
+            {**times, **sizes, "kind": "step", "results": results},
             {**memory, "case": "floor", "peak": 5e6, **sizes},
             {"group": "decoding", "results": {LINEAR: entries}, **sizes},
         ],
@@ -201,8 +202,9 @@ def test_page_and_pictures(bench, tmp_path):
         "![time over the floor's](benchmarks_layers.png)",
     ):
         assert line in text.splitlines(), line
-    for name in ("benchmarks_layers.png", "benchmarks_decoding.png"):
-        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    for name in ("layers", "steps", "decoding"):
+        picture = tmp_path / f"benchmarks_{name}.png"
+        assert picture.read_bytes()[:4] == b"\x89PNG"
     path.write_text(text + "\nWritten by hand.\n", encoding="utf-8")
     report.write(content(), tmp_path)
     assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"

@@ -117,17 +117,18 @@ class Projections(keras.layers.Layer):
 
 
 class Softmax(keras.layers.Layer):
-    """Keras' own causal self-attention, with its defaults."""
+    """Keras' own self-attention, with its defaults."""
 
-    def __init__(self, heads, key_dim):
+    def __init__(self, heads, key_dim, causal):
         super().__init__()
         self.attention = keras.layers.MultiHeadAttention(heads, key_dim)
+        self.causal = causal
 
     def build(self, input_shape):
         self.attention.build(input_shape, input_shape)
 
     def call(self, x):
-        return self.attention(x, x, use_causal_mask=True)
+        return self.attention(x, x, use_causal_mask=self.causal)
 
 
 def _scores(shape, step):
@@ -143,4 +144,9 @@ def floor(shape):
 
 @case("keras_mha", largest=_scores)
 def keras_mha(shape):
-    return Softmax(shape.heads, shape.key_dim)
+    return Softmax(shape.heads, shape.key_dim, causal=True)
+
+
+@case("keras_mha_both", largest=_scores)
+def keras_mha_both(shape):
+    return Softmax(shape.heads, shape.key_dim, causal=False)

@@ -1,4 +1,4 @@
-"""The pictures of a run: ratios to the floor, and decoding."""
+"""The pictures of a run: ratios to the floor, step times, and decoding."""
 
 import matplotlib
 import numpy as np
@@ -15,6 +15,10 @@ def draw(runs, folder):
     if any(run["group"] == "times" and "results" in run for run in runs):
         draw_layers(runs, folder / "benchmarks_layers.png")
         shown.append(("benchmarks_layers.png", "time over the floor's"))
+    if any(run.get("kind") == "step" and "results" in run for run in runs):
+        draw_steps(runs, folder / "benchmarks_steps.png")
+        title = "time of a training step against the length"
+        shown.append(("benchmarks_steps.png", title))
     if report.decoding_of(runs):
         draw_decoding(runs, folder / "benchmarks_decoding.png")
         title = "time per token and bytes of state against the context"
@@ -61,6 +65,37 @@ def draw_ratios(axis, runs):
     axis.set_xlabel("length n")
     axis.set_ylabel("time / floor's time")
     axis.grid(alpha=0.3)
+
+
+def draw_steps(runs, path):
+    """Seconds of a training step against the length: where lines cross."""
+    runs = [run for run in runs if run.get("kind") == "step"]
+    runs = [run for run in runs if "results" in run]
+    backends = list(dict.fromkeys(run["backend"] for run in runs))
+    figure, axes = pyplot.subplots(
+        1,
+        len(backends),
+        figsize=(4.5 * len(backends), 4.5),
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, backend in zip(axes[0], backends):
+        lines = {}
+        for run in runs:
+            for name, result in run["results"].items():
+                if run["backend"] == backend and "rounds" in result:
+                    point = run["length"], np.median(result["rounds"])
+                    lines.setdefault(name, []).append(point)
+        for name, points in lines.items():
+            axis.plot(*zip(*sorted(points)), marker="o", label=name)
+        axis.set_title(backend)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("length n")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("seconds of a training step")
+    axes[0][0].legend(fontsize="small")
+    save(figure, path)
 
 
 def draw_decoding(runs, path):

@@ -16,7 +16,8 @@ NOTES = """\
   bare matrix products, no bias, no attention. Self-attention, batch 1,
   float32. `linear:NAME` is `LinearSelfAttention(mechanism=NAME, causal=True)`,
   `both:NAME` the same with `causal=False`, `keras_mha` is
-  `keras.layers.MultiHeadAttention` with `use_causal_mask=True`.
+  `keras.layers.MultiHeadAttention` with `use_causal_mask=True`,
+  `keras_mha_both` without.
 - A cell is the median over rounds of each round's ratio to the floor, and the
   lowest and highest; then the median time. The cases take turns in one
   process, round after round, each with a call before the one that is timed.
