@@ -33,7 +33,7 @@ def parse(arguments=None):
     parser = _common.parser(
         __doc__.partition("\n")[0],
         out="out/audio_classification",
-        epochs=8,
+        epochs=6,
         batch_size=16,
     )
     parser.add_argument(

@@ -28,7 +28,7 @@ LEARNING_RATE = 2e-3
 MERGE_FACTOR = 4  # bytes of one token
 DEFAULTS = {"length": 1024, "epochs": 4, "batch_size": 32}
 OF_CORPUS = {
-    "20newsgroups": {"epochs": 3},
+    "20newsgroups": {"epochs": 2},
     "books": {"length": 8192, "epochs": 20, "batch_size": 8},
     "imdb": {"length": 4000},  # as in the Long Range Arena
 }
