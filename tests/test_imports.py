@@ -20,7 +20,10 @@ BELOW = {  # what each folder may import of the package, itself aside
     "convert": {"layers", "models"},
     "export": {"layers", "models"},
     "testing": {"core", "mechanisms", "layers"},
-    "cli": {"core", "mechanisms", "layers", "models", "convert", "export"},
+    "cli": {
+        *("core", "mechanisms", "layers", "models", "convert", "export"),
+        "testing",
+    },
 }
 # What each folder may import of others, at module level.
 OUTSIDE = {"core": {"keras", "math"}}

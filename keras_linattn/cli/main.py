@@ -8,11 +8,12 @@ import argparse
 import sys
 
 import keras_linattn
+from keras_linattn.cli import bench
 from keras_linattn.cli import export
 from keras_linattn.cli import list as list_
 
 PROGRAM = "keras-linattn"
-SUBCOMMANDS = (list_, export)
+SUBCOMMANDS = (list_, bench, export)
 MENDABLE = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 import keras_linattn
+from keras_linattn.testing import timing
 from tools.bench import cases
 from tools.bench import runtime
 
@@ -123,14 +124,14 @@ def measured(name, layer, contexts, rounds):
             entries[-1]["refused"] = refused
             continue
         decoder = layer.after(context)
-        runtime.wait(decoder.step(token))  # compiled
-        once = runtime.seconds(decoder.step, token)
+        timing.wait(decoder.step(token))  # compiled
+        once = timing.seconds(decoder.step, token)
         steps = int(min(STEPS, max(2, LONG / once)))
         entries[-1] |= {"bytes": decoder.bytes, "rounds": []}
         running.append((decoder, steps, entries[-1]["rounds"]))
     for _ in range(rounds):
         for decoder, steps, taken in running:
-            taken.append(runtime.seconds(decoder.step, token, repeats=steps))
+            taken.append(timing.seconds(decoder.step, token, repeats=steps))
     return entries
 
 
@@ -144,7 +145,7 @@ def too_large(name, shape, context):
     """Why a cache of this length is not measured, or `None`."""
     # The cache, its updated halves and their stack are there at once.
     needed = 3 * 2 * 4 * context * shape.dim
-    free = runtime.free_memory()
+    free = timing.free_memory()
     if name != CACHE or needed <= 0.6 * free:
         return None
     return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"

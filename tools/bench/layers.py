@@ -3,11 +3,12 @@
 import math
 
 from keras_linattn import testing
+from keras_linattn.testing import timing
 from tools import _machine
 from tools.bench import cases
 from tools.bench import runtime
 
-KINDS = {"forward": runtime.forward, "step": runtime.training_step}
+KINDS = {"forward": timing.forward, "step": timing.training_step}
 SHORTEST = 0.02  # seconds; faster calls are repeated within a measurement
 PART_OF_MEMORY = 0.6  # of what is free, the most that a case may take
 CHECKS = (  # what `--verify some` runs before a number is reported
@@ -38,13 +39,13 @@ def times(job):
             results[name] = {"refused": refused}
             continue
         function = KINDS[job["kind"]](built(case, shape))
-        results[name] = {"first": runtime.seconds(function, x), "rounds": []}
-        once = runtime.seconds(function, x)  # the warm-up
+        results[name] = {"first": timing.seconds(function, x), "rounds": []}
+        once = timing.seconds(function, x)  # the warm-up
         running[name] = function, max(1, math.ceil(SHORTEST / once))
     for _ in range(job["rounds"]):
         for name, (function, repeats) in running.items():
-            runtime.wait(function(x))  # memory that another case gave back
-            taken = runtime.seconds(function, x, repeats=repeats)
+            timing.wait(function(x))  # memory that another case gave back
+            taken = timing.seconds(function, x, repeats=repeats)
             results[name]["rounds"].append(taken)
     return {"results": results}
 
@@ -59,10 +60,10 @@ def memory(job):
     x = runtime.random_tensor(shape.input)
     function = KINDS[job["kind"]](built(case, shape))
     # A short call first: the library's own start is no part of the layer.
-    runtime.wait(function(x[:, : min(64, shape.length)]))
+    timing.wait(function(x[:, : min(64, shape.length)]))
     before = _machine.forget_peak()
     for _ in range(2):
-        runtime.wait(function(x))
+        timing.wait(function(x))
     return {"peak": _machine.peak_memory() - before}
 
 
@@ -95,7 +96,7 @@ def too_large(case, shape, kind):
     if case.largest is None:
         return None
     needed = case.largest(shape, kind == "step")
-    free = runtime.free_memory()
+    free = timing.free_memory()
     if needed <= PART_OF_MEMORY * free:
         return None
     return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
