@@ -90,8 +90,8 @@ def run(task, options, table=None, page=None):
     """Trains, tests, saves and exports with each mechanism of the options.
 
     Writes `results.json`, `learning_curves.png` and for each mechanism a
-    folder with `model.keras`, `MODEL_CARD.md` and, if the task is exported,
-    `saved_model`.
+    folder with `model.keras`, `MODEL_CARD.md`, the task's files and, if the
+    task is exported, `saved_model`.
     Prints what `table` makes of the results, by default `accuracies`, and
     writes it to the file named `page`, if any. Returns the results, a dict for
     each mechanism.
@@ -127,6 +127,8 @@ def _save(model, folder, task):
     """Saves in both formats; how far what comes back differs from `model`."""
     sample = task.sample
     expected = model.predict(sample, verbose=0)
+    for name, text in task.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     path = folder / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path).predict(sample, verbose=0)

@@ -50,6 +50,7 @@ def write(path, task, options, result):
     rows = {
         "data": task.name,
         "split": task.split,
+        **task.card,
         "mechanism": f"`{result['mechanism']}`",
         "parameters": f"{result['parameters']:,}",
         **_accuracies(result),

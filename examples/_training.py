@@ -51,6 +51,9 @@ class Task:
         extra: function of the trained model and of its results, which returns
             more of them. Defaults to `None`.
         notes: dict of what else there is to say in `results.json`.
+        card: dict of more rows of `MODEL_CARD.md`.
+        files: dict, by their names the texts of files that a saved model is
+            of no use without.
     """
 
     name: str
@@ -70,6 +73,8 @@ class Task:
     export: bool = True
     extra: Callable | None = None
     notes: dict = dataclasses.field(default_factory=dict)
+    card: dict = dataclasses.field(default_factory=dict)
+    files: dict = dataclasses.field(default_factory=dict)
 
 
 def fit_to(identifier, task):

