@@ -13,6 +13,8 @@ from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._folded import attend_folded
+from keras_linattn.layers._folded import folds
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
@@ -195,6 +197,9 @@ class AttentionBase(keras.layers.Layer):
             check_streaming(causal, return_scores, folding.trivial)
         check_mask("query_mask", query_mask, query)
         check_mask("the mask of keys and values", key_mask, value)
+        usual = causal or streams or return_scores
+        if not usual and folds(self, query, key, value, training):
+            return attend_folded(self, query, key, value, query_mask, key_mask)
         gate = self._gate_dense(query) if self.use_gate else None
         options = {}
         if self.mechanism.traits.gated:

@@ -59,6 +59,24 @@ class Mechanism(keras.layers.Layer):
             f"`{type(self).__name__}` must define `attend`."
         )
 
+    def factors(self, query, key, key_mask=None):
+        """The weights of a separable, bidirectional output.
+
+        With the trait `separable` only, in float32 or float64.
+
+        Args:
+            query: tensor `[B, T, H, D]`, heads last, as they are projected.
+            key: tensor `[B, S, H, D]`, 0 where masked.
+            key_mask: optional bool tensor `(B, S)`, `True` = visible.
+
+        Returns:
+            `core.folded.Factors`.
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` has the trait `separable` and must "
+            "define `factors`."
+        )
+
     def call(
         self,
         query,

@@ -23,6 +23,9 @@ class Traits:
         pools_queries: an output depends on the other queries too, so that
             hidden queries must be left out through `query_mask`. Defaults to
             `False`.
+        separable: without a causal mask an output is a_t . sum_s b_s v_s, and
+            `factors` gives a and b: the layers may fold that into their
+            projections. Defaults to `False`.
         positional: an output depends on the place where its query stands.
             Defaults to `False`.
         equal_dims: V must be D. Defaults to `False`.
@@ -57,6 +60,7 @@ class Traits:
     explicit: bool = True
     key_order_free: bool = True
     pools_queries: bool = False
+    separable: bool = False
     positional: bool = False
     equal_dims: bool = False
     gated: bool = False

@@ -12,6 +12,9 @@ is 0 by selection); the causal form is chunked, not a loop over positions.
 
 from keras import ops
 
+from keras_linattn.core.folded import Factors
+from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import safe_divide
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -43,6 +46,7 @@ class LinearTransformer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        separable=True,
         cost="(T + S) D V",
         state="D (V + 1)",
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
@@ -50,3 +54,11 @@ class LinearTransformer(KernelMechanism):
 
     def query_features(self, query):
         return feature_map(query)
+
+    def factors(self, query, key, key_mask=None):
+        query = feature_map(query)
+        key = hide(feature_map(key), key_mask, axis=1)
+        total = ops.sum(key, axis=1)
+        weight = ops.sum(query * ops.expand_dims(total, 1), -1, keepdims=True)
+        query = query * safe_divide(ops.ones_like(weight), weight)
+        return Factors(query, key, None, total)

@@ -37,6 +37,7 @@ from keras import ops
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_exp
@@ -55,20 +56,21 @@ LOWEST = -1e30  # the largest of no keys; finite, since inf - inf is NaN
 READINGS = ("factorised", "projected")
 
 
-def position_weights(key, key_mask=None):
-    """exp(K - max_S K), and its sum over positions as a column `[D, 1]`.
+def position_weights(key, key_mask=None, axis=2):
+    """exp(K - max_S K), and its sum over the positions, S being `axis`.
 
     A = exp / sum; the division is left to the `[D, V]` summaries, which saves
     one pass over the `[S, D]` array.
     """
-    visible = None if key_mask is None else spread(key_mask, 4, 2)
-    weights = masked_exp(key, visible, axis=2)
-    return weights, ops.expand_dims(ops.sum(weights, axis=2), -1)
+    visible = None if key_mask is None else spread(key_mask, 4, axis)
+    weights = masked_exp(key, visible, axis=axis)
+    return weights, ops.sum(weights, axis=axis)
 
 
 def attend_factorised(query, key, value, key_mask=None):
     """softmax_D(Q) (A^T V)."""
     weights, total = position_weights(key, key_mask)
+    total = ops.expand_dims(total, -1)  # [B, H, D, 1]
     summary = safe_divide(key_value_product(weights, value), total)
     return ops.matmul(masked_softmax(query, axis=-1), summary)
 
@@ -76,6 +78,7 @@ def attend_factorised(query, key, value, key_mask=None):
 def attend_projected(query, key, value, key_mask=None):
     """softmax(Q (A^T K)^T / sqrt D) (A^T V)."""
     weights, total = position_weights(key, key_mask)
+    total = ops.expand_dims(total, -1)
     key_summary = safe_divide(key_value_product(weights, key), total)
     value_summary = safe_divide(key_value_product(weights, value), total)
     scores = ops.matmul(query, ops.swapaxes(key_summary, -1, -2))
@@ -174,6 +177,7 @@ class ModifiedLinformer(Mechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        separable=True,
         cost="(T + S) D V",
         state="D V",
         source="Verma 2020, arXiv 2101.10277",
@@ -189,7 +193,7 @@ class ModifiedLinformer(Mechanism):
         self.reading = reading
         if reading == "projected":
             self.traits = dataclasses.replace(
-                self.traits, causal=False, recurrent=False
+                self.traits, causal=False, recurrent=False, separable=False
             )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
@@ -199,6 +203,12 @@ class ModifiedLinformer(Mechanism):
             state = self.initial_state_for(query, value)
             return self._causally(state, query, key, value, key_mask)[0]
         return attend_factorised(query, key, value, key_mask)
+
+    def factors(self, query, key, key_mask=None):
+        weights, total = position_weights(key, key_mask, axis=1)
+        scale = safe_divide(ops.ones_like(total), total)
+        query = masked_softmax(query, axis=-1)
+        return Factors(query, weights, scale, scale * total)
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights."""

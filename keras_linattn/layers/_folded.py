@@ -1,0 +1,79 @@
+"""When and how a layer folds its attention into its projections.
+
+See `core/folded.py`: the same output in fewer operations, for long sequences
+whose length is known while the graph is made.
+"""
+
+import dataclasses
+
+from keras_linattn.core.folded import folded_attention
+from keras_linattn.core.folded import folding_pays
+from keras_linattn.core.masks import hide
+
+EXACT = ("float32", "float64")  # in half precision, sums need a wider type
+
+
+def folds(layer, query, key, value, training):
+    """Can this bidirectional call be folded, and does it pay?
+
+    Args:
+        layer: built `AttentionBase`.
+        query: tensor `(B, T, F)`.
+        key: tensor `(B, S, F)`.
+        value: tensor `(B, S, F)`.
+        training: bool or `None`.
+    """
+    plain = (
+        offers_factors(layer.mechanism)
+        and len(query.shape) == 3
+        and layer.compute_dtype == layer.mechanism.compute_dtype
+        and layer.compute_dtype in EXACT
+        and not layer.use_gate
+        and (layer.dropout == 0 or training in (None, False))
+        and layer._activity_regularizer is None
+        and all(
+            dense.quantization_mode is None
+            for dense in (layer.value_dense, layer.output_dense)
+        )
+    )
+    return plain and _long_enough(layer, query.shape, key.shape, value.shape)
+
+
+def offers_factors(mechanism):
+    """Does its very class say how its output factors?
+
+    An inherited `factors` may not be that of an `attend` that a subclass
+    writes: such a class loses the speed, and nothing else.
+    """
+    return mechanism.traits.separable and "factors" in vars(type(mechanism))
+
+
+def _long_enough(layer, query, key, value):
+    lengths = (query[1], value[1])
+    if None in lengths or key[:2] != value[:2] or query[0] != value[0]:
+        return False  # if these are faults, the usual path finds them
+    sizes = (layer.num_heads, layer.key_dim, layer.value_dim)
+    outputs = layer.output_dense.kernel.shape[2:]
+    return len(outputs) == 1 and folding_pays(
+        (*lengths, value[-1], *sizes, outputs[0])
+    )
+
+
+def attend_folded(layer, query, key, value, query_mask, key_mask):
+    """The layer's output `(B, T, O)`; masks as for `AttentionBase._attend`."""
+    # Nothing behind a mask may reach a product, nor its gradient.
+    factors = layer.mechanism.factors(
+        hide(layer.query_dense(query), query_mask, axis=1),
+        hide(layer.key_dense(key), key_mask, axis=1),
+        key_mask,
+    )
+    weights = hide(factors.query, query_mask, axis=1)
+    dense = layer.value_dense
+    output = folded_attention(
+        dataclasses.replace(factors, query=weights),
+        hide(value, key_mask),
+        (dense.kernel, dense.bias),
+        layer.output_dense.kernel,
+    )
+    bias = layer.output_dense.bias
+    return output if bias is None else output + bias
