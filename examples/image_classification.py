@@ -34,7 +34,7 @@ ROTATION = 0.04  # of a whole turn, to either side
 ZOOM = 0.1
 SHIFT = 0.08  # of the side
 STEM = (16, 32)  # filters
-SIZES = {"hidden_dim": 64, "num_layers": 3, "num_heads": 4}
+SIZES = {"hidden_dim": 64, "num_layers": 3, "num_heads": 4, "dropout": 0.1}
 SMOKE_SIZES = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2}
 SMOKE_IMAGES = (80, 8)  # to train on (8 held out), to test on
 SMOKE_BATCH = 8  # divides all of them, so that JAX compiles once
@@ -44,7 +44,7 @@ def parse(arguments=None):
     parser = _common.parser(
         __doc__.partition("\n")[0],
         out="out/image_classification",
-        epochs=40,
+        epochs=30,
         batch_size=32,
     )
     parser.add_argument(

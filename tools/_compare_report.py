@@ -13,6 +13,8 @@ BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
 TITLES = {
     "text": "Texts: Reuters R8, bytes merged by 4",
     "newsgroups": "Texts: 20 Newsgroups, bytes merged",
+    "books": "Texts: excerpts of books, 8,192 bytes, all blocks on all tokens",
+    "books_hourglass": "Texts: excerpts of books, 8,192 bytes, hourglass",
     "images": "Images: MNIST-5k",
     "speech": "Speech: prompts in five languages, raw waveforms",
 }

@@ -5,24 +5,21 @@ import audio_classification
 import image_classification
 import text_classification
 
+_TEXT = (
+    text_classification,
+    lambda options: _data.load_texts(options.dataset),
+    text_classification.SMOKE_DOCUMENTS,
+)
 # Example, how it reads its data, how much of them a smoke run takes, and the
 # arguments that make the task.
 TASKS = {
-    "text": (
-        text_classification,
-        lambda options: _data.load_texts(options.dataset),
-        text_classification.SMOKE_DOCUMENTS,
-        {"dataset": "r8"},
-    ),
-    "newsgroups": (
-        text_classification,
-        lambda options: _data.load_texts(options.dataset),
-        text_classification.SMOKE_DOCUMENTS,
-        {"dataset": "20newsgroups"},
-    ),
+    "text": (*_TEXT, {"dataset": "r8"}),
+    "newsgroups": (*_TEXT, {"dataset": "20newsgroups"}),
+    "books": (*_TEXT, {"dataset": "books"}),
+    "books_hourglass": (*_TEXT, {"dataset": "books", "hourglass": 4}),
     "images": (
         image_classification,
-        lambda options: _data.load_digits(),
+        lambda options: _data.load_images(options.dataset),
         image_classification.SMOKE_IMAGES,
         {},
     ),
@@ -37,7 +34,7 @@ TASKS = {
 BUDGETS = {
     "short": {
         "text": {"epochs": 1, "length": 1024, "batch_size": 32},
-        "images": {"epochs": 3, "patch": 2, "batch_size": 32},
+        "images": {"epochs": 3, "patch": 4, "batch_size": 32},
     },
     "full": {task: {} for task in TASKS},
 }
@@ -79,8 +76,11 @@ def make_task(job):
 
 
 def _as_arguments(settings):
-    return [
-        text
-        for name, value in settings.items()
-        for text in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    arguments = []
+    for name, value in settings.items():
+        name = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            arguments += [f"--{name}", str(value)]
+    return arguments

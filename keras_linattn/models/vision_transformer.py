@@ -28,10 +28,10 @@ class VisionTransformer(Classifier):
         activation: of the output. Defaults to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`; an
             object is shared by all blocks. Defaults to `"modified_linformer"`.
-        stem_filters: tuple of ints > 0, convolutions before the patches: each
-            has 3 x 3 kernels, so many filters and a stride of 2, so that a
-            patch covers twice as many pixels a side. With few images to train
-            on, they help. Defaults to `()`: none.
+        stem_filters: tuple of ints > 0, stages of convolutions before the
+            patches: each stage is two of 3 x 3, with so many filters, of which
+            the second has a stride of 2, so that a patch covers twice as many
+            pixels a side. For few images to train on. Defaults to `()`: none.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -127,19 +127,20 @@ class VisionTransformer(Classifier):
 
 
 def _add_stem(x, filters, policy):
-    """Convolutions that halve the image's sides, one after the other."""
-    for number, size in enumerate(filters):
-        name = f"stem_{number}"
-        x = keras.layers.Conv2D(
-            size,
-            kernel_size=3,
-            strides=2,
-            padding="same",
-            activation="gelu",
-            data_format="channels_last",
-            dtype=sublayer_policy(policy, name),
-            name=name,
-        )(x)
+    """Stages of two convolutions, each of which halves the image's sides."""
+    for stage, size in enumerate(filters):
+        for strides in (1, 2):
+            name = f"stem_{stage}_{strides}"
+            x = keras.layers.Conv2D(
+                size,
+                kernel_size=3,
+                strides=strides,
+                padding="same",
+                activation="gelu",
+                data_format="channels_last",
+                dtype=sublayer_policy(policy, name),
+                name=name,
+            )(x)
     return x
 
 
