@@ -341,6 +341,21 @@ class LengthBatches(keras.utils.PyDataset):
         # in which the first two batches differ. It shuffles them itself.
         batches.sort(key=lambda rows: self.sizes[rows].max())
         self._batches = batches[-1:] + batches[:-1]
+        # All alike, while a later epoch's may not be: one gets a zero more.
+        lengths = {self.padded_length(rows) for rows in batches}
+        least = self.padded_length([np.argmin(self.sizes)])
+        self._one_more = int(len(lengths) == 1 and lengths != {least})
+
+    def __getitem__(self, index):
+        rows = self._batches[index]
+        inputs = self.padded(rows, self.padded_length(rows))
+        if index == 0:
+            inputs = np.pad(inputs, [(0, 0), (0, self._one_more)])
+        return inputs, self.labels[rows]
+
+    def padded(self, rows, length):
+        """The inputs in these rows, array `(len(rows), length)`."""
+        raise NotImplementedError
 
 
 class PaddedBatches(LengthBatches):
@@ -360,9 +375,8 @@ class PaddedBatches(LengthBatches):
         sizes = np.count_nonzero(tokens, axis=1)
         super().__init__(sizes, labels, batch_size, shortest, seed)
 
-    def __getitem__(self, index):
-        rows = self._batches[index]
-        return self.tokens[rows, : self.padded_length(rows)], self.labels[rows]
+    def padded(self, rows, length):
+        return self.tokens[rows, :length]
 
 
 class TokenBatches(PaddedBatches):
@@ -400,13 +414,12 @@ class WaveformBatches(LengthBatches):
         sizes = np.array([min(len(x), length) for x in waveforms])
         super().__init__(sizes, labels, batch_size, SHORTEST_WAVEFORM, seed)
 
-    def __getitem__(self, index):
-        rows = self._batches[index]
-        batch = np.zeros((len(rows), self.padded_length(rows)), "float32")
+    def padded(self, rows, length):
+        batch = np.zeros((len(rows), length), "float32")
         for row, number in zip(batch, rows):
             start, size = self._starts[number], self.sizes[number]
             row[:size] = self.waveforms[number][start : start + size]
-        return batch, self.labels[rows]
+        return batch
 
     def on_epoch_end(self):
         super().on_epoch_end()

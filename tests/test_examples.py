@@ -440,6 +440,20 @@ def test_waveform_batches_pad_at_the_end_and_take_parts(data):
     )
 
 
+def test_a_later_epoch_may_have_other_lengths(data):
+    # One short waveform among many, which sorting may put into a batch of
+    # long ones: under TensorFlow, Keras would hold all batches to the first's
+    # length.
+    waveforms = [np.ones(4000, "float32")] + [np.ones(5000, "float32")] * 40
+    for seed in range(3):
+        batches = data.WaveformBatches(waveforms, np.arange(41), 8192, 2, seed)
+        shapes = [batches[i][0].shape[1] for i in range(len(batches))]
+        assert len(set(shapes[:2])) == 2
+        assert batches[0][0][:, 8192:].sum() == 0
+    alike = data.WaveformBatches(waveforms[1:], np.arange(40), 8192, 2, 0)
+    assert {alike[i][0].shape[1] for i in range(len(alike))} == {8192}
+
+
 @needs_texts
 @pytest.mark.parametrize("name", ("r8", "20newsgroups"))
 def test_texts_have_the_published_split(data, name, capsys):

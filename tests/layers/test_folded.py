@@ -73,7 +73,7 @@ def test_those_that_say_so_are_separable():
     masked=strategies.booleans(),
     wide=strategies.booleans(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_folded_is_unfolded(name, seed, sizes, lengths, use_bias, masked, wide):
     heads, key_dim, value_dim = sizes
     query, value, key = (
