@@ -90,15 +90,17 @@ def augmentation(dataset, seed):
     """Keras layers that change images so that their class stays the same."""
     # Nothing comes in from beyond the edges of a digit: there is black.
     fill = "constant" if dataset == "mnist-5k" else "reflect"
+    # Seeds of their own, lest a large angle come with a large zoom.
+    seeds = [(seed + number) % 2**32 for number in range(4)]
     layers = [
-        keras.layers.RandomRotation(ROTATION, fill_mode=fill, seed=seed),
-        keras.layers.RandomZoom(ZOOM, ZOOM, fill_mode=fill, seed=seed + 1),
+        keras.layers.RandomRotation(ROTATION, fill_mode=fill, seed=seeds[0]),
+        keras.layers.RandomZoom(ZOOM, ZOOM, fill_mode=fill, seed=seeds[1]),
         keras.layers.RandomTranslation(
-            SHIFT, SHIFT, fill_mode=fill, seed=seed + 2
+            SHIFT, SHIFT, fill_mode=fill, seed=seeds[2]
         ),
     ]
     if dataset == "cifar10":
-        layers.append(keras.layers.RandomFlip("horizontal", seed=seed + 3))
+        layers.append(keras.layers.RandomFlip("horizontal", seed=seeds[3]))
     return keras.layers.Pipeline(layers)
 
 
