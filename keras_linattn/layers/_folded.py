@@ -6,6 +6,8 @@ whose length is known while the graph is made.
 
 import dataclasses
 
+from keras import ops
+
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.masks import hide
@@ -69,6 +71,8 @@ def attend_folded(layer, query, key, value, query_mask, key_mask):
     )
     weights = hide(factors.query, query_mask, axis=1)
     dense = layer.value_dense
+    # The projections cast what they are called with; this one is not called.
+    value = ops.cast(value, layer.compute_dtype)
     output = folded_attention(
         dataclasses.replace(factors, query=weights),
         hide(value, key_mask),

@@ -196,6 +196,15 @@ def test_low_rank_adapters_fold():
     )
 
 
+def test_inputs_of_another_type_are_cast():
+    layer, x = make(), random(0, 2, 40, 8)
+    whole = np.round(3 * x)
+    expected = outputs(layer, True, whole)
+    for dtype in ("int32", "float16"):
+        received = outputs(layer, True, ops.cast(whole, dtype))
+        np.testing.assert_allclose(received, expected, atol=1e-5)
+
+
 class Doubled(mechanisms.ModifiedLinformer):
     """Says nothing of factors: those that it inherits are not its own."""
 
