@@ -16,6 +16,8 @@ from keras_linattn.layers import _folded
 from keras_linattn.testing import timing
 
 SEPARABLE = ("modified_linformer", "linear_transformer")
+# JAX compiles each operation anew for each shape.
+EXAMPLES = 5 if keras.backend.backend() == "jax" else 20
 every = pytest.mark.parametrize("name", SEPARABLE)
 
 
@@ -73,7 +75,7 @@ def test_those_that_say_so_are_separable():
     masked=strategies.booleans(),
     wide=strategies.booleans(),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 def test_folded_is_unfolded(name, seed, sizes, lengths, use_bias, masked, wide):
     heads, key_dim, value_dim = sizes
     query, value, key = (
@@ -200,9 +202,8 @@ def test_inputs_of_another_type_are_cast():
     layer, x = make(), random(0, 2, 40, 8)
     whole = np.round(3 * x)
     expected = outputs(layer, True, whole)
-    for dtype in ("float64", "float16"):
-        received = outputs(layer, True, ops.cast(whole, dtype))
-        np.testing.assert_allclose(received, expected, atol=1e-5)
+    received = outputs(layer, True, ops.cast(whole, "float16"))
+    np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
 class Doubled(mechanisms.ModifiedLinformer):
