@@ -31,7 +31,7 @@ def folds(layer, query, key, value, training):
         and layer.compute_dtype == layer.mechanism.compute_dtype
         and layer.compute_dtype in EXACT
         and not layer.use_gate
-        and (layer.dropout == 0 or training in (None, False))
+        and (layer.dropout == 0 or training is None or training is False)
         and layer._activity_regularizer is None
         and all(
             dense.quantization_mode is None

@@ -4,7 +4,10 @@ import copy
 import dataclasses
 
 import numpy as np
+from keras import ops
 
+from keras_linattn.core.masks import hide
+from keras_linattn.core.shapes import heads_last
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import compare_with_reference
@@ -143,6 +146,39 @@ def check_attention_scores_give_the_output(subject):
     )
 
 
+def check_factors_give_the_output(subject):
+    """The factors of `Mechanism.factors`, multiplied out, are the output."""
+    inputs = subject.inputs(queries=5, keys=7, visible=0.7)
+    inputs = inputs.replace(query_mask=None)
+    mechanism = subject.build(inputs)
+
+    def factors_of(query, key, key_mask):
+        key = hide(key, key_mask)
+        factors = mechanism.factors(
+            heads_last(query), heads_last(key), key_mask
+        )
+        scale = ops.ones_like(factors.total)
+        return factors, scale if factors.scale is None else factors.scale
+
+    def multiplied(query, key, value, key_mask):
+        factors, scale = factors_of(query, key, key_mask)
+        value = hide(value, key_mask)
+        sums = ops.einsum("bshd,bhsv->bhdv", factors.key, value)
+        sums = sums * ops.expand_dims(scale, -1)
+        return ops.einsum("bthd,bhdv->bhtv", factors.query, sums)
+
+    def missing(query, key, value, key_mask):
+        factors, scale = factors_of(query, key, key_mask)
+        return factors.total - scale * ops.sum(factors.key, axis=1)
+
+    names = ("query", "key", "value", "key_mask")
+    arrays = [getattr(inputs, name) for name in names]
+    tolerance = subject.traits.tolerance
+    assert_close(quick(multiplied, arrays), run(mechanism, inputs), tolerance)
+    difference = quick(missing, arrays)
+    assert_close(difference, np.zeros_like(difference), 10 * tolerance)
+
+
 def check_inputs_are_unchanged(subject):
     """Nothing is written into the caller's arrays."""
     inputs = subject.inputs(visible=0.5)
@@ -162,6 +198,10 @@ def _queries_stand_alone(traits):
     return traits.cross and not (traits.pools_queries or traits.positional)
 
 
+def _is_separable(traits):
+    return traits.separable and traits.bidirectional
+
+
 CHECKS = {
     check_matches_reference: _always,
     check_single_key_gives_its_value: lambda t: t.normalised,
@@ -170,5 +210,6 @@ CHECKS = {
     check_queries_are_independent: _queries_stand_alone,
     check_batch_rows_are_independent: _always,
     check_attention_scores_give_the_output: lambda t: t.explicit,
+    check_factors_give_the_output: _is_separable,
     check_inputs_are_unchanged: _always,
 }
