@@ -117,7 +117,9 @@ def _suitable(causal):
     from keras_linattn import layers
     from keras_linattn import mechanisms
 
-    arguments = inspect.signature(layers.LinearSelfAttention).parameters
+    arguments = inspect.signature(
+        layers.LinearSelfAttention.__init__
+    ).parameters
     names = (arguments["mechanism"].default, *mechanisms.available())
     traits = {name: mechanisms.get(name).traits for name in names}
     return [

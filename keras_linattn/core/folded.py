@@ -10,15 +10,14 @@ values nor the heads' outputs are formed: two products of the size of the value
 and the output projection do their work and the attention's.
 """
 
-import dataclasses
 from typing import Any
+from typing import NamedTuple
 
 from keras import backend
 from keras import ops
 
 
-@dataclasses.dataclass(frozen=True)
-class Factors:
+class Factors(NamedTuple):
     """Weights `a` and `b` of out_t = a_t . scale * sum_s b_s^T v_s.
 
     Heads last, as they are projected: no axes change places.

@@ -12,6 +12,7 @@ from keras_linattn.layers._arguments import check_mask
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
+from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._folded import attend_folded
 from keras_linattn.layers._folded import folds
@@ -255,7 +256,7 @@ class AttentionBase(keras.layers.Layer):
             self._output_shape_for(query_shape), dtype=self.compute_dtype
         )
         if return_state:
-            return output, _with_batch(self.state_spec(), query_shape[0])
+            return output, with_batch(self.state_spec(), query_shape[0])
         if not return_scores:
             return output
         queries, keys, _ = self._head_shapes(query_shape, value_shape)
@@ -297,9 +298,3 @@ class AttentionBase(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return super().from_config(with_mechanism(config))
-
-
-def _with_batch(spec, batch):
-    return keras.tree.map_structure(
-        lambda x: keras.KerasTensor((batch, *x.shape[1:]), dtype=x.dtype), spec
-    )

@@ -1,4 +1,4 @@
-"""Checks of the states that a decoder block is called with."""
+"""The states that layers and blocks are called with: specs and checks."""
 
 from keras import KerasTensor
 from keras import tree
@@ -67,3 +67,10 @@ def _shape(x):
     """For error messages: shapes, never values."""
     shapes = [tuple(leaf.shape) for leaf in tree.flatten(x) if leaf is not None]
     return f"shape {', '.join(map(str, shapes))}" if shapes else "None"
+
+
+def with_batch(spec, batch):
+    """The state's spec for a batch size, which may be `None`."""
+    return tree.map_structure(
+        lambda x: KerasTensor((batch, *x.shape[1:]), dtype=x.dtype), spec
+    )

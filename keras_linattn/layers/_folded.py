@@ -4,8 +4,6 @@ See `core/folded.py`: the same output in fewer operations, for long sequences
 whose length is known while the graph is made.
 """
 
-import dataclasses
-
 from keras import ops
 
 from keras_linattn.core.folded import folded_attention
@@ -74,7 +72,7 @@ def attend_folded(layer, query, key, value, query_mask, key_mask):
     # The projections cast what they are called with; this one is not called.
     value = ops.cast(value, layer.compute_dtype)
     output = folded_attention(
-        dataclasses.replace(factors, query=weights),
+        factors._replace(query=weights),
         hide(value, key_mask),
         (dense.kernel, dense.bias),
         layer.output_dense.kernel,

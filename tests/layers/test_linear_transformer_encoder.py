@@ -28,7 +28,10 @@ def test_arguments_are_keras_hubs(hub_encoder):
     def names(function):
         return list(inspect.signature(function).parameters)
 
-    ours, theirs = names(LinearTransformerEncoder), names(hub_encoder)
+    # Not of the classes: some Pythons look at `Layer.__new__` then.
+    ours, theirs = (
+        names(cls.__init__) for cls in (LinearTransformerEncoder, hub_encoder)
+    )
     assert ours == [*theirs[:-1], "mechanism", "kwargs"]
     theirs = names(hub_encoder.call)
     assert names(LinearTransformerEncoder.call) == [*theirs, "mask"]
