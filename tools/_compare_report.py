@@ -43,6 +43,8 @@ NOTES = (
     "process, less what it held once the data were read: the compiled graph "
     "and the optimizer's state are in it",
 )
+LEAST_POINTS = 4  # of accuracy that an axis spans
+COLUMNS = 2  # of the picture
 # Places of a label around its point, in points: near ones are tried first.
 DISTANCES = (7, 12, 18, 25, 33, 42, 52)
 DIRECTIONS = (
@@ -85,7 +87,7 @@ def write(content, settings, backend, stem):
         for task, rows in tables.items()
     }
     timed = {task: rows for task, rows in timed.items() if rows}
-    if timed:
+    if any(len(rows) > 1 for rows in timed.values()):
         plot(timed, stem.with_suffix(".png"))
 
 
@@ -243,11 +245,30 @@ def backend_table(found):
 
 
 def plot(tables, path):
-    """Accuracy against step time, peak memory as colour."""
+    """Accuracy, lowest to highest, against step time; memory as colour."""
+    tables = {task: rows for task, rows in tables.items() if len(rows) > 1}
+    columns = min(COLUMNS, len(tables))
+    lines = -(-len(tables) // columns)
     figure, axes = pyplot.subplots(
-        1, len(tables), figsize=(8 * len(tables), 6.5), squeeze=False
+        lines, columns, figsize=(8 * columns, 6.5 * lines), squeeze=False
     )
-    for axis, (task, rows) in zip(axes[0], tables.items()):
+    for axis, (task, rows) in zip(axes.flat, tables.items()):
+        ranges = [
+            (
+                row["accuracy"] - min(row["accuracies"]),
+                max(row["accuracies"]) - row["accuracy"],
+            )
+            for row in rows
+        ]
+        axis.errorbar(
+            [row["step_ms"] for row in rows],
+            [row["accuracy"] for row in rows],
+            yerr=np.transpose(ranges),
+            fmt="none",
+            ecolor="grey",
+            capsize=4,
+            zorder=2,
+        )
         points = axis.scatter(
             [row["step_ms"] for row in rows],
             [row["accuracy"] for row in rows],
@@ -267,10 +288,16 @@ def plot(tables, path):
         axis.set_xlabel("training step (ms)")
         axis.set_ylabel("test accuracy (%)")
         axis.margins(0.15)
+        low, high = axis.get_ylim()
+        if high - low < LEAST_POINTS:  # a tenth of a point is no difference
+            middle = (low + high) / 2
+            axis.set_ylim(middle - LEAST_POINTS / 2, middle + LEAST_POINTS / 2)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.canvas.draw()  # places are known from here on
-    for axis, rows in zip(axes[0], tables.values()):
+    for axis in axes.flat[len(tables) :]:
+        axis.remove()
+    for axis, rows in zip(axes.flat, tables.values()):
         label_points(axis, rows)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
