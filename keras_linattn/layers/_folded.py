@@ -49,13 +49,17 @@ def offers_factors(mechanism):
 
 
 def _long_enough(layer, query, key, value):
-    lengths = (query[1], value[1])
-    if None in lengths or key[:2] != value[:2] or query[0] != value[0]:
-        return False  # if these are faults, the usual path finds them
+    lengths = (query[1], key[1], value[1])
+    # A length that JAX exports is a symbol, which cannot be compared.
+    if not all(isinstance(length, int) for length in lengths):
+        return False
+    batches = {n for n in (query[0], key[0], value[0]) if isinstance(n, int)}
+    if lengths[1] != lengths[2] or len(batches) > 1:
+        return False  # these are faults, which the usual path finds
     sizes = (layer.num_heads, layer.key_dim, layer.value_dim)
     outputs = layer.output_dense.kernel.shape[2:]
     return len(outputs) == 1 and folding_pays(
-        (*lengths, value[-1], *sizes, outputs[0])
+        (*lengths[:2], value[-1], *sizes, outputs[0])
     )
 
 

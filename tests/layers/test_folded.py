@@ -1,5 +1,7 @@
 """Attention folded into its projections is the attention beside them."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -157,6 +159,28 @@ def test_long_sequences_fold(name):
     assert folds(layer)
     assert folds(layer, length=8) and not folds(layer, length=7)
     assert not folds(layer, length=None)  # whether it pays is not known
+
+
+class Symbol:
+    """A size that JAX exports: it cannot be compared."""
+
+    __hash__ = None
+
+    def __eq__(self, other):
+        raise TypeError("inconclusive")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
+
+
+def test_symbols_are_not_compared():
+    layer = make()
+    for shape, folded in (
+        ((Symbol(), Symbol(), 8), False),
+        ((2, Symbol(), 8), False),
+        ((Symbol(), 40, 8), True),
+    ):
+        x = types.SimpleNamespace(shape=shape)
+        assert _folded.folds(layer, x, x, x, None) == folded
 
 
 def test_folding_is_fewer_multiplications():
