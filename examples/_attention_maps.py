@@ -37,15 +37,18 @@ def draw(model, images, grid, folder):
     traits = keras_linattn.mechanisms.get(model.mechanism).traits
     if not traits.explicit:
         return {"attention_maps": None}
-    maps = [attended(model, block, images, grid) for block in blocks]
+    inputs = keras.Model(model.inputs, [block.input for block in blocks])
+    maps = [
+        attended(block, x, grid)
+        for block, x in zip(blocks, keras.tree.flatten(inputs(images)))
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     _plot(images, maps, folder / FILE)
     return {"attention_maps": FILE}
 
 
-def attended(model, block, images, grid):
+def attended(block, x, grid):
     """Weight of each patch over the mean weight: array `(N, *grid)`."""
-    x = keras.Model(model.inputs, block.input)(images)
     _, scores = block(x, return_attention_scores=True)
     scores = keras.ops.convert_to_numpy(scores)  # (N, heads, T, T)
     weights = scores.mean(axis=(1, 2)) * scores.shape[-1]

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import sys
 
 import _model_card
 import keras
@@ -84,6 +85,30 @@ def label_of(identifier):
         return identifier
     arguments = [f"{k}={v}" for k, v in identifier.items() if k != "name"]
     return "-".join([identifier["name"], *arguments])
+
+
+def load(read, name, unit, smoke, classes="classes"):
+    """The `Dataset` that an example reads, or the end with a message.
+
+    Args:
+        read: function that returns it; an `ImportError` or `OSError` says what
+            is missing and how to get it.
+        name: str, of the dataset.
+        unit: str, what its examples are.
+        smoke: pair of how many examples a smoke run takes of each split, or
+            `None`: all of them.
+        classes: str, what its classes are. Defaults to `"classes"`.
+    """
+    try:
+        data = read()
+    except (ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(
+        f"{name}: {len(data.train_labels):,} {unit} to train on, "
+        f"{len(data.test_labels):,} to test on, "
+        f"{len(data.class_names)} {classes}"
+    )
+    return data.take(*smoke) if smoke else data
 
 
 def run(task, options, table=None, page=None):

@@ -342,9 +342,9 @@ class LengthBatches(keras.utils.PyDataset):
         batches.sort(key=lambda rows: self.sizes[rows].max())
         self._batches = batches[-1:] + batches[:-1]
         # All alike, while a later epoch's may not be: one gets a zero more.
-        lengths = {self.padded_length(rows) for rows in batches}
+        low, high = (self.padded_length(batches[i]) for i in (0, -1))
         least = self.padded_length([np.argmin(self.sizes)])
-        self._one_more = int(len(lengths) == 1 and lengths != {least})
+        self._one_more = int(least < low == high)
 
     def __getitem__(self, index):
         rows = self._batches[index]

@@ -1,7 +1,5 @@
 """What the examples that classify texts share: options, splits, batches."""
 
-import sys
-
 import _common
 import _data
 import _texts
@@ -20,7 +18,7 @@ def parser(description, defaults, unit, out):
     Args:
         description: str, of the example.
         defaults: dict of options, the same for all corpora unless
-            `parse_for_corpus` is told otherwise.
+            `parse` is told otherwise.
         unit: str, what the length of a document is counted in.
         out: str, folder of what is written.
     """
@@ -60,16 +58,12 @@ def parse(result, arguments, of_corpus, smoke_length):
 
 def load(options):
     """The `Dataset` of the options, or the end with a message."""
-    try:
-        data = _data.load_texts(options.dataset)
-    except (ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"{options.dataset}: {len(data.train_labels):,} documents to train "
-        f"on, {len(data.test_labels):,} to test on, "
-        f"{len(data.class_names)} classes"
+    return _common.load(
+        lambda: _data.load_texts(options.dataset),
+        options.dataset,
+        "documents",
+        SMOKE_DOCUMENTS if options.smoke else None,
     )
-    return data.take(*SMOKE_DOCUMENTS) if options.smoke else data
 
 
 def held_out(data):

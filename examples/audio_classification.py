@@ -12,8 +12,6 @@ both say Allison), and how well the model would hear a stranger's language is
 not measured.
 """
 
-import sys
-
 import _common
 import _data
 import keras
@@ -103,17 +101,13 @@ def make_task(data, options):
 
 def main(arguments=None):
     options = parse(arguments)
-    try:
-        data = _data.load_speech()
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"speech prompts: {len(data.train_labels):,} recordings to train on, "
-        f"{len(data.test_labels):,} to test on, {len(data.class_names)} "
-        "languages"
+    data = _common.load(
+        _data.load_speech,
+        "speech prompts",
+        "recordings",
+        SMOKE_RECORDINGS if options.smoke else None,
+        classes="languages",
     )
-    if options.smoke:
-        data = data.take(*SMOKE_RECORDINGS)
     return _common.run(make_task(data, options), options)
 
 

@@ -12,7 +12,6 @@ are looked at, for mechanisms that amount to a matrix.
 """
 
 import argparse
-import sys
 
 import _attention_maps
 import _common
@@ -160,16 +159,12 @@ def make_task(data, options):
 
 def main(arguments=None):
     options = parse(arguments)
-    try:
-        data = _data.load_images(options.dataset)
-    except (ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(
-        f"{options.dataset}: {len(data.train_labels):,} images to train on, "
-        f"{len(data.test_labels):,} to test on"
+    data = _common.load(
+        lambda: _data.load_images(options.dataset),
+        options.dataset,
+        "images",
+        SMOKE_IMAGES if options.smoke else None,
     )
-    if options.smoke:
-        data = data.take(*SMOKE_IMAGES)
     return _common.run(make_task(data, options), options)
 
 

@@ -187,23 +187,31 @@ def budget(task, runs, timings):
 
 
 def table(rows):
-    lines = [
-        f"| {' | '.join(HEADS)} |",
-        f"| --- |{' ---: |' * (len(HEADS) - 1)}",
+    return markdown(
+        HEADS,
+        [
+            [
+                f"`{row['mechanism']}`",
+                spread(row["accuracies"]),
+                str(len(row["accuracies"])),
+                f"{row['parameters']:,}",
+                f"{row['seconds']:.0f}",
+                f"{row['step_ms']:.0f}" if "step_ms" in row else "",
+                f"{row['ratio']:.2f}" if "ratio" in row else "",
+                f"{row['peak_mb']:.0f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def markdown(heads, rows):
+    """Lines of a table: the first column to the left, numbers right."""
+    return [
+        f"| {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * (len(heads) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    for row in rows:
-        cells = [
-            f"`{row['mechanism']}`",
-            spread(row["accuracies"]),
-            str(len(row["accuracies"])),
-            f"{row['parameters']:,}",
-            f"{row['seconds']:.0f}",
-            f"{row['step_ms']:.0f}" if "step_ms" in row else "",
-            f"{row['ratio']:.2f}" if "ratio" in row else "",
-            f"{row['peak_mb']:.0f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 def spread(accuracies):
@@ -231,17 +239,18 @@ def backends(content, settings):
 
 
 def backend_table(found):
-    lines = [f"| {' | '.join(BACKEND_HEADS)} |", "| --- | ---: | ---: | ---: |"]
-    for backend, group in sorted(found.items()):
-        accuracies = [100 * run["test_accuracy"] for run in group]
-        cells = (
-            backend,
-            spread(accuracies),
-            str(len(group)),
-            f"{seconds_of(group):.0f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return markdown(
+        BACKEND_HEADS,
+        [
+            [
+                backend,
+                spread([100 * run["test_accuracy"] for run in group]),
+                str(len(group)),
+                f"{seconds_of(group):.0f}",
+            ]
+            for backend, group in sorted(found.items())
+        ],
+    )
 
 
 def plot(tables, path):

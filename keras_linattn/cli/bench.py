@@ -14,8 +14,6 @@ SOFTMAX = "softmax (Keras)"
 KINDS = ("forward", "step")
 ROUNDS = 7
 PART_OF_MEMORY = 0.6  # of what is free, the most that softmax may take
-# Scores, weights and, in a step, their gradients, all (B, H, T, T).
-SCORES = {"forward": 3, "step": 6}
 HEADINGS = (
     "attention",
     "forward, ms",
@@ -95,8 +93,9 @@ def _layers(options):
     makers, refused = {}, {}
     free = timing.free_memory()
     for kind in KINDS:
-        needed = SCORES[kind] * 4 * options.batch * options.heads
-        needed *= options.length**2
+        needed = timing.softmax_memory(
+            options.batch, options.heads, options.length, kind == "step"
+        )
         if needed > PART_OF_MEMORY * free:
             refused[f"{SOFTMAX}, {kind}"] = (
                 f"not measured, needs about {needed / 1e9:.0f} GB of "

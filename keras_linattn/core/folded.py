@@ -35,16 +35,17 @@ class Factors(NamedTuple):
     total: Any
 
 
-def folding_pays(batch_free_sizes):
+def folding_pays(sizes):
     """Are there fewer multiplications than in attention beside projections?
 
     Args:
-        batch_free_sizes: ints `(T, S, F, H, D, V, O)`, O features of output.
+        sizes: ints `(T, S, F, D, V, O)`, O features of the output; each head
+            of each sequence takes the same.
     """
-    t, s, f, h, d, v, o = batch_free_sizes
+    t, s, f, d, v, o = sizes
     folded = s * f * d + d * f * v + d * v * o + t * d * o
     beside = s * f * v + s * d * v + t * d * v + t * v * o
-    return h * folded <= h * beside
+    return folded <= beside
 
 
 def folded_attention(factors, inputs, value, output):

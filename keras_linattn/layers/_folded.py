@@ -56,10 +56,10 @@ def _long_enough(layer, query, key, value):
     batches = {n for n in (query[0], key[0], value[0]) if isinstance(n, int)}
     if lengths[1] != lengths[2] or len(batches) > 1:
         return False  # these are faults, which the usual path finds
-    sizes = (layer.num_heads, layer.key_dim, layer.value_dim)
+    heads = (layer.key_dim, layer.value_dim)
     outputs = layer.output_dense.kernel.shape[2:]
     return len(outputs) == 1 and folding_pays(
-        (*lengths[:2], value[-1], *sizes, outputs[0])
+        (*lengths[:2], value[-1], *heads, outputs[0])
     )
 
 

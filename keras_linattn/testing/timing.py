@@ -115,6 +115,14 @@ def seconds(function, *arguments, repeats=1):
     return (time.perf_counter() - start) / repeats
 
 
+def softmax_memory(batch, heads, length, step):
+    """Bytes of softmax attention's largest arrays, all `(B, H, T, T)`, float32.
+
+    Scores and weights, and with `step` their gradients.
+    """
+    return (6 if step else 3) * 4 * batch * heads * length**2
+
+
 def free_memory():
     """Bytes that this machine can still give; 8e9 where it does not say."""
     path = pathlib.Path("/proc/meminfo")

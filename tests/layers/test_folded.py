@@ -185,9 +185,9 @@ def test_symbols_are_not_compared():
 
 def test_folding_is_fewer_multiplications():
     # With T = S, D = V and F = O = H D: where 2 F <= S + T.
-    assert _folded.folding_pays((512, 512, 512, 8, 64, 64, 512))
-    assert not _folded.folding_pays((511, 511, 512, 8, 64, 64, 512))
-    assert _folded.folding_pays((1, 1023, 512, 8, 64, 64, 512))
+    assert _folded.folding_pays((512, 512, 512, 64, 64, 512))
+    assert not _folded.folding_pays((511, 511, 512, 64, 64, 512))
+    assert _folded.folding_pays((1, 1023, 512, 64, 64, 512))
 
 
 def test_what_cannot_fold_does_not():

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 import keras_linattn
+from keras_linattn.testing import timing
 
 FLOOR = "floor"
 CAUSAL, BOTH = "linear:", "both:"
@@ -132,9 +133,7 @@ class Softmax(keras.layers.Layer):
 
 
 def _scores(shape, step):
-    """Scores, weights and their gradients, in float32."""
-    arrays = 6 if step else 3
-    return arrays * 4 * shape.batch * shape.heads * shape.length**2
+    return timing.softmax_memory(shape.batch, shape.heads, shape.length, step)
 
 
 @case(FLOOR)
