@@ -62,8 +62,10 @@ def contain(key, value):
     Returns:
         Tensors of these shapes, the same if all values are finite.
     """
-    # One test for a row is the cheapest: a sum that overflows counts too.
-    finite = ops.isfinite(ops.sum(value, axis=-1, keepdims=True))
+    # One test for a row, its sum, is the cheapest, as a product above all
+    # (TensorFlow's sums of rows are slow). A sum that overflows counts too.
+    ones = ops.ones((value.shape[-1], 1), value.dtype)
+    finite = ops.isfinite(ops.matmul(value, ones))
     nothing = ops.where(finite, 0.0, float("nan"))
     key = key + ops.cast(ops.stop_gradient(nothing), key.dtype)
     return key, ops.where(finite, value, ops.cast(0, value.dtype))
@@ -96,10 +98,8 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
     query, key, value = (
         split_chunks(x, chunk_size) for x in (query, key, value)
     )
-    # As `einsum`, since XLA is slow at a product of a transposed array.
-    scores = ops.einsum("bhncr,bhnsr->bhncs", query, key)
+    transposed = ops.swapaxes(key, -1, -2)
     # `tril` selects, whatever is above the diagonal.
-    inside = ops.matmul(ops.tril(scores), value)
-    sums = ops.einsum("bhncr,bhncv->bhnrv", key, value)
-    before, state = running_sums(sums, state)
+    inside = ops.matmul(ops.tril(ops.matmul(query, transposed)), value)
+    before, state = running_sums(ops.matmul(transposed, value), state)
     return join_chunks(inside + ops.matmul(query, before), length), state

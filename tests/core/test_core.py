@@ -79,7 +79,7 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
-@pytest.mark.parametrize("count", [1, 5, 8, 19])
+@pytest.mark.parametrize("count", [1, 5, 8, 19, 150])
 def test_running_sums_agree(count):
     x, start = normal(2, 1, count, 2, 3), normal(2, 1, 2, 3, seed=1)
     running = start[:, :, None] + np.cumsum(x, axis=2)
