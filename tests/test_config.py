@@ -44,7 +44,7 @@ CASES = {
         "sliding_window": None,  # nothing else is taken
         "flash_attention": False,
     },
-    "LinearTransformerEncoder": BLOCK,
+    "LinearTransformerEncoder": {**BLOCK, "remat": True},
     "LinearTransformerDecoder": {**BLOCK, "cross_mechanism": "performer"},
     "LinearTransformerDecoderGroup": {**BLOCK, "num_layers": 3},
     "CausalConvolution": {"kernel_size": 3},

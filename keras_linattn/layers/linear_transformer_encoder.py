@@ -3,6 +3,7 @@
 import keras
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers._transformer_block import TransformerBlock
 
 
@@ -10,8 +11,8 @@ from keras_linattn.layers._transformer_block import TransformerBlock
 class LinearTransformerEncoder(TransformerBlock):
     """Transformer encoder block whose attention is linear in the length.
 
-    Takes the arguments of `keras_hub.layers.TransformerEncoder`, plus
-    `mechanism`, and has its variables: for mechanisms without weights,
+    Takes the arguments of `keras_hub.layers.TransformerEncoder`, and
+    `mechanism` and `remat`; has its variables: for mechanisms without weights,
     `set_weights` works from one to the other.
 
     Args:
@@ -28,6 +29,11 @@ class LinearTransformerEncoder(TransformerBlock):
             BERT does). Defaults to `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
             to `"modified_linformer"`.
+        remat: bool, keep only the block's input for the backward pass of
+            training and compute the rest again there (`keras.remat`): less
+            memory for about one more forward pass. Calls that return scores
+            do without. On CPUs, JAX saves little by it (docs/benchmarks.md).
+            Defaults to `False`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -60,6 +66,34 @@ class LinearTransformerEncoder(TransformerBlock):
     arXiv 2101.10277 (the default mechanism).
     """
 
+    def __init__(
+        self,
+        intermediate_dim,
+        num_heads,
+        dropout=0,
+        activation="relu",
+        layer_norm_epsilon=1e-05,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        normalize_first=False,
+        mechanism="modified_linformer",
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(
+            intermediate_dim=intermediate_dim,
+            num_heads=num_heads,
+            dropout=dropout,
+            activation=activation,
+            layer_norm_epsilon=layer_norm_epsilon,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            normalize_first=normalize_first,
+            mechanism=mechanism,
+            **kwargs,
+        )
+        self.remat = remat
+
     def build(self, inputs_shape):
         self._self_attention_layer = self._attention(
             "self_attention_layer", self.mechanism, inputs_shape, inputs_shape
@@ -86,21 +120,48 @@ class LinearTransformerEncoder(TransformerBlock):
             padding_mask = mask
         visible = combine_masks(padding_mask)
 
+        options = {
+            "query_mask": visible,
+            "value_mask": visible,
+            "attention_mask": attention_mask,
+            "training": training,
+        }
+        if return_attention_scores:
+            return self._encode(inputs, return_attention_scores=True, **options)
+
+        def encode(x):
+            return self._encode(x, **options)[0]
+
+        if self.remat and training:
+            return recompute(encode, inputs, self._generators())
+        return encode(inputs)
+
+    def _encode(self, inputs, training, return_attention_scores=False, **masks):
+        """The block's output, and the attention scores if asked for."""
+
         def attend(x):
             attended = self._self_attention_layer(
                 x,
                 x,
-                query_mask=visible,
-                value_mask=visible,
-                attention_mask=attention_mask,
                 training=training,
                 return_attention_scores=return_attention_scores,
+                **masks,
             )
             return attended if return_attention_scores else (attended,)
 
         x, *scores = self._around("self_attention", attend, inputs, training)
-        x = self._feed_forward(x, training)
-        return (x, *scores) if scores else x
+        return (self._feed_forward(x, training), *scores)
+
+    def _generators(self):
+        """All that a call draws random numbers from."""
+        sources = (
+            self._self_attention_layer._dropout_layer,
+            self._self_attention_layer.mechanism,
+            self._self_attention_dropout,
+            self._feedforward_dropout,
+        )
+        found = (getattr(source, "seed_generator", None) for source in sources)
+        return [generator for generator in found if generator is not None]
 
     def compute_output_shape(self, inputs_shape):
         return inputs_shape
@@ -122,3 +183,6 @@ class LinearTransformerEncoder(TransformerBlock):
             return_attention_scores=return_attention_scores,
         )
         return (output, attended[1]) if return_attention_scores else output
+
+    def get_config(self):
+        return {**super().get_config(), "remat": self.remat}

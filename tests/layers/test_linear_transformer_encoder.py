@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from keras_linattn import LinearTransformerEncoder
+from keras_linattn.testing import timing
 
 
 def random(*shape):
@@ -32,7 +33,7 @@ def test_arguments_are_keras_hubs(hub_encoder):
     ours, theirs = (
         names(cls.__init__) for cls in (LinearTransformerEncoder, hub_encoder)
     )
-    assert ours == [*theirs[:-1], "mechanism", "kwargs"]
+    assert ours == [*theirs[:-1], "mechanism", "remat", "kwargs"]
     theirs = names(hub_encoder.call)
     assert names(LinearTransformerEncoder.call) == [*theirs, "mask"]
 
@@ -101,3 +102,77 @@ def test_refuses_a_mask_that_depends_on_the_query():
             keras.Input((5, 8)),
             attention_mask=keras.Input((5, 5), dtype="bool"),
         )
+
+
+def gradients(remat, mechanism, dropout, **options):
+    """Of the input and all weights, with the generators' states after it."""
+    keras.utils.set_random_seed(1)
+    block = LinearTransformerEncoder(
+        12, 2, dropout=dropout, mechanism=mechanism, remat=remat, **options
+    )
+    block.build((2, 9, 8))
+    mask = np.arange(9) < np.array([[9], [6]])
+    towards = ops.convert_to_tensor(random(2, 9, 8))
+
+    class Twice(keras.layers.Layer):
+        """Two calls before one backward pass, whose seeds must not mix."""
+
+        def __init__(self):
+            super().__init__()
+            self.block = block
+
+        def call(self, x):
+            for _ in range(2):
+                x = self.block(x, padding_mask=mask, training=True)
+            return x - towards
+
+    layer = Twice()
+    layer.built = True
+    step = timing.training_step(layer)
+    found = keras.tree.flatten(step(ops.convert_to_tensor(random(2, 9, 8))))
+    states = [numpy(v.value) for v in block.non_trainable_variables]
+    return [numpy(x) for x in found], states
+
+
+@pytest.mark.parametrize("dropout", [0, 0.3])
+@pytest.mark.parametrize("normalize_first", [False, True])
+@pytest.mark.parametrize(
+    "mechanism", ["modified_linformer", "linear_transformer", "lara"]
+)
+def test_remat_changes_no_gradient(mechanism, normalize_first, dropout):
+    options = {"normalize_first": normalize_first}
+    plain, states = gradients(False, mechanism, dropout, **options)
+    found, after = gradients(True, mechanism, dropout, **options)
+    assert max(abs(x).max() for x in plain) > 0.01
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    for one, other in zip(after, states, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("eager", [False, True])
+def test_models_of_remat_blocks_learn(policy, eager, tmp_path):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential(
+        [
+            keras.Input((9, 8)),
+            *(
+                LinearTransformerEncoder(
+                    12, 2, dropout=0.1, remat=True, dtype=policy
+                )
+                for _ in range(2)
+            ),
+            keras.layers.Dense(1, dtype="float32"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=eager)
+    x, y = random(16, 9, 8), random(16, 9, 1)
+    history = model.fit(x, y, epochs=4, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.layers[0].remat
+    np.testing.assert_array_equal(
+        again.predict(x, verbose=0), model.predict(x, verbose=0)
+    )
