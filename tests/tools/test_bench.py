@@ -67,6 +67,42 @@ def test_peak_memory(bench):
     assert bench("layers").memory(job)["peak"] >= 0
 
 
+@pytest.mark.parametrize("kind", ["forward", "step"])
+def test_operations_of_a_call(bench, kind):
+    job = {"length": 256, "kind": kind, "case": "floor", "dim": 64, "heads": 2}
+    found = bench("profile").run(job)
+    taken = [milliseconds for _, _, milliseconds in found["operations"]]
+    assert taken == sorted(taken, reverse=True) and taken[0] > 0
+    assert found["total"] >= sum(taken) - 0.1
+    # Four products forward, of which XLA and TensorFlow may merge some; the
+    # gradients are two for each of them.
+    words = ("mm", "MatMul", "dot", "fusion")
+    products = sum(
+        count
+        for name, count, _ in found["operations"]
+        if any(word in name for word in words)
+    )
+    assert products >= (4 if kind == "forward" else 8)
+
+
+def test_segments_are_the_whole(bench, monkeypatch):
+    cases, layers = bench("cases"), bench("layers")
+    monkeypatch.setattr(cases.InSegments, "SEGMENT", 8)
+    shape = cases.Shape(24, 8, 2)
+    segments = layers.built(cases.get("linear_in_segments"), shape)
+    whole = layers.built(cases.get(LINEAR), shape)
+    whole.set_weights(segments.get_weights())
+    x = bench("runtime").random_tensor(shape.input)
+    expected = ops.convert_to_numpy(layers.KINDS["forward"](whole)(x))
+    found = layers.KINDS["forward"](segments)(x)
+    pieces = [ops.convert_to_numpy(piece) for piece in found]
+    pieces = np.concatenate([p.reshape(1, -1, 8) for p in pieces], axis=1)
+    np.testing.assert_allclose(pieces, expected, atol=1e-5)
+    gradients = keras.tree.flatten(layers.KINDS["step"](segments)(x))
+    assert {tuple(g.shape) for g in gradients} >= {shape.input}
+    assert all(np.isfinite(ops.convert_to_numpy(g)).all() for g in gradients)
+
+
 def test_what_does_not_fit_is_refused(bench, monkeypatch):
     layers = bench("layers")
     job = {"kind": "step", "cases": ["keras_mha"], "length": 2**20, **SIZES}
@@ -106,6 +142,35 @@ def test_an_unknown_case_is_refused(bench):
         with pytest.raises(ValueError, match=f"Received: '{name}'. Known: fl"):
             bench("cases").get(name)
     assert bench("cases").get("both:xca").verify == "xca"
+
+
+def test_peers_run_under_torch_alone(bench):
+    main, peers = bench("__main__"), bench("peers")
+    assert tuple(peers.PREFIX + name for name in main.PEERS) == peers.names()
+    case = bench("cases").get("peer:performer")
+    assert case.verify is None
+    if keras.backend.backend() != "torch":
+        with pytest.raises(ValueError, match="Run them with --backend torch"):
+            case.make(bench("cases").Shape(4, 8, 2))
+    elif importlib.util.find_spec("performer_pytorch") is None:
+        with pytest.raises(ImportError, match="bash tools/peers.sh"):
+            case.make(bench("cases").Shape(4, 8, 2))
+
+
+def test_a_peer_that_looks_ahead_gets_no_number(bench, monkeypatch):
+    peers, layers = bench("peers"), bench("layers")
+
+    class Mean(keras.layers.Layer):
+        module = keras.Layer()
+        module.eval = lambda: None
+
+        def call(self, x):
+            return x + ops.mean(x, axis=1, keepdims=True)
+
+    monkeypatch.setattr(peers, "layer", lambda make, shape: Mean())
+    failures = layers.verify({"mechanism": "peer:performer_causal"})["failures"]
+    assert "future moves the past by" in failures[0]
+    assert not layers.verify({"mechanism": "peer:performer"})["failures"]
 
 
 def test_a_failing_check_is_found(bench, monkeypatch):
@@ -182,6 +247,12 @@ def content():
             {**times, **sizes, "results": results},
             {**times, **sizes, "kind": "step", "results": results},
             {**memory, "case": "floor", "peak": 5e6, **sizes},
+            {**memory, "case": LINEAR, "peak": 6e6, **sizes},
+            {
+                **{**memory, "group": "profile", "case": "floor", **sizes},
+                "operations": [[f"dot.{i}", 1.0, 2.0] for i in range(14)],
+                "total": 31.0,
+            },
             {"group": "decoding", "results": {LINEAR: entries}, **sizes},
         ],
     }
@@ -196,7 +267,11 @@ def test_page_and_pictures(bench, tmp_path):
         f"| `{LINEAR}` | 1.50 (1.50 to 1.50), 150 ms | 2.0 s |",
         "| `floor` | 100 ms | 1.0 s |",
         "| `keras_mha` | needs about 99 GB of 9 GB free |  |",
-        "| `floor` |  | 5 MB |",
+        "| case | step, n = 64 |",
+        "| `floor` | 5 MB |",
+        f"| `{LINEAR}` | 1.20, 6 MB |",
+        "| `dot.0` | 1 | 2.00 ms |",
+        "| all others |  | 7.00 ms |",
         f"| `{LINEAR}` | 8 | 2 ms | 1 to 3 | 1,234 |",
         "- `xca`: c: why",
         "![time over the floor's](benchmarks_layers.png)",

@@ -25,7 +25,7 @@ from tools.bench import report
 
 ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = ("tensorflow", "jax", "torch")
-GROUPS = ("times", "memory", "decoding")
+GROUPS = ("times", "memory", "profile", "decoding")
 LENGTHS = (256, 1024, 4096, 8192, 16384)
 CONTEXTS = (1024, 16384, 262144, 1048576)
 MECHANISMS = (
@@ -35,8 +35,22 @@ MECHANISMS = (
     "delta_rule",
     "gated_delta",
 )
+PEER = "peer:"
+PEERS = (
+    "fast_transformers",
+    "fast_transformers_causal",
+    "linear_attention_transformer",
+    "linear_attention_transformer_causal",
+    "performer",
+    "performer_causal",
+    "nystrom_attention",
+    "linformer",
+)
 CASES = ("floor", *(f"linear:{name}" for name in MECHANISMS), "keras_mha")
 DECODERS = ("linear:linear_transformer", "keras_hub_cache")
+# glibc then gives freed tensors back at once, instead of keeping them: the
+# resident memory is what is in use.
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 LAST_LINES = 12  # of a job that failed
 
 
@@ -51,9 +65,15 @@ def parse(arguments=None):
     add("--backend", nargs="+", choices=BACKENDS, default=installed)
     add("--group", nargs="+", choices=GROUPS, default=GROUPS)
     add("--case", nargs="+", default=CASES, help="of times and memory")
+    add(
+        "--peers",
+        action="store_true",
+        help="measure other libraries too (torch; see tools/peers.sh)",
+    )
     add("--decoder", nargs="+", default=DECODERS)
     add("--length", nargs="+", type=positive, default=LENGTHS)
-    add("--memory-length", type=positive, default=8192)
+    add("--memory-length", nargs="+", type=positive, default=(8192,))
+    add("--profile-length", type=positive, default=4096)
     add("--context", nargs="+", type=positive, default=CONTEXTS)
     add("--dim", type=positive, default=512, help="of input and all heads")
     add("--heads", type=positive, default=8)
@@ -67,7 +87,10 @@ def parse(arguments=None):
     add("--write", action="store_true", help="write the page in --out")
     add("--resume", action="store_true", help="go on with a run in --out")
     add("--out", type=pathlib.Path, default=ROOT / "docs")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.peers:
+        options.case = [*options.case, *(PEER + name for name in PEERS)]
+    return options
 
 
 def positive(text):
@@ -78,17 +101,22 @@ def positive(text):
 
 
 def verify_jobs(options):
-    """One job for each linear mechanism that will be measured."""
+    """One job for each linear mechanism and peer that will be measured."""
     measured = []
-    if {"times", "memory"} & set(options.group):
+    if {"times", "memory", "profile"} & set(options.group):
         measured += options.case
     if "decoding" in options.group:
         measured += options.decoder
-    names = [name.partition(":")[2] for name in measured if ":" in name]
+    subjects = [checked(name) for name in measured if ":" in name]
     return [
         {"group": "verify", "mechanism": name, "checks": options.verify}
-        for name in dict.fromkeys(names)
+        for name in dict.fromkeys(subjects)
     ]
+
+
+def checked(case):
+    """What is checked before that case: a mechanism, or the peer itself."""
+    return case if case.startswith(PEER) else case.partition(":")[2]
 
 
 def jobs_of(options, cases, decoders):
@@ -103,7 +131,13 @@ def jobs_of(options, cases, decoders):
             for kind in kinds
         ],
         "memory": [
-            {"length": options.memory_length, "kind": kind, "case": case}
+            {"length": length, "kind": kind, "case": case} | sizes
+            for length in options.memory_length
+            for case in cases
+            for kind in kinds
+        ],
+        "profile": [
+            {"length": options.profile_length, "kind": kind, "case": case}
             | sizes
             for case in cases
             for kind in kinds
@@ -163,6 +197,7 @@ def run_job(job, backend):
                 **os.environ,
                 "KERAS_BACKEND": backend,
                 "TF_CPP_MIN_LOG_LEVEL": "3",
+                **(RETURN_MEMORY if job["group"] == "memory" else {}),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -193,7 +228,7 @@ def run_backend(options, backend, results):
             if went_wrong(run(job)):
                 wrong.add(job["mechanism"])
     cases, decoders = (
-        [name for name in names if name.partition(":")[2] not in wrong]
+        [name for name in names if checked(name) not in wrong]
         for names in (options.case, options.decoder)
     )
     for job in jobs_of(options, cases, decoders):

@@ -1,7 +1,8 @@
 """What is measured: each case is a Keras layer `(B, T, F)` to `(B, T, F)`.
 
 A new case is a function `(shape) -> layer` under `@case(name, ...)`. Linear
-mechanisms need none: `linear:NAME` is one, bidirectional `both:NAME`.
+mechanisms need none: `linear:NAME` is one, bidirectional `both:NAME`. Other
+libraries, `peer:NAME`, are in `peers.py`.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ from keras import ops
 
 import keras_linattn
 from keras_linattn.testing import timing
+from tools.bench import peers
 
 FLOOR = "floor"
 CAUSAL, BOTH = "linear:", "both:"
@@ -79,13 +81,16 @@ def get(name):
     """The case of that name; raises a `ValueError` if there is none."""
     if name in _CASES:
         return _CASES[name]
+    if name in peers.names():
+        return Case(name, **peers.options(name))
     for prefix, causal in ((CAUSAL, True), (BOTH, False)):
         mechanism = name.removeprefix(prefix)
         known = mechanism in keras_linattn.mechanisms.available()
         if name.startswith(prefix) and known:
             return _linear_case(name, mechanism, causal)
     raise ValueError(
-        f"Unknown case. Received: {name!r}. Known: {', '.join(_CASES)}, and "
+        f"Unknown case. Received: {name!r}. Known: "
+        f"{', '.join([*_CASES, *peers.names()])}, and "
         f"{CAUSAL}NAME (causal) or {BOTH}NAME for one of "
         f"{', '.join(keras_linattn.mechanisms.available())}."
     )
@@ -132,6 +137,69 @@ class Softmax(keras.layers.Layer):
         return self.attention(x, x, use_causal_mask=self.causal)
 
 
+class Encoder(keras.layers.Layer):
+    """Blocks as in training: for what they keep for the backward pass."""
+
+    BLOCKS = 4
+
+    def __init__(self, heads, width, remat):
+        super().__init__()
+        self.blocks = [
+            keras_linattn.LinearTransformerEncoder(width, heads, remat=remat)
+            for _ in range(self.BLOCKS)
+        ]
+
+    def build(self, input_shape):
+        for block in self.blocks:
+            block.build(input_shape)
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x, training=True)
+        return x
+
+
+class InSegments(keras.layers.Layer):
+    """Causal attention to a whole that is taken in piece by piece.
+
+    A piece hands its state on, and is computed again in the backward pass: of
+    the whole there are the input, the output and their gradients.
+    """
+
+    SEGMENT = 16384
+
+    def __init__(self, heads, key_dim):
+        super().__init__()
+        self.attention = keras_linattn.LinearSelfAttention(
+            heads, key_dim, mechanism="linear_transformer", causal=True
+        )
+
+    def build(self, input_shape):
+        self.attention.build(input_shape)
+
+    def call(self, x):
+        batch, length, features = x.shape
+        count = max(1, length // self.SEGMENT)
+        state = self.attention.get_initial_state(batch)
+
+        def take_in(state, piece):
+            y, state = self.attention(
+                piece, initial_state=state, return_state=True
+            )
+            return state, y
+
+        take_in = keras.remat(take_in)
+        if keras.backend.backend() == "jax":
+            # XLA would merge what is computed twice, but for that in loops.
+            pieces = ops.reshape(x, (batch, count, -1, features))
+            return ops.scan(take_in, state, ops.swapaxes(pieces, 0, 1))[1]
+        outputs = []  # not joined: their gradients would be there twice
+        for piece in ops.split(x, count, axis=1):
+            state, y = take_in(state, piece)
+            outputs.append(y)
+        return outputs
+
+
 def _scores(shape, step):
     return timing.softmax_memory(shape.batch, shape.heads, shape.length, step)
 
@@ -149,3 +217,18 @@ def keras_mha(shape):
 @case("keras_mha_both", largest=_scores)
 def keras_mha_both(shape):
     return Softmax(shape.heads, shape.key_dim, causal=False)
+
+
+@case("encoder")
+def encoder(shape):
+    return Encoder(shape.heads, 4 * shape.dim, remat=False)
+
+
+@case("encoder_remat")
+def encoder_remat(shape):
+    return Encoder(shape.heads, 4 * shape.dim, remat=True)
+
+
+@case("linear_in_segments", verify="linear_transformer")
+def linear_in_segments(shape):
+    return InSegments(shape.heads, shape.key_dim)

@@ -1,11 +1,13 @@
 """Times, compile times and peak memory of layers."""
 
+import functools
 import math
 
 from keras_linattn import testing
 from keras_linattn.testing import timing
 from tools import _machine
 from tools.bench import cases
+from tools.bench import peers
 from tools.bench import runtime
 
 KINDS = {"forward": timing.forward, "step": timing.training_step}
@@ -68,19 +70,24 @@ def memory(job):
 
 
 def verify(job):
-    """Runs the conformance checks of a mechanism; its failures, if any."""
+    """Runs the checks of a mechanism or a peer; its failures, if any."""
+    name = job["mechanism"]
+    if name in peers.names():
+        sizes = {"dim": 64, "heads": 2}
+        make_shape = functools.partial(cases.Shape, **sizes)
+        return {"failures": peers.failures(name, make_shape)}
     failures = []
-    for subject in testing.subjects(job["mechanism"]):
+    for subject in testing.subjects(name):
         excused = dict(subject.traits.known_failures)
         for check in testing.checks_for(subject.traits):
-            name = check.__name__
-            unwanted = job["checks"] == "some" and name not in CHECKS
-            if unwanted or name in excused:
+            title = check.__name__
+            unwanted = job["checks"] == "some" and title not in CHECKS
+            if unwanted or title in excused:
                 continue
             try:
                 check(subject)
             except Exception as error:  # reported, with the others
-                failures.append(f"{name} {subject.config}: {error}"[:300])
+                failures.append(f"{title} {subject.config}: {error}"[:300])
     return {"failures": failures}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 FLOOR = "floor"
 JSON = "benchmarks.json"
 BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
+OPERATIONS = 12  # shown of a profile
 KINDS = {
     "forward": "Forward",
     "step": "Training step: forward, and gradients of input and weights",
@@ -22,8 +23,16 @@ NOTES = """\
   lowest and highest; then the median time. The cases take turns in one
   process, round after round, each with a call before the one that is timed.
 - First call: compilation and one call, at the length of the last column.
-- Memory: the largest resident memory during a call over that before it, each
-  case in a process of its own.
+- Memory: the largest resident memory during a call over that before it, when
+  the input is there, each case in a process of its own, with
+  `MALLOC_MMAP_THRESHOLD_=65536` (glibc then keeps no freed tensor). `encoder`
+  is four `LinearTransformerEncoder` blocks of intermediate size 4 d_model,
+  `encoder_remat` the same with `remat=True`, `linear_in_segments` a causal
+  `linear_transformer` that takes its input in pieces of 16,384 positions and
+  computes each again in the backward pass (`tools/bench/cases.py`).
+- `peer:NAME`: other libraries (`tools/bench/peers.py`), torch.
+- Operations: of one call under the backend's profiler, which slows it down;
+  time that an operation takes itself, without those that it calls.
 - Decoding: one call of the layer for each token, batch 1. The linear layer
   has taken in the whole context. `keras_hub_cache` is KerasHub's
   `CachedMultiHeadAttention` with a cache as long as the context, whose updated
@@ -52,7 +61,7 @@ def page(content):
         lines += ["", f"## {backend}", *failures(own)]
         for kind, title in KINDS.items():
             lines += times_table(own, kind, title)
-        lines += memory_table(own) + decoding_table(own)
+        lines += memory_table(own) + decoding_table(own) + profile_tables(own)
     return "\n".join([*lines, "", ""])
 
 
@@ -124,20 +133,54 @@ def time_cell(results, name):
 
 
 def memory_table(runs):
+    """Peaks, and in the rows below the floor's over it."""
     runs = [run for run in runs if run["group"] == "memory"]
     runs = [run for run in runs if "failed" not in run]
     if not runs:
         return []
     found = {}
     for run in runs:
-        cell = run.get("refused") or f"{run['peak'] / 1e6:,.0f} MB"
-        found.setdefault(run["case"], {})[run["kind"]] = cell
+        place = run["length"], run["kind"]
+        found.setdefault(run["case"], {})[place] = run
+    places = list(dict.fromkeys(p for cells in found.values() for p in cells))
     rows = [
-        [f"`{name}`", *(cells.get(kind, "") for kind in KINDS)]
+        [f"`{name}`"]
+        + [memory_cell(cells, found.get(FLOOR, {}), p) for p in places]
         for name, cells in found.items()
     ]
-    title = f"Peak memory at n = {runs[0]['length']:,}:"
-    return ["", title, "", *table(["case", *KINDS], rows)]
+    heads = [f"{kind}, n = {length:,}" for length, kind in places]
+    return ["", "Peak memory:", "", *table(["case", *heads], rows)]
+
+
+def memory_cell(cells, floor, place):
+    if place not in cells:
+        return ""
+    run, least = cells[place], floor.get(place)
+    if "refused" in run:
+        return run["refused"]
+    cell = f"{run['peak'] / 1e6:,.0f} MB"
+    if least is None or run is least:
+        return cell
+    return f"{run['peak'] / least['peak']:.2f}, {cell}"
+
+
+def profile_tables(runs):
+    """For each case and kind: operations, how often, and their own time."""
+    lines = []
+    for run in runs:
+        if "operations" not in run:
+            continue
+        rows = [
+            [f"`{name}`", f"{count:g}", f"{taken:.2f} ms"]
+            for name, count, taken in run["operations"][:OPERATIONS]
+        ]
+        others = run["total"] - sum(row[2] for row in run["operations"])
+        others += sum(row[2] for row in run["operations"][OPERATIONS:])
+        rows.append(["all others", "", f"{others:.2f} ms"])
+        title = f"`{run['case']}`, {run['kind']}, n = {run['length']:,}"
+        heads = ["operation", "calls", "time"]
+        lines += ["", f"{title}:", "", *table(heads, rows)]
+    return lines
 
 
 def decoding_of(runs):

@@ -1,0 +1,183 @@
+"""Other libraries of linear attention as cases: `peer:NAME`, under torch.
+
+Each is its library's self-attention with its own projections and the
+library's defaults, of the heads and features asked for; what differs is said
+at its case. `tools/peers.sh` installs them into an environment of their own.
+"""
+
+import importlib
+
+import keras
+from keras import ops
+
+PREFIX = "peer:"
+INSTALL = "Make their environment: bash tools/peers.sh"
+CHECKED = 256  # positions of the check before a number is reported
+# What the future may move. performer-pytorch subtracts the largest of all
+# keys, later ones too, from its exponents, before it adds 1e-4: by 2e-4.
+SLIGHT = 1e-3
+_PEERS = {}
+
+
+def peer(name, causal=False, largest=None):
+    """Registers a function `(Shape) -> torch.nn.Module` as `peer:NAME`.
+
+    Args:
+        name: str.
+        causal: bool, whether it may not look ahead.
+        largest: as in `cases.Case`.
+    """
+
+    def register(make):
+        _PEERS[PREFIX + name] = make, causal, largest
+        return make
+
+    return register
+
+
+def names():
+    return tuple(_PEERS)
+
+
+def options(name):
+    """What `cases.Case` needs: how to make the layer, and `largest`."""
+    make, _, largest = _PEERS[name]
+    return {"make": lambda shape: layer(make, shape), "largest": largest}
+
+
+def layer(make, shape):
+    """A Keras layer of the module; raises a `ValueError` where it cannot be."""
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "The peers are torch modules. Received: backend "
+            f"{keras.backend.backend()!r}. Run them with --backend torch."
+        )
+    return keras.layers.TorchModuleWrapper(make(shape))
+
+
+def library(name):
+    """The module of that name, or an error that says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{error}. {INSTALL}") from error
+
+
+def failures(name, make_shape):
+    """What is wrong with a peer, before any time of it is reported.
+
+    Args:
+        name: str, `peer:NAME`.
+        make_shape: callable, length to `cases.Shape`.
+    """
+    make, causal, _ = _PEERS[name]
+    shape = make_shape(CHECKED)
+    # In evaluation: some draw random features anew at each training call.
+    attention = layer(make, shape)
+    attention.module.eval()
+    x = keras.random.normal(shape.input, seed=1)
+    half = CHECKED // 2
+    other = ops.concatenate([x[:, :half], -x[:, half:]], axis=1)
+    y, changed = attention(x), attention(other)
+    found = []
+    if tuple(y.shape) != shape.input:
+        found.append(f"{name}: output of shape {tuple(y.shape)}")
+    moved = float(ops.max(ops.abs(y[:, :half] - changed[:, :half])))
+    if causal and moved > SLIGHT:
+        found.append(f"{name}: the future moves the past by {moved:.1e}")
+    return found
+
+
+def _summaries(shape, step):
+    # K^T V of each position and its running sum, and their gradients.
+    count = shape.batch * shape.heads * shape.length
+    return (6 if step else 3) * 4 * count * shape.key_dim**2
+
+
+def _fast_transformers(shape, causal):
+    """`AttentionLayer` around (Causal)LinearAttention, features elu + 1.
+
+    Its masks are made once, beforehand.
+    """
+    attention = library("fast_transformers.attention")
+    masking = library("fast_transformers.masking")
+    torch = library("torch")
+    kind = "CausalLinearAttention" if causal else "LinearAttention"
+    mask = masking.TriangularCausalMask if causal else masking.FullMask
+
+    class SelfAttention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = attention.AttentionLayer(
+                getattr(attention, kind)(shape.dim), shape.dim, shape.heads
+            )
+            self.masks = {}
+
+        def forward(self, x):
+            length = x.shape[1]
+            if length not in self.masks:
+                lengths = torch.full((x.shape[0],), length)
+                padding = masking.LengthMask(lengths)
+                self.masks[length] = mask(length), padding
+            visible, padding = self.masks[length]
+            return self.layer(x, x, x, visible, padding, padding)
+
+    return SelfAttention()
+
+
+@peer("fast_transformers")
+def fast_transformers(shape):
+    return _fast_transformers(shape, causal=False)
+
+
+@peer("fast_transformers_causal", causal=True)
+def fast_transformers_causal(shape):
+    return _fast_transformers(shape, causal=True)
+
+
+def _linear_attention_transformer(shape, causal):
+    package = "linear_attention_transformer.linear_attention_transformer"
+    return library(package).SelfAttention(shape.dim, shape.heads, causal=causal)
+
+
+@peer("linear_attention_transformer")
+def linear_attention_transformer(shape):
+    return _linear_attention_transformer(shape, causal=False)
+
+
+@peer("linear_attention_transformer_causal", causal=True, largest=_summaries)
+def linear_attention_transformer_causal(shape):
+    """With `blindspot_size=1`: larger ones hide near positions."""
+    return _linear_attention_transformer(shape, causal=True)
+
+
+def _performer(shape, causal):
+    return library("performer_pytorch").SelfAttention(
+        shape.dim, causal, shape.heads, dim_head=shape.key_dim
+    )
+
+
+@peer("performer")
+def performer(shape):
+    return _performer(shape, causal=False)
+
+
+@peer("performer_causal", causal=True)
+def performer_causal(shape):
+    """Without CUDA, it takes its form "for reader's reference"."""
+    return _performer(shape, causal=True)
+
+
+@peer("nystrom_attention")
+def nystrom_attention(shape):
+    return library("nystrom_attention").NystromAttention(
+        shape.dim, shape.key_dim, shape.heads
+    )
+
+
+@peer("linformer")
+def linformer(shape):
+    """Keys and values projected to k = 256 positions."""
+    return library("linformer").LinformerSelfAttention(
+        shape.dim, shape.length, k=256, heads=shape.heads
+    )
