@@ -1,5 +1,7 @@
 """Chunk arithmetic that survives a length known only at run time."""
 
+import math
+
 from keras import backend
 from keras import ops
 
@@ -52,7 +54,11 @@ def split_chunks(x, size, axis=2):
     shape = ops.shape(x)
     count = num_chunks(shape[axis], size)
     x = pad_to_chunks(x, size, axis)
-    return ops.reshape(x, (*shape[:axis], count, size, *shape[axis + 1 :]))
+    chunk = (size, *shape[axis + 1 :])
+    # One batch of chunks first: if that is a copy, as of heads under torch, it
+    # is made once here, and not by each product of the chunks.
+    x = ops.reshape(x, (math.prod(shape[:axis]) * count, *chunk))
+    return ops.reshape(x, (*shape[:axis], count, *chunk))
 
 
 def join_chunks(x, length, axis=2):

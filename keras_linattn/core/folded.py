@@ -16,6 +16,8 @@ from typing import NamedTuple
 from keras import backend
 from keras import ops
 
+from keras_linattn.core.products import product_plus
+
 
 class Factors(NamedTuple):
     """Weights `a` and `b` of out_t = a_t . scale * sum_s b_s^T v_s.
@@ -49,18 +51,19 @@ def folding_pays(sizes):
 
 
 def folded_attention(factors, inputs, value, output):
-    """The layer's output, without the bias of the output projection.
+    """The layer's output.
 
     Args:
         factors: `Factors`.
         inputs: tensor `[B, S, F]`, what values are projected from; finite.
         value: pair of kernel `[F, H, V]` and bias `[H, V]` or `None`.
-        output: tensor, kernel `[H, V, O]`.
+        output: pair of kernel `[H, V, O]` and bias `[O]` or `None`.
 
     Returns:
         Tensor `[B, T, O]`.
     """
     kernel, bias = value
+    output_kernel, output_bias = output
     heads, dim = factors.key.shape[2:]
     batch, length, features = ops.shape(inputs)
     summed = sum_over_positions(join_heads(factors.key), inputs)
@@ -71,9 +74,12 @@ def folded_attention(factors, inputs, value, output):
     if bias is not None:
         total = ops.expand_dims(factors.total, -1)  # [B, H, D, 1]
         summary = summary + total * ops.expand_dims(bias, 1)
-    mixing = ops.einsum("bhdv,hvo->bhdo", summary, output)
-    mixing = ops.reshape(mixing, (batch, heads * dim, output.shape[-1]))
-    return ops.matmul(join_heads(factors.query), mixing)
+    mixing = ops.einsum("bhdv,hvo->bhdo", summary, output_kernel)
+    mixing = ops.reshape(mixing, (batch, heads * dim, output_kernel.shape[-1]))
+    query = join_heads(factors.query)
+    if output_bias is None:
+        return ops.matmul(query, mixing)
+    return product_plus(output_bias, query, mixing)
 
 
 def join_heads(x):

@@ -3,6 +3,7 @@
 from keras import backend
 from keras import ops
 
+EXACT = ("float32", "float64")  # in half precision, sums need a wider type
 SMALLEST_SUM = 1e-35  # smaller sums of weights have no digits left
 
 

@@ -1,5 +1,6 @@
 """Products multiplied right to left, so that no `[T, S]` matrix is formed."""
 
+from keras import backend
 from keras import ops
 
 from keras_linattn.core.chunks import fitting_size
@@ -14,6 +15,35 @@ CHUNK_SIZE = 64  # 64 and 128 were the fastest on CPU for D = 64
 def key_value_product(key, value):
     """K^T V, the summary of all positions: `[B, H, D, V]`, O(S D V)."""
     return ops.matmul(ops.swapaxes(key, -1, -2), value)
+
+
+def product_plus(addend, x, y):
+    """addend + x y: under torch in one pass over the result, not two.
+
+    Args:
+        addend: tensor that broadcasts against the product.
+        x: tensor `[..., T, R]`.
+        y: tensor `[..., R, V]`, with the leading axes of `x`.
+
+    Returns:
+        Tensor `[..., T, V]`.
+    """
+    if backend.backend() == "torch":
+        return _fused_product_plus(addend, x, y)
+    return addend + ops.matmul(x, y)
+
+
+def _fused_product_plus(addend, x, y):
+    import torch
+
+    addend, x, y = map(ops.convert_to_tensor, (addend, x, y))
+    shape = (*x.shape[:-1], y.shape[-1])
+    if len(shape) == 2:
+        return torch.addmm(addend, x, y)
+    if addend.ndim == len(shape):  # else a vector, which broadcasts as it is
+        addend = addend.expand(shape).reshape(-1, *shape[-2:])
+    x, y = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
+    return torch.baddbmm(addend, x, y).reshape(shape)
 
 
 def kernel_attention(query, key, value):
@@ -102,4 +132,4 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
     # `tril` selects, whatever is above the diagonal.
     inside = ops.matmul(ops.tril(ops.matmul(query, transposed)), value)
     before, state = running_sums(ops.matmul(transposed, value), state)
-    return join_chunks(inside + ops.matmul(query, before), length), state
+    return join_chunks(product_plus(inside, query, before), length), state

@@ -16,6 +16,7 @@ from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._folded import attend_folded
 from keras_linattn.layers._folded import folds
+from keras_linattn.layers._projection import project
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
@@ -205,10 +206,10 @@ class AttentionBase(keras.layers.Layer):
         options = {}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
-        projected = self._query_dense(query)
+        projected = project(self._query_dense, query)
         query = folding.fold(projected)
-        key = folding.fold(self._key_dense(key))
-        value = folding.fold(self._value_dense(value))
+        key = folding.fold(project(self._key_dense, key))
+        value = folding.fold(project(self._value_dense, value))
         query_mask = folding.fold_mask(query_mask)
         options["key_mask"] = folding.fold_mask(key_mask)
         if streams:
@@ -222,12 +223,11 @@ class AttentionBase(keras.layers.Layer):
             heads = self.mechanism(
                 query, key, value, training=training, **options
             )
-        heads = hide(heads, query_mask)
-        heads = self._dropout_layer(heads, training=training)
+        heads = self._dropout_layer(hide(heads, query_mask), training=training)
         heads = folding.unfold(heads, like=projected)
         if gate is not None:
             heads = ops.multiply(heads, gate)
-        output = self._output_dense(heads)
+        output = project(self._output_dense, heads)
         if return_scores:
             scores = self.mechanism.attention_scores(query, key, **options)
             return output, scores

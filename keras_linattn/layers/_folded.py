@@ -9,8 +9,8 @@ from keras import ops
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.masks import hide
-
-EXACT = ("float32", "float64")  # in half precision, sums need a wider type
+from keras_linattn.core.numerics import EXACT
+from keras_linattn.layers._projection import project
 
 
 def folds(layer, query, key, value, training):
@@ -67,19 +67,16 @@ def attend_folded(layer, query, key, value, query_mask, key_mask):
     """The layer's output `(B, T, O)`; masks as for `AttentionBase._attend`."""
     # Nothing behind a mask may reach a product, nor its gradient.
     factors = layer.mechanism.factors(
-        hide(layer.query_dense(query), query_mask, axis=1),
-        hide(layer.key_dense(key), key_mask, axis=1),
+        hide(project(layer.query_dense, query), query_mask, axis=1),
+        hide(project(layer.key_dense, key), key_mask, axis=1),
         key_mask,
     )
     weights = hide(factors.query, query_mask, axis=1)
-    dense = layer.value_dense
+    projections = (layer.value_dense, layer.output_dense)
     # The projections cast what they are called with; this one is not called.
     value = ops.cast(value, layer.compute_dtype)
-    output = folded_attention(
+    return folded_attention(
         factors._replace(query=weights),
         hide(value, key_mask),
-        (dense.kernel, dense.bias),
-        layer.output_dense.kernel,
+        *((dense.kernel, dense.bias) for dense in projections),
     )
-    bias = layer.output_dense.bias
-    return output if bias is None else output + bias

@@ -13,6 +13,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
+from keras_linattn.layers._projection import project
 
 
 def project_heads(layer, value, value_mask=None, attention_mask=None):
@@ -31,8 +32,8 @@ def project_heads(layer, value, value_mask=None, attention_mask=None):
     if attention_mask is not None:
         attention_mask = key_mask_from_attention_mask(attention_mask)
     heads = {
-        "key": heads_first(layer.key_dense(value)),
-        "value": heads_first(layer.value_dense(value)),
+        "key": heads_first(project(layer.key_dense, value)),
+        "value": heads_first(project(layer.value_dense, value)),
         "key_mask": combine_masks(value_mask, attention_mask),
     }
     if layer.mechanism.traits.gated:
@@ -57,7 +58,7 @@ def attend_to_heads(
         Tensor `(B, T, F)`, and the state after the positions, `None` if there
         was none before.
     """
-    query = heads_first(layer.query_dense(query))
+    query = heads_first(project(layer.query_dense, query))
     if state is None:
         attended = layer.mechanism(
             query,
@@ -95,7 +96,7 @@ def attend_to_summary(layer, query, summary, value, training=None, **masks):
 
 
 def _read(layer, state, query, training):
-    query = heads_first(layer.query_dense(query))
+    query = heads_first(project(layer.query_dense, query))
     # Reading is a step whose new keys are all hidden.
     value = ops.zeros_like(query[..., :1])
     attended, _ = layer.mechanism.step(
@@ -110,4 +111,4 @@ def _read(layer, state, query, training):
 
 def _output(layer, attended, training):
     attended = layer._dropout_layer(attended, training=training)
-    return layer.output_dense(heads_last(attended))
+    return project(layer.output_dense, heads_last(attended))

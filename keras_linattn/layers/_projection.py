@@ -1,0 +1,46 @@
+"""Projections of a layer in fewer passes over their outputs."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_linattn.core.numerics import EXACT
+from keras_linattn.core.products import product_plus
+
+
+def project(dense, x):
+    """`dense(x)`, as one product of matrices with its bias where it can be.
+
+    `EinsumDense` adds the bias to heads `(H, D)`, a second pass over the
+    output, since only a product of plain matrices takes one along.
+
+    Args:
+        dense: built `keras.layers.EinsumDense` from the last axes of `x`, with
+            a bias of all its output's axes.
+        x: tensor `(B, T, ..., F)`.
+    """
+    # XLA makes one kernel of both; TensorFlow gained nothing when measured.
+    if keras.backend.backend() != "torch" or not is_plain(dense):
+        return dense(x)
+    x = ops.cast(x, dense.compute_dtype)
+    outputs = tuple(dense.bias.shape)
+    inputs = tuple(dense.kernel.shape)[: -len(outputs)]
+    size = math.prod(outputs)
+    y = product_plus(
+        ops.reshape(dense.bias, (size,)),
+        ops.reshape(x, (-1, math.prod(inputs))),
+        ops.reshape(dense.kernel, (-1, size)),
+    )
+    return ops.reshape(y, (*ops.shape(x)[: -len(inputs)], *outputs))
+
+
+def is_plain(dense):
+    """Is it a product and a bias in full precision, and nothing else?"""
+    return (
+        dense.bias is not None
+        and dense.quantization_mode is None
+        and dense.compute_dtype in EXACT
+        and dense.activation in (None, keras.activations.linear)
+        and dense.activity_regularizer is None
+    )

@@ -1,0 +1,115 @@
+"""Projections in fewer passes are the layers' own calls, and so gradients."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn.core.products import product_plus
+from keras_linattn.layers import _projection
+from keras_linattn.testing import timing
+
+
+def random(*shape):
+    rng = np.random.default_rng(sum(shape))
+    return rng.normal(size=shape).astype("float32")
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+CASES = {  # equation, axes of the bias, kernel, input
+    "heads": ("abc,cde->abde", "de", (6, 2, 3), (2, 5, 6)),
+    "output": ("abcd,cde->abe", "e", (2, 3, 4), (2, 5, 2, 3)),
+    "axes": ("abcd,def->abcef", "ef", (6, 2, 3), (2, 5, 4, 6)),
+}
+
+
+def dense(name, **options):
+    equation, bias, kernel, shape = CASES[name]
+    layer = keras.layers.EinsumDense(
+        equation,
+        output_shape=[None, *([None] if name == "axes" else [])]
+        + list(kernel[-len(bias) :]),
+        bias_axes=bias,
+        bias_initializer="random_normal",
+        **options,
+    )
+    layer.build(shape)
+    return layer, ops.convert_to_tensor(random(*shape))
+
+
+class Through(keras.layers.Layer):
+    """`call(dense, x)` as a layer."""
+
+    def __init__(self, dense, call):
+        super().__init__()
+        self.dense, self.through = dense, call
+        self.built = True
+
+    def call(self, x):
+        return self.through(self.dense, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_is_the_layers_call(name, dtype):
+    layer, x = dense(name, dtype=dtype)
+    calls = [lambda d, x: d(x), _projection.project]
+    outputs = [call(layer, x) for call in calls]
+    assert outputs[0].dtype == outputs[1].dtype
+    assert outputs[0].shape == outputs[1].shape
+    steps = [timing.training_step(Through(layer, call))(x) for call in calls]
+    for pair in (outputs, map(keras.tree.flatten, steps)):
+        for one, other in zip(*map(keras.tree.flatten, pair), strict=True):
+            one, other = (numpy(ops.cast(a, "float32")) for a in (one, other))
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def called(options, change=lambda layer: None):
+    """Is the layer itself called, and not in our way around it?"""
+    layer, x = dense("heads", **options)
+    change(layer)
+    calls = []
+    layer.call = lambda x, training=None: calls.append(1) or x
+    layer.quantized_call = layer.call
+    _projection.project(layer, x)
+    return bool(calls)
+
+
+def test_all_else_is_left_to_the_layer():
+    torch = keras.backend.backend() == "torch"
+    assert called({}) != torch
+    for options in (
+        {"activation": "sigmoid"},
+        {"dtype": "mixed_float16"},
+        {"activity_regularizer": "l2"},
+    ):
+        assert called(options), options
+    assert called({}, lambda layer: layer.quantize("int8"))
+
+
+def test_adapters_are_part_of_it():
+    layer, x = dense("heads")
+    before = numpy(_projection.project(layer, x))
+    layer.enable_lora(2)
+    layer.lora_kernel_b.assign(np.ones((2, 3)))
+    after = numpy(_projection.project(layer, x))
+    np.testing.assert_allclose(after, numpy(layer(x)), atol=1e-5)
+    assert abs(after - before).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((4,), (5, 3), (3, 4)),
+        ((4,), (2, 5, 3), (2, 3, 4)),
+        ((2, 7, 5, 4), (2, 7, 5, 3), (2, 7, 3, 4)),
+        ((2, 1, 5, 4), (2, 7, 5, 3), (2, 7, 3, 4)),
+    ],
+)
+def test_product_plus_is_its_portable_form(shapes):
+    addend, x, y = (random(*shape) for shape in shapes)
+    found = product_plus(*map(ops.convert_to_tensor, (addend, x, y)))
+    np.testing.assert_allclose(numpy(found), addend + x @ y, atol=1e-5)
