@@ -3,29 +3,11 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
-from keras_linattn.core.products import append_ones
-from keras_linattn.core.products import causal_product
-from keras_linattn.core.products import divide_by_last
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._base import Mechanism
-
-
-def attend_causally(query, key, value, state=None):
-    """Kernel attention over s <= t, in chunks.
-
-    Args:
-        query: tensor `[B, H, T, R]`, features.
-        key: tensor `[B, H, T, R]`, features, 0 where masked.
-        value: tensor `[B, H, T, V]`.
-        state: tensor `[B, H, R, V + 1]` or `None`, see `causal_product`.
-
-    Returns:
-        The output `[B, H, T, V]`, and the state after the last position.
-    """
-    summed, state = causal_product(query, key, append_ones(value), state)
-    return divide_by_last(summed), state
 
 
 class KernelMechanism(Mechanism):

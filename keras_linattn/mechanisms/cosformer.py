@@ -20,10 +20,10 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
-from keras_linattn.mechanisms._kernel import attend_causally
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 

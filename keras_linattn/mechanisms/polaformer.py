@@ -27,13 +27,13 @@ import dataclasses
 
 from keras import ops
 
+from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
-from keras_linattn.mechanisms._kernel import attend_causally
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 

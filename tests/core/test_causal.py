@@ -1,0 +1,152 @@
+"""Each backend's fast form of causal kernel attention is the portable one."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn.core import causal
+from keras_linattn.core import in_place
+from keras_linattn.testing import timing
+from tools.bench import runtime
+
+FAST = {"torch": "in_place", "jax": "segments"}.get(keras.backend.backend())
+SHAPES = [(1, 2, 512), (2, 3, 700), (3, 1, 577)]  # B, H, T
+RANK, DIM = 5, 3
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def heads(batch, heads, length, with_state=True):
+    rng = np.random.default_rng(length)
+    place = (batch, heads, length)
+    query = np.exp(rng.normal(size=(*place, RANK)))
+    key = np.exp(rng.normal(size=(*place, RANK)))
+    value = rng.normal(size=(*place, DIM))
+    state = np.exp(rng.normal(size=(batch, heads, RANK, DIM + 1)))
+    tensors = [query, key, value] + [state] * with_state
+    return [x.astype("float32") for x in tensors]
+
+
+def run(function, arrays):
+    """`function(*arrays)` as for inference, in arrays."""
+    results = runtime.stepper(function)(*map(ops.convert_to_tensor, arrays))
+    return tuple(map(numpy, results))
+
+
+class Attention(keras.layers.Layer):
+    """Heads `[B, H, T, V]` to what attends to them, as queries and keys too."""
+
+    def __init__(self, attend):
+        super().__init__()
+        self.attend = attend
+        self.built = True
+
+    def call(self, x):
+        output, state = self.attend(ops.exp(x), ops.exp(-x), x)
+        output, _ = self.attend(ops.exp(x), ops.exp(-x), output, state)
+        return output
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("with_state", [False, True])
+def test_is_the_portable_form(shape, with_state):
+    arrays = heads(*shape, with_state)
+    found = run(causal.attend_causally, arrays)
+    wanted = run(causal.attend_at_once, arrays)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_are_those_of_the_portable_form(shape):
+    x = ops.convert_to_tensor(heads(*shape)[2])
+    found, wanted = (
+        keras.tree.flatten(timing.training_step(Attention(attend))(x))
+        for attend in (causal.attend_causally, causal.attend_at_once)
+    )
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(
+            numpy(one), numpy(other), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("spoilt", [1, 2])
+def test_the_past_does_not_see_what_is_not_finite(spoilt):
+    arrays = heads(2, 2, 700)
+    clean, _ = run(causal.attend_causally, arrays)
+    arrays[spoilt][0, 1, 600] = np.nan
+    found, state = run(causal.attend_causally, arrays)
+    np.testing.assert_array_equal(found[0, 1, :600], clean[0, 1, :600])
+    assert np.isnan(found[0, 1, 600:]).all() and np.isnan(state[0, 1]).any()
+    found[0, 1] = clean[0, 1]
+    np.testing.assert_array_equal(found, clean)
+
+
+def test_a_row_that_sees_no_key_is_0():
+    query, key, value, _ = heads(1, 2, 600)
+    key[:, :, :550] = 0
+    output, _ = run(causal.attend_causally, [query, key, value])
+    assert np.all(output[:, :, :550] == 0) and np.all(output[:, :, 550] != 0)
+
+
+def test_chooses(monkeypatch):
+    chosen = []
+
+    def choose(name, form):
+        def call(*arguments):
+            chosen.append(name)
+            return form(*arguments)
+
+        return call
+
+    forms = {
+        "in_place": (in_place, "attend_causally"),
+        "segments": (causal, "attend_in_segments"),
+        "at once": (causal, "attend_at_once"),
+    }
+    for name, place in forms.items():
+        monkeypatch.setattr(*place, choose(name, getattr(*place)))
+    long, short = heads(1, 1, 512), heads(1, 1, 511)
+    run(causal.attend_causally, long)
+    assert chosen[0] == (FAST or "at once")
+    chosen.clear()
+    run(causal.attend_causally, short)
+    assert chosen == ["at once"]
+
+
+@pytest.mark.skipif(FAST != "in_place", reason="torch alone computes in place")
+def test_in_place_only_where_nothing_else_follows():
+    import torch
+
+    tensors = [torch.from_numpy(x) for x in heads(1, 2, 512)]
+    assert not in_place.can_attend(*tensors)
+    with torch.no_grad():
+        assert in_place.can_attend(*tensors)
+        assert not in_place.can_attend(*(x.half() for x in tensors))
+        assert not in_place.can_attend(tensors[0].double(), *tensors[1:])
+        each = [torch.stack([x, x]) for x in tensors]
+        output, _ = torch.vmap(causal.attend_causally)(*each)
+        wanted, _ = causal.attend_causally(*tensors)
+    assert output.shape == (2, *wanted.shape)
+    torch.testing.assert_close(output[1], wanted)
+
+
+@pytest.mark.skipif(FAST != "segments", reason="JAX alone exports symbols")
+def test_a_batch_that_is_a_symbol():
+    import jax
+    from jax import export
+
+    (batch,) = export.symbolic_shape("batch")
+    arguments = [
+        jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)
+        for x in heads(1, 2, 600)
+    ]
+    exported = export.export(jax.jit(causal.attend_causally))(*arguments)
+    arrays = heads(3, 2, 600)
+    found, _ = exported.call(*arrays)
+    wanted, _ = run(causal.attend_causally, arrays)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
