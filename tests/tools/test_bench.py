@@ -285,6 +285,24 @@ def test_page_and_pictures(bench, tmp_path):
     assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"
 
 
+def test_joins_runs(bench, tmp_path):
+    main, report = bench("__main__"), bench("report")
+    paths = [tmp_path / "a" / report.JSON, tmp_path / "b" / report.JSON]
+    for path in paths:
+        path.parent.mkdir()
+        part = {**content(), "command": f"bench {path.parent.name}"}
+        report.write_json(part, path)
+    out = tmp_path / "joined"
+    files = map(str, paths)
+    assert main.main(["--join", *files, "--out", str(out)]) == 0
+    lines = (out / "benchmarks.md").read_text(encoding="utf-8").splitlines()
+    # Ratios are within one run: its times have a table of their own.
+    assert lines.count("| `floor` | 100 ms | 1.0 s |") == 4
+    assert "bench a" in lines and "bench b" in lines
+    joined = json.loads((out / report.JSON).read_text(encoding="utf-8"))
+    assert [run["part"] for run in joined["runs"]] == [0] * 7 + [1] * 7
+
+
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
     reason="one backend is enough: the tests above run on each",

@@ -86,6 +86,13 @@ def parse(arguments=None):
     )
     add("--write", action="store_true", help="write the page in --out")
     add("--resume", action="store_true", help="go on with a run in --out")
+    add(
+        "--join",
+        nargs="+",
+        type=pathlib.Path,
+        metavar="JSON",
+        help="measure nothing: write the page of these files",
+    )
     add("--out", type=pathlib.Path, default=ROOT / "docs")
     options = parser.parse_args(arguments)
     if options.peers:
@@ -253,6 +260,10 @@ def describe(result):
 
 def main(arguments=None):
     options = parse(arguments)
+    if options.join:
+        options.out.mkdir(parents=True, exist_ok=True)
+        report.write(report.joined(options.join), options.out)
+        return 0
     given = sys.argv[1:] if arguments is None else arguments
     content = {
         "command": shlex.join(["python", "-m", "tools.bench", *given]),

@@ -52,13 +52,13 @@ def draw_ratios(axis, runs):
     for name in names:
         if name == report.FLOOR:
             continue
-        points = []
+        points = {}  # of a length in several parts, the first
         for run in runs:
             ratio = report.ratios(run["results"], name)
             if ratio is not None:
-                points.append((run["length"], np.median(ratio)))
+                points.setdefault(run["length"], np.median(ratio))
         if points:
-            axis.plot(*zip(*points), marker="o", label=name)
+            axis.plot(*zip(*points.items()), marker="o", label=name)
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -84,10 +84,13 @@ def draw_steps(runs, path):
         for run in runs:
             for name, result in run["results"].items():
                 if run["backend"] == backend and "rounds" in result:
-                    point = run["length"], np.median(result["rounds"])
-                    lines.setdefault(name, []).append(point)
+                    points = lines.setdefault(name, {})
+                    points.setdefault(
+                        run["length"], np.median(result["rounds"])
+                    )
         for name, points in lines.items():
-            axis.plot(*zip(*sorted(points)), marker="o", label=name)
+            points = sorted(points.items())
+            axis.plot(*zip(*points), marker="o", label=name)
         axis.set_title(backend)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")

@@ -59,8 +59,10 @@ def page(content):
     for backend in dict.fromkeys(run["backend"] for run in runs):
         own = [run for run in runs if run["backend"] == backend]
         lines += ["", f"## {backend}", *failures(own)]
-        for kind, title in KINDS.items():
-            lines += times_table(own, kind, title)
+        for part in dict.fromkeys(run.get("part", 0) for run in own):
+            of_part = [run for run in own if run.get("part", 0) == part]
+            for kind, title in KINDS.items():
+                lines += times_table(of_part, kind, title)
         lines += memory_table(own) + decoding_table(own) + profile_tables(own)
     return "\n".join([*lines, "", ""])
 
@@ -231,6 +233,21 @@ def write(content, folder):
     shown = pictures.draw(content["runs"], folder)
     text = page(content) + "".join(f"![{t}]({n})\n\n" for n, t in shown)
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
+
+
+def joined(paths):
+    """The content of several files, each a part with tables of its own."""
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    checks = [part["verify"] for part in parts if part["verify"] != "no"]
+    return {
+        "command": "\n".join(part["command"] for part in parts),
+        "verify": checks[0] if checks else "no",
+        "runs": [
+            {**run, "part": index}
+            for index, part in enumerate(parts)
+            for run in part["runs"]
+        ],
+    }
 
 
 def write_json(content, path):
