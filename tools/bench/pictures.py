@@ -36,20 +36,51 @@ def draw_layers(runs, path):
         figsize=(12, 4 * len(backends)),
         squeeze=False,
         sharex=True,
+        layout="constrained",
     )
+    lines = styles(runs)
     for row, backend in zip(axes, backends):
         for axis, kind in zip(row, report.KINDS):
             own = [run for run in runs if run["backend"] == backend]
             own = [run for run in own if run["kind"] == kind]
-            draw_ratios(axis, sorted(own, key=lambda run: run["length"]))
+            own = sorted(own, key=lambda run: run["length"])
+            draw_ratios(axis, own, lines)
             axis.set_title(f"{backend}, {kind}")
-    axes[0][0].legend(fontsize="small")
+    legend_below(figure)
     save(figure, path)
 
 
-def draw_ratios(axis, runs):
+def styles(runs):
+    """By case, how it is drawn: other libraries dashed."""
     names = dict.fromkeys(name for run in runs for name in run["results"])
-    for name in names:
+    colours = pyplot.get_cmap("tab20").colors
+    colours = colours[::2] + colours[1::2]  # the strong ones first
+    return {
+        name: {
+            "color": colours[index % len(colours)],
+            "linestyle": "--" if name.startswith("peer:") else "-",
+            "marker": "o",
+            "label": name,
+        }
+        for index, name in enumerate(names)
+    }
+
+
+def legend_below(figure):
+    """One legend of all panels, each case once."""
+    lines = {
+        label: line
+        for axis in figure.axes
+        for line, label in zip(*axis.get_legend_handles_labels())
+    }
+    if lines:
+        figure.legend(
+            lines.values(), lines, loc="outside lower center", ncols=4
+        )
+
+
+def draw_ratios(axis, runs, lines):
+    for name in lines:
         if name == report.FLOOR:
             continue
         points = {}  # of a length in several parts, the first
@@ -58,7 +89,7 @@ def draw_ratios(axis, runs):
             if ratio is not None:
                 points.setdefault(run["length"], np.median(ratio))
         if points:
-            axis.plot(*zip(*points.items()), marker="o", label=name)
+            axis.plot(*zip(*points.items()), **lines[name])
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
@@ -75,35 +106,38 @@ def draw_steps(runs, path):
     figure, axes = pyplot.subplots(
         1,
         len(backends),
-        figsize=(4.5 * len(backends), 4.5),
+        figsize=(4.5 * len(backends), 5),
         squeeze=False,
         sharey=True,
+        layout="constrained",
     )
+    lines = styles(runs)
     for axis, backend in zip(axes[0], backends):
-        lines = {}
+        found = {}
         for run in runs:
             for name, result in run["results"].items():
                 if run["backend"] == backend and "rounds" in result:
-                    points = lines.setdefault(name, {})
+                    points = found.setdefault(name, {})
                     points.setdefault(
                         run["length"], np.median(result["rounds"])
                     )
-        for name, points in lines.items():
-            points = sorted(points.items())
-            axis.plot(*zip(*points), marker="o", label=name)
+        for name, points in found.items():
+            axis.plot(*zip(*sorted(points.items())), **lines[name])
         axis.set_title(backend)
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_xlabel("length n")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("seconds of a training step")
-    axes[0][0].legend(fontsize="small")
+    legend_below(figure)
     save(figure, path)
 
 
 def draw_decoding(runs, path):
     """Time per token beside bytes of state, both against the context."""
-    figure, (time, state) = pyplot.subplots(1, 2, figsize=(12, 4.5))
+    figure, (time, state) = pyplot.subplots(
+        1, 2, figsize=(12, 4.5), layout="constrained"
+    )
     for backend in dict.fromkeys(run["backend"] for run in runs):
         own = [run for run in runs if run["backend"] == backend]
         for name, entries in report.decoding_of(own).items():
@@ -126,6 +160,5 @@ def draw_decoding(runs, path):
 
 
 def save(figure, path):
-    figure.tight_layout()
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
