@@ -7,10 +7,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 [ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
     || echo "No recordings: the speech tests will be skipped."
 
-# The same graphs, in machine code that is made faster and runs slower: most of
-# the JAX run goes into compiling what is called once.
-export XLA_FLAGS="${XLA_FLAGS:---xla_backend_optimization_level=0}"
-
 # Two workers share a run: most of the time goes to compilers of one thread.
 run_backend() {
     echo "== $1"
