@@ -68,9 +68,9 @@ def folded_attention(factors, inputs, value, output):
     batch, length, features = ops.shape(inputs)
     summed = sum_over_positions(join_heads(factors.key), inputs)
     summed = ops.reshape(summed, (batch, heads, dim, features))
-    if factors.scale is not None:
-        summed = summed * ops.expand_dims(factors.scale, -1)
     summary = ops.einsum("bhdf,fhv->bhdv", summed, kernel)
+    if factors.scale is not None:  # of fewer entries here than before
+        summary = summary * ops.expand_dims(factors.scale, -1)
     if bias is not None:
         total = ops.expand_dims(factors.total, -1)  # [B, H, D, 1]
         summary = summary + total * ops.expand_dims(bias, 1)

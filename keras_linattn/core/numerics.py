@@ -5,6 +5,7 @@ from keras import ops
 
 EXACT = ("float32", "float64")  # in half precision, sums need a wider type
 SMALLEST_SUM = 1e-35  # smaller sums of weights have no digits left
+SHORT_FOR_TORCH = 2048  # entries over which its softmax is faster than parts
 
 
 def accumulation_dtype(dtype):
@@ -80,3 +81,25 @@ def masked_softmax(x, visible=None, axis=-1):
         return ops.softmax(x, axis=axis)
     weights = masked_exp(x, visible, axis)
     return safe_divide(weights, ops.sum(weights, axis, keepdims=True))
+
+
+def softmax_parts(x, visible=None, axis=-1):
+    """Weights and their sums over `axis`: the softmax, but for its division.
+
+    Args:
+        x: float tensor.
+        visible: bool tensor that broadcasts against `x`, `True` = visible.
+            Defaults to `None`: all are.
+        axis: int, the axis that is normalised.
+
+    Returns:
+        Tensor of `x`'s shape, and one without `axis`, 0 where nothing is
+        visible.
+    """
+    torch = backend.backend() == "torch"
+    if torch and visible is None and x.shape[axis] <= SHORT_FOR_TORCH:
+        # One kernel for all, where the parts are four passes.
+        weights = masked_softmax(x, axis=axis)
+        return weights, ops.ones_like(weights.select(axis, 0))
+    weights = masked_exp(x, visible, axis)
+    return weights, ops.sum(weights, axis=axis)

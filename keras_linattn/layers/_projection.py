@@ -23,16 +23,17 @@ def project(dense, x):
     # XLA makes one kernel of both; TensorFlow gained nothing when measured.
     if keras.backend.backend() != "torch" or not is_plain(dense):
         return dense(x)
+    # Tensors' own `reshape`: Keras' takes 30 microseconds each time.
     x = ops.cast(x, dense.compute_dtype)
-    outputs = tuple(dense.bias.shape)
-    inputs = tuple(dense.kernel.shape)[: -len(outputs)]
-    size = math.prod(outputs)
+    kernel, bias = map(ops.convert_to_tensor, (dense.kernel, dense.bias))
+    inputs = kernel.ndim - bias.ndim  # axes
+    size = math.prod(bias.shape)
     y = product_plus(
-        ops.reshape(dense.bias, (size,)),
-        ops.reshape(x, (-1, math.prod(inputs))),
-        ops.reshape(dense.kernel, (-1, size)),
+        bias.reshape(size),
+        x.reshape(-1, math.prod(kernel.shape[:inputs])),
+        kernel.reshape(-1, size),
     )
-    return ops.reshape(y, (*ops.shape(x)[: -len(inputs)], *outputs))
+    return y.reshape(*x.shape[:-inputs], *bias.shape)
 
 
 def is_plain(dense):

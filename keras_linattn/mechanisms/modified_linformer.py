@@ -40,9 +40,9 @@ from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
-from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
+from keras_linattn.core.numerics import softmax_parts
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
@@ -57,14 +57,13 @@ READINGS = ("factorised", "projected")
 
 
 def position_weights(key, key_mask=None, axis=2):
-    """exp(K - max_S K), and its sum over the positions, S being `axis`.
+    """`[S, D]` weights and `[D]` sums, A = weights / sums, S being `axis`.
 
-    A = exp / sum; the division is left to the `[D, V]` summaries, which saves
-    one pass over the `[S, D]` array.
+    The division is left to the `[D, V]` summaries, which saves one pass over
+    the `[S, D]` array.
     """
     visible = None if key_mask is None else spread(key_mask, 4, axis)
-    weights = masked_exp(key, visible, axis=axis)
-    return weights, ops.sum(weights, axis=axis)
+    return softmax_parts(key, visible, axis)
 
 
 def attend_factorised(query, key, value, key_mask=None):

@@ -61,6 +61,21 @@ def test_masked_softmax():
     )
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("short", [2, 9])
+def test_softmax_parts_give_the_softmax(axis, masked, short, monkeypatch):
+    monkeypatch.setattr(numerics, "SHORT_FOR_TORCH", short)
+    x = np.random.default_rng(0).normal(0, 30, (2, 3, 4)).astype("float32")
+    x = ops.convert_to_tensor(x)
+    visible = np.arange(24).reshape(2, 3, 4) % 5 > 0 if masked else None
+    weights, total = numerics.softmax_parts(x, visible, axis)
+    assert tuple(total.shape) == ((2, 4) if axis == 1 else (2, 3))
+    found = numpy(weights / ops.expand_dims(total, axis))
+    expected = numpy(numerics.masked_softmax(x, visible, axis))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_safe_divide():
     quotient = numerics.safe_divide(
         ops.convert_to_tensor([0.0, 6.0]), ops.convert_to_tensor([0.0, 3.0])
