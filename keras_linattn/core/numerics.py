@@ -96,8 +96,10 @@ def softmax_parts(x, visible=None, axis=-1):
         Tensor of `x`'s shape, and one without `axis`, 0 where nothing is
         visible.
     """
-    torch = backend.backend() == "torch"
-    if torch and visible is None and x.shape[axis] <= SHORT_FOR_TORCH:
+    length = x.shape[axis]
+    # A length that torch exports is a symbol: to compare it would bound it.
+    short = isinstance(length, int) and length <= SHORT_FOR_TORCH
+    if short and visible is None and backend.backend() == "torch":
         # One kernel for all, where the parts are four passes.
         weights = masked_softmax(x, axis=axis)
         return weights, ops.ones_like(weights.select(axis, 0))

@@ -101,6 +101,28 @@ def test_training_compiles(mechanism):
     assert np.isfinite(history.history["loss"]).all()
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="torch's own export"
+)
+@pytest.mark.parametrize("mechanism", ["modified_linformer", "softmax"])
+def test_torch_exports_any_length(mechanism):
+    import torch
+
+    layer = LinearSelfAttention(2, 8, mechanism=mechanism)
+    model = keras.Sequential([keras.Input((None, 16)), layer])
+    length = torch.export.Dim("length", min=2, max=10_000)
+    exported = torch.export.export(
+        model,
+        (torch.zeros(2, 30, 16),),
+        dynamic_shapes=(({1: length},),),
+        strict=False,
+    ).module()
+    x = keras.random.normal((2, 3000, 16), seed=0)
+    expected = ops.convert_to_numpy(model(x))
+    found = ops.convert_to_numpy(exported(x))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_causal_is_refused_when_the_model_is_made():
     layer = LinearSelfAttention(2, 4, mechanism="agent", causal=True)
     with pytest.raises(ValueError, match="no exact causal form"):
