@@ -69,7 +69,7 @@ def folded_attention(factors, inputs, value, output):
     summed = sum_over_positions(join_heads(factors.key), inputs)
     summed = ops.reshape(summed, (batch, heads, dim, features))
     summary = ops.einsum("bhdf,fhv->bhdv", summed, kernel)
-    if factors.scale is not None:  # of fewer entries here than before
+    if factors.scale is not None:  # here, since `summed` has more entries
         summary = summary * ops.expand_dims(factors.scale, -1)
     if bias is not None:
         total = ops.expand_dims(factors.total, -1)  # [B, H, D, 1]

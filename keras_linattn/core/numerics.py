@@ -86,11 +86,7 @@ def masked_softmax(x, visible=None, axis=-1):
 def softmax_parts(x, visible=None, axis=-1):
     """Weights and their sums over `axis`: the softmax, but for its division.
 
-    Args:
-        x: float tensor.
-        visible: bool tensor that broadcasts against `x`, `True` = visible.
-            Defaults to `None`: all are.
-        axis: int, the axis that is normalised.
+    The arguments are those of `masked_softmax`.
 
     Returns:
         Tensor of `x`'s shape, and one without `axis`, 0 where nothing is
