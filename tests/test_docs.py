@@ -68,7 +68,7 @@ def test_readme_table_is_the_command_s():
     table = text.partition(BEGIN)[2].partition(END)[0]
     # A process of its own: other tests register mechanisms.
     child = subprocess.run(
-        [sys.executable, "-m", "keras_linattn.cli.main"]
+        [sys.executable, "-m", "keras_linattn_cli.main"]
         + ["list", "--format", "markdown"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

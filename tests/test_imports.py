@@ -20,10 +20,6 @@ BELOW = {  # what each folder may import of the package, itself aside
     "convert": {"layers", "models"},
     "export": {"layers", "models"},
     "testing": {"core", "mechanisms", "layers"},
-    "cli": {
-        *("core", "mechanisms", "layers", "models", "convert", "export"),
-        "testing",
-    },
 }
 # What each folder may import of others, at module level.
 OUTSIDE = {"core": {"keras", "math", "typing"}}
@@ -68,7 +64,7 @@ def test_imports_go_down(path):
             assert name.split(".")[0] in allowed, f"{path}:{line}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["examples", "tools"])
+@pytest.mark.parametrize("folder", ["examples", "tools", "keras_linattn_cli"])
 def test_outside_uses_the_public_face(folder):
     for path in (ROOT / folder).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -78,6 +74,16 @@ def test_outside_uses_the_public_face(folder):
                 part.startswith("_") for part in parts
             )
             assert not private, f"{path}:{line}: {name}"
+
+
+def test_the_command_starts_with_the_standard_library_only():
+    """`--help` and usage errors are quick: Keras comes with a subcommand."""
+    for path in (ROOT / "keras_linattn_cli").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for line, name in imports(tree, module_level=True):
+            top = name.split(".")[0]
+            allowed = sys.stdlib_module_names | {"keras_linattn_cli"}
+            assert top in allowed, f"{path}:{line}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,10 +1,17 @@
 """Mechanisms by name."""
 
+import difflib
+import inspect
+
 import keras
 
 from keras_linattn.mechanisms._base import Mechanism
 
 _CLASSES = {}
+_VARIADIC = (
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+)
 
 
 def register(name, package=None):
@@ -83,7 +90,8 @@ def get(identifier, **defaults):
         A `Mechanism`.
 
     Raises:
-        ValueError: if the name is unknown; the message lists what exists.
+        ValueError: if the name is unknown, with the nearest one; if a dict has
+            a key that the mechanism does not take.
         TypeError: if the identifier is of another type.
 
     Example:
@@ -103,9 +111,11 @@ def get(identifier, **defaults):
         return _lookup(identifier)(**defaults)
     if isinstance(identifier, dict) and "class_name" in identifier:
         return _deserialize(identifier)
-    if isinstance(identifier, dict) and "name" in identifier:
+    if isinstance(identifier, dict) and isinstance(identifier.get("name"), str):
         arguments = {k: v for k, v in identifier.items() if k != "name"}
-        return _lookup(identifier["name"])(**{**defaults, **arguments})
+        cls = _lookup(identifier["name"])
+        _check_arguments(identifier["name"], cls, arguments)
+        return cls(**{**defaults, **arguments})
     raise TypeError(
         "A mechanism is given by name, by a dict with 'name' and constructor "
         "arguments, as a `Mechanism` class or as an object. "
@@ -156,10 +166,42 @@ def _deserialize(config):
     return mechanism
 
 
+def _check_arguments(name, cls, arguments):
+    parameters = _parameters(cls)
+    for key in arguments:
+        if key not in parameters:
+            raise ValueError(
+                f"The mechanism {name!r} has no argument {key!r}."
+                f"{_did_you_mean(key, parameters)} Received: {arguments!r}. "
+                f"It takes {', '.join(parameters)}."
+            )
+
+
+def _parameters(cls):
+    """Names of constructor arguments; `**kwargs` means those of the base."""
+    names = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        kinds = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name: None for p in kinds if p.kind not in _VARIADIC}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in kinds):
+            break
+        if base is keras.layers.Layer:
+            break
+    return [name for name in names if name not in ("self", "name")]
+
+
 def _unknown(name):
+    names = available()
     return (
-        f"Unknown mechanism {name!r}. Available: {', '.join(available())}. "
-        "A mechanism of your own must be registered with "
-        "`keras_linattn.mechanisms.register` (import its module) before it is "
-        "named or a model with it is loaded."
+        f"Unknown mechanism {name!r}.{_did_you_mean(name, names)} Received: "
+        f"{name!r}. Available: {', '.join(names)}. A mechanism of your own "
+        "must be registered with `keras_linattn.mechanisms.register` (import "
+        "its module) before it is named or a model with it is loaded."
     )
+
+
+def _did_you_mean(name, names):
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

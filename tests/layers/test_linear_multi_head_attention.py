@@ -352,7 +352,7 @@ def test_refuses_constructor_arguments():
     refuse("sliding_window=4. Leave it out, or use", sliding_window=4)
     refuse("flash_attention=True. Leave it out, or use", flash_attention=True)
     refuse(
-        "Unknown mechanism 'sotfmax'. Available: .*linear_transformer",
+        "Unknown mechanism 'sotfmax'. Did you mean 'softmax'",
         mechanism="sotfmax",
     )
     with pytest.raises(TypeError, match="Received: 7 of type int"):

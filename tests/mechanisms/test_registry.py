@@ -65,6 +65,25 @@ def test_register_refuses_a_taken_name_and_what_is_no_mechanism():
         mechanisms.register("dense")(keras.layers.Dense)
 
 
+@pytest.mark.parametrize(
+    ("identifier", "message"),
+    [
+        ("linear_tranformer", "Did you mean 'linear_transformer'"),
+        ({"name": "preformer"}, "Did you mean 'performer'"),
+        (
+            {"name": "linformer", "sequence_lenght": 8},
+            "no argument 'sequence_lenght'. Did you mean 'sequence_length'"
+            ".*It takes projection_dim, sequence_length, sharing",
+        ),
+        ({"name": "softmax", "zzz": 1}, "It takes .*dtype"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_nearest(identifier, message):
+    with pytest.raises(ValueError, match=message):
+        mechanisms.get(identifier)
+
+
 def test_file_with_an_unknown_mechanism(tmp_path):
     @mechanisms.register("of_another_package", package="another")
     class OfAnotherPackage(mechanisms.Mechanism):
@@ -89,7 +108,7 @@ def test_file_with_an_unknown_mechanism(tmp_path):
     _registry._CLASSES.pop("of_another_package")
     with pytest.raises(
         ValueError,
-        match=f"Unknown mechanism '{registered}'. Available: .*"
+        match=f"Unknown mechanism '{registered}'. .*Available: .*"
         "import its module",
     ):
         keras.saving.load_model(path)
