@@ -1,10 +1,12 @@
 """`CausalLM`: states, samplers, texts, files, and the exported step."""
 
+import gc
 import inspect
 import json
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -14,6 +16,9 @@ from outputs import predict
 
 from keras_linattn.export import export_saved_model
 from keras_linattn.models import CausalLM
+from keras_linattn.models import _generator
+from keras_linattn.models import bucket_length
+from keras_linattn.models import decoding
 from keras_linattn.testing._backends import quick
 
 BACKEND = keras.backend.backend()
@@ -250,16 +255,69 @@ def test_greedy_is_an_argmax_over_the_whole(hub):
     np.testing.assert_array_equal(output, expected)
 
 
-@pytest.mark.parametrize("sampler", ["top_k", "top_p", "beam", "contrastive"])
-def test_samplers_go_on_from_the_prompts(hub, sampler):
+SAMPLERS = {
+    "top_k": {"k": 5, "seed": 0},
+    "top_p": {"p": 0.9, "seed": 0},
+    "beam": {},
+    "contrastive": {},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_go_on_from_the_prompts(hub, name, monkeypatch):
+    """With the same text in a bucket of 16 positions as in one of 9."""
     model = lm(num_layers=1, mechanism="gated_delta")
-    model.compile(sampler=sampler)
     tokens = prompts(9)
-    output = model.generate({"token_ids": tokens, "padding_mask": tokens > 0})
-    assert output["padding_mask"].all()
-    assert output["token_ids"].min() > 0 and output["token_ids"].max() < 40
+    inputs = {"token_ids": tokens, "padding_mask": tokens > 0}
+    outputs = {}
+    for length in (9, 16):
+        monkeypatch.setattr(decoding, "bucket_length", lambda _: length)
+        config = {"class_name": name, "config": SAMPLERS[name]}
+        model.compile(sampler=hub.samplers.get(config))
+        outputs[length] = model.generate(inputs, stop_token_ids=(5, 7, 9))
+    output = outputs[16]
+    assert output["token_ids"].shape == (2, 9)
+    for key in output:
+        np.testing.assert_array_equal(output[key], outputs[9][key])
+    new = output["token_ids"][output["padding_mask"]]
+    assert new.min() > 0 and new.max() < 40
     kept = tokens > 0
+    assert output["padding_mask"][kept].all()
     np.testing.assert_array_equal(output["token_ids"][kept], tokens[kept])
+
+
+def test_lengths_share_compiled_functions(hub, monkeypatch):
+    """The oldest are released, with what they have compiled."""
+    monkeypatch.setattr(_generator, "MOST_COMPILED", 2)
+    model = saying(ord("x"))
+    made, compiled = [], model._compiled
+
+    def counted(*key):
+        function = compiled(*key)
+        made.append(weakref.ref(function))
+        return function
+
+    monkeypatch.setattr(model, "_compiled", counted)
+    for length in (5, 9, 40, 64, 7):
+        expected = "ab" + "x" * (length - 2)
+        assert model.generate("ab", max_length=length) == expected
+    assert len(made) == 1
+    model.generate("ab", max_length=70)
+    model.generate(["ab"] * 2, max_length=9)
+    assert model.generate(["ab"] * 2, max_length=5) == ["abxxx"] * 2
+    assert len(made) == 3
+    gc.collect()
+    assert [function() is None for function in made] == [True, False, False]
+
+
+def test_buckets():
+    lengths = (0, 1, 64, 65, 128, 129, 5000)
+    expected = [64, 64, 64, 128, 128, 256, 8192]
+    assert [bucket_length(length) for length in lengths] == expected
+    assert bucket_length(300, shortest=100) == 400
+    for arguments in ((-1,), (1, 0)):
+        with pytest.raises(ValueError, match="must be at least"):
+            bucket_length(*arguments)
 
 
 def saying(byte, **options):
