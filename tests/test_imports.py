@@ -127,6 +127,10 @@ def test_import_is_silent_and_adds_little_to_keras():
         heavy = {"tensorflow", "jax", "torch", "keras_hub", "matplotlib",
                  "hypothesis", "pytest"}
         print(sorted(heavy & new), seconds < 5, file=sys.stderr)
+        for name in ("export", "layers", "mechanisms", "models", "testing"):
+            module = getattr(keras_linattn, name)
+            assert module.__name__ == f"keras_linattn.{name}"
+            assert name in dir(keras_linattn)
         """
     child = run(code, TF_CPP_MIN_LOG_LEVEL="3", PYTHONWARNINGS="error")
     assert child.returncode == 0, child.stderr

@@ -1,5 +1,7 @@
 """Checks of arguments and shapes that several layers share."""
 
+import keras
+
 
 def positive(name, value):
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -48,8 +50,23 @@ def check_input_shapes(query_shape, value_shape, key_shape):
         )
     if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
         raise ValueError(
-            f"`key` and `value` must have the same length. {shapes}"
+            f"`key` and `value` must have the same length. {shapes} Leave "
+            "`key` out to attend over `value`."
         )
+
+
+def check_floating(**inputs):
+    """Static check that what is attended are no token ids or pixels."""
+    given = {name: x for name, x in inputs.items() if x is not None}
+    for name, x in given.items():
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise TypeError(
+                "Attention takes inputs of floating point. Received: "
+                f"{name} of dtype {dtype}, shape {tuple(x.shape)}. Embed token "
+                "ids with `keras.layers.Embedding` first, or convert numbers "
+                'with `keras.ops.cast(x, "float32")`.'
+            )
 
 
 def check_mask(name, mask, x):
@@ -63,7 +80,8 @@ def check_mask(name, mask, x):
     ):
         raise ValueError(
             "A mask has one entry for each position. Received: "
-            f"{name} of shape {shape}, expected {expected}."
+            f"{name} of shape {shape}, expected {expected}. Leave out the "
+            "axes of features, heads and queries."
         )
 
 

@@ -1,8 +1,10 @@
 """What the encoder and decoder blocks share: sublayers, residuals, config."""
 
 import keras
+from keras import ops
 
 from keras_linattn import mechanisms
+from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._query_attention import QueryAttention
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
@@ -131,6 +133,12 @@ class TransformerBlock(keras.layers.Layer):
         )
         layer.build(shape)
         return layer
+
+    def _as_floating(self, **named):
+        """The input in the block's dtype, unless it is not floating point."""
+        check_floating(**named)
+        (x,) = named.values()
+        return ops.cast(x, self.compute_dtype)
 
     def _around(self, name, function, inputs, training):
         """`function` with the normalisation, dropout and residual of `name`.

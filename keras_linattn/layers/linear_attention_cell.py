@@ -58,7 +58,8 @@ class LinearAttentionCell(keras.layers.Layer):
         if not isinstance(attention, LinearSelfAttention):
             raise TypeError(
                 "`attention` must be a `LinearSelfAttention`. "
-                f"Received: {attention!r} of type {type(attention).__name__}."
+                f"Received: {attention!r} of type {type(attention).__name__}. "
+                "Make one with `causal=True`."
             )
         if not attention.causal:
             raise ValueError(

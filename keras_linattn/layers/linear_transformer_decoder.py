@@ -3,7 +3,6 @@
 import inspect
 
 import keras
-from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
@@ -203,7 +202,7 @@ class LinearTransformerDecoder(TransformerBlock):
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
         x, *cache = self._attend_self(
-            ops.cast(decoder_sequence, self.compute_dtype),
+            self._as_floating(decoder_sequence=decoder_sequence),
             {
                 "value_mask": decoder_padding_mask,
                 "attention_mask": decoder_attention_mask,

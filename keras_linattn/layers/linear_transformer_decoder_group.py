@@ -1,7 +1,6 @@
 """Decoder blocks that share one set of keys, values and states."""
 
 import keras
-from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
@@ -152,7 +151,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
-        x = ops.cast(decoder_sequence, self.compute_dtype)
+        x = self._as_floating(decoder_sequence=decoder_sequence)
         heads, before = None, self_attention_cache
         for block in self.blocks:
             x, heads, after = _call_block(

@@ -116,6 +116,7 @@ class LinearTransformerEncoder(TransformerBlock):
         return_attention_scores=False,
         mask=None,
     ):
+        inputs = self._as_floating(inputs=inputs)
         if padding_mask is None and attention_mask is None:
             padding_mask = mask
         visible = combine_masks(padding_mask)

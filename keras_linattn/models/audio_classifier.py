@@ -127,7 +127,7 @@ def _add_stem(waveforms, strides, kernel_sizes, hidden_dim, policy):
         raise ValueError(
             "`strides` and `kernel_sizes` must hold one entry for each "
             f"convolution, at least one. Received: strides={strides!r}, "
-            f"kernel_sizes={kernel_sizes!r}."
+            f"kernel_sizes={kernel_sizes!r}. Make both of one length."
         )
     # The samples are masked in float32: half precision has fewer zeros.
     x = WaveformMasking(dtype="float32", name="masking")(waveforms)
