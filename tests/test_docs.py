@@ -59,6 +59,24 @@ def test_the_page_is_checked_in_earnest(forget_after):
         testing.compare_with_reference(subject, masked)
 
 
+def test_variable_lengths_page():
+    """Batches have few shapes; `fit` is run where nothing is compiled."""
+    namespace = {}
+    dataset, fit = python_blocks(ROOT / "docs" / "variable_lengths.md")
+    exec(dataset, namespace)
+    rows = [list(range(1, n + 1)) for n in range(2, 302)]
+    batches = namespace["Buckets"](rows, 8)
+    shapes = set()
+    for x, y in (batches[i] for i in range(len(batches))):
+        shapes.add(x.shape)
+        assert (x[:, 1:] == y[:, :-1]).all()
+        assert ((y > 0).sum(1) == y.max(1) - 1).all()
+    assert shapes == {(8, 64), (8, 128), (8, 256), (8, 512)}
+    if keras.backend.backend() == "torch":
+        exec(fit, namespace)
+        assert namespace["model"].optimizer.iterations > 0
+
+
 def test_readme_table_is_the_command_s():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1, (

@@ -30,9 +30,9 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--prompts", type=int, default=CALLS[-1])
     add("--longest", type=int, default=500, help="bytes of a prompt")
-    add("--new", type=int, default=16, help="bytes to generate for each")
-    add("--hidden-dim", type=int, default=64)
-    add("--layers", type=int, default=2)
+    add("--new", type=int, default=8, help="bytes to generate for each")
+    add("--hidden-dim", type=int, default=32)
+    add("--layers", type=int, default=1)
     return parser.parse_args(arguments)
 
 
