@@ -329,3 +329,18 @@ def test_smoke_run(tmp_path):
         assert run["machine"]["keras"] == keras.__version__
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert f"| `{LINEAR}` | " in page
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the others compile for long"
+)
+def test_generate_measures_each_call(bench):
+    pytest.importorskip("keras_hub")
+    generate = bench("generate")
+    arguments = ["--prompts", "3", "--longest", "5", "--new", "1"]
+    options = generate.parse([*arguments, "--hidden-dim", "4"])
+    result = generate.measure(options)
+    assert len(result["seconds"]) == 3 and result["shapes"] == 1
+    assert list(result["memory"]) == [1] and result["memory"][1] > 1e6
+    memory = generate.report({**result, "memory": {1: 5e6, 50: 6e6}})[-1]
+    assert memory == "resident MB after calls: 1: 5, 50: 6"

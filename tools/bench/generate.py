@@ -84,7 +84,7 @@ def report(result):
         facts,
         f"calls {len(seconds)}, lengths {result['lengths']}, shapes "
         f"{result['shapes']}, {sum(seconds):.0f} s, {after} "
-        f"{1000 * np.median(seconds[SEEN:]):.0f} ms, slowest "
+        f"{1000 * np.median(seconds[SEEN:] or seconds):.0f} ms, slowest "
         f"{max(seconds):.1f} s",
         "resident MB after calls: "
         + ", ".join(f"{n}: {text}" for n, text in memory.items()),
