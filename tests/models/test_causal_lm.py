@@ -28,6 +28,7 @@ OPTIONS = {
     "mechanism": "linear_transformer",
     "kernel_size": 3,
     "layers_per_state": 2,
+    "sequence_length": 64,
 }
 LENGTHS = (7, 4)  # of two prompts
 
@@ -115,10 +116,9 @@ MIXED = {"num_layers": 3, "layers_per_state": 2}
     "mechanism",
     [
         "linear_transformer",
-        {"name": "cosformer", "sequence_length": 64},
+        "cosformer",
         "gated_delta",
     ],
-    ids=str,
 )
 def test_whole_is_pieces_is_token_by_token(mechanism):
     model = lm(mechanism=mechanism, **MIXED)
@@ -403,7 +403,7 @@ def test_lora_reloads(tmp_path):
 
 
 def test_step_model_is_the_whole():
-    model = lm(mechanism={"name": "cosformer", "sequence_length": 64})
+    model = lm(mechanism="cosformer")
     step = model.step_model()
     tokens = sentences(5)
     feed = {
