@@ -349,6 +349,14 @@ def test_refuses_arguments(name):
         lm(**{name: 0})
 
 
+def test_asks_for_the_longest_length():
+    with pytest.raises(ValueError, match="'sequence_length': ..."):
+        lm(mechanism="cosformer", sequence_length=None)
+    model = lm(mechanism="cosformer", sequence_length=np.int64(50))
+    assert model.get_layer("decoder_0").mechanism.sequence_length == 50
+    assert model.get_config()["mechanism"] == "cosformer"
+
+
 # --- Files
 
 
