@@ -16,7 +16,7 @@ BELOW = {  # what each folder may import of the package, itself aside
     "core": set(),
     "mechanisms": {"core"},
     "layers": {"core", "mechanisms"},
-    "models": {"layers"},
+    "models": {"layers", "mechanisms"},
     "convert": {"layers", "models"},
     "export": {"layers", "models"},
     "testing": {"core", "mechanisms", "layers"},

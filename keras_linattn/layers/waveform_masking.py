@@ -66,3 +66,6 @@ class WaveformMasking(keras.layers.Layer):
 
     def compute_output_shape(self, waveforms_shape):
         return (*waveforms_shape, 1)
+
+    def get_config(self):
+        return super().get_config()  # Keras' own fails for a policy object

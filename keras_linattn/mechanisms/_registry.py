@@ -123,6 +123,47 @@ def get(identifier, **defaults):
     )
 
 
+def with_input_sizes(identifier, sequence_length=None, grid=None):
+    """Adds the sizes of the inputs that a mechanism asks for by its traits.
+
+    The trait `needs_length` asks for `sequence_length`, the trait `grid` for
+    `grid`. A value that a dict holds for either of them stays.
+
+    Args:
+        identifier: as in `get`. An object, its Keras config and a class that
+            is not registered are returned as they are.
+        sequence_length: int > 0 or `None`, the longest input. Defaults to
+            `None`: unknown.
+        grid: tuple `(rows, columns)` or `None`, where the sequences are
+            images row by row. Defaults to `None`: they are not.
+
+    Returns:
+        `identifier`, or a dict of the name and all arguments.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if the identifier is of another type.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.with_input_sizes("linformer", sequence_length=512)
+    {'name': 'linformer', 'sequence_length': 512}
+    >>> mechanisms.with_input_sizes("xca", sequence_length=512)
+    'xca'
+    """
+    sizes = {"sequence_length": sequence_length, "grid": grid}
+    traits = get(identifier).traits
+    wanted = {"sequence_length": traits.needs_length, "grid": traits.grid}
+    config = _as_dict(identifier)
+    added = {
+        size: value
+        for size, value in sizes.items()
+        if wanted[size] and value is not None and size not in config
+    }
+    return {**config, **added} if config and added else identifier
+
+
 def name_of(mechanism):
     """The name under which a mechanism is registered.
 
@@ -143,6 +184,16 @@ def name_of(mechanism):
         if cls is wanted:
             return name
     return None
+
+
+def _as_dict(identifier):
+    """A dict of the name and constructor arguments; empty if there is none."""
+    if isinstance(identifier, dict):
+        return {} if "class_name" in identifier else identifier
+    name = identifier
+    if isinstance(identifier, type):
+        name = name_of(identifier)
+    return {"name": name} if isinstance(name, str) else {}
 
 
 def _lookup(name):

@@ -30,6 +30,7 @@ from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
+from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
@@ -101,6 +102,8 @@ class Agent(Mechanism):
         self.kernel_size = kernel_size
         self.grid = check_kernel(kernel_size, grid)
         check_landmarks(num_landmarks, grid)
+        if not is_square(num_landmarks):
+            self.traits = dataclasses.replace(self.traits, grid=False)
         if kernel_size is None:
             self.traits = dataclasses.replace(
                 self.traits,

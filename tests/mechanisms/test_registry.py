@@ -123,3 +123,45 @@ def test_mechanism_without_formula_says_so():
         mechanism.initial_state(1, 1, 2, 2)
     with pytest.raises(ValueError, match="has no recurrent form"):
         mechanism.step(None, x, x, x)
+
+
+@pytest.mark.parametrize(
+    ("identifier", "added"),
+    [
+        ({"name": "linformer"}, {"sequence_length": 6}),
+        ({"name": "focused", "kernel_size": 3}, {"grid": (2, 3)}),
+        ({"name": "lara", "num_landmarks": 9}, {"grid": (2, 3)}),
+        ({"name": "xca"}, {}),
+        ({"name": "linformer", "sequence_length": 8}, {}),
+        ({"name": "polaformer", "grid": None}, {}),
+        # These cannot use a grid with their other arguments.
+        ({"name": "focused", "kernel_size": None}, {}),
+        ({"name": "agent", "num_landmarks": 5}, {}),
+        ({"name": "imhsa", "num_landmarks": 5}, {}),
+        ({"name": "lara", "num_landmarks": 5}, {}),
+    ],
+    ids=str,
+)
+def test_input_sizes_go_to_those_that_ask(identifier, added):
+    sizes = {"sequence_length": 6, "grid": (2, 3)}
+    found = mechanisms.with_input_sizes(identifier, **sizes)
+    assert found == {**identifier, **added}
+    mechanisms.get(found)
+
+
+def test_input_sizes_of_names_and_classes():
+    expected = {"name": "focused", "grid": (2, 3)}
+    for identifier in ("focused", mechanisms.Focused):
+        found = mechanisms.with_input_sizes(identifier, grid=(2, 3))
+        assert found == expected
+        assert mechanisms.with_input_sizes(identifier) is identifier
+    with pytest.raises(ValueError, match="Unknown mechanism 'quadratic'"):
+        mechanisms.with_input_sizes("quadratic", grid=(2, 3))
+
+
+def test_input_sizes_leave_objects():
+    linformer = mechanisms.Linformer()
+    config = keras.saving.serialize_keras_object(linformer)
+    for identifier in (linformer, config):
+        found = mechanisms.with_input_sizes(identifier, sequence_length=6)
+        assert found is identifier

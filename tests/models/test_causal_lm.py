@@ -33,6 +33,7 @@ OPTIONS = {
     "mechanism": "linear_transformer",
     "kernel_size": 3,
     "layers_per_state": 2,
+    "sequence_length": 64,
 }
 LENGTHS = (7, 4)  # of two prompts
 
@@ -120,10 +121,9 @@ MIXED = {"num_layers": 3, "layers_per_state": 2}
     "mechanism",
     [
         "linear_transformer",
-        {"name": "cosformer", "sequence_length": 64},
+        "cosformer",
         "gated_delta",
     ],
-    ids=str,
 )
 def test_whole_is_pieces_is_token_by_token(mechanism):
     model = lm(mechanism=mechanism, **MIXED)
@@ -407,6 +407,14 @@ def test_refuses_arguments(name):
         lm(**{name: 0})
 
 
+def test_asks_for_the_longest_length():
+    with pytest.raises(ValueError, match="'sequence_length': ..."):
+        lm(mechanism="cosformer", sequence_length=None)
+    model = lm(mechanism="cosformer", sequence_length=np.int64(50))
+    assert model.get_layer("decoder_0").mechanism.sequence_length == 50
+    assert model.get_config()["mechanism"] == "cosformer"
+
+
 # --- Files
 
 
@@ -461,7 +469,7 @@ def test_lora_reloads(tmp_path):
 
 
 def test_step_model_is_the_whole():
-    model = lm(mechanism={"name": "cosformer", "sequence_length": 64})
+    model = lm(mechanism="cosformer")
     step = model.step_model()
     tokens = sentences(5)
     feed = {
