@@ -202,7 +202,7 @@ class AttentionBase(keras.layers.Layer):
         usual = causal or streams or return_scores
         if not usual and folds(self, query, key, value, training):
             return attend_folded(self, query, key, value, query_mask, key_mask)
-        gate = self._gate_dense(query) if self.use_gate else None
+        gate = project(self._gate_dense, query) if self.use_gate else None
         options = {}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
@@ -259,6 +259,8 @@ class AttentionBase(keras.layers.Layer):
             return output, with_batch(self.state_spec(), query_shape[0])
         if not return_scores:
             return output
+        # Refuse while the model is made, not when the first batch arrives.
+        self.mechanism.check_scores()
         queries, keys, _ = self._head_shapes(query_shape, value_shape)
         scores = keras.KerasTensor(
             (*queries[:3], keys[2]), dtype=self.compute_dtype

@@ -81,7 +81,8 @@ class LinearTransformerDecoder(TransformerBlock):
     Raises:
         ValueError: if an argument is out of range; if a mask depends on the
             query; if another number of sequences is passed than before; for a
-            cache of a mechanism without states.
+            cache of a mechanism without states, or one with
+            `use_causal_mask=False`.
 
     Example:
 
@@ -196,6 +197,7 @@ class LinearTransformerDecoder(TransformerBlock):
             encoder_sequence,
             self_attention_cache,
             cross_attention_cache,
+            use_causal_mask,
         )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
@@ -268,13 +270,14 @@ class LinearTransformerDecoder(TransformerBlock):
         caches = [
             given.get(f"{kind}_attention_cache") for kind in ("self", "cross")
         ]
-        check_caches(self._cross_attention_layer, encoded, *caches)
+        causal = given.get("use_causal_mask", True)
+        check_caches(self._cross_attention_layer, encoded, *caches, causal)
         # Refuse while the model is made, not when the first batch arrives.
         self._self_attention_layer.compute_output_spec(
             x,
             x,
             attention_mask=given.get("decoder_attention_mask"),
-            use_causal_mask=given.get("use_causal_mask", True),
+            use_causal_mask=causal,
             initial_state=caches[0],
             return_state=caches[0] is not None,
         )
