@@ -3,6 +3,8 @@
 import keras
 
 from keras_linattn import mechanisms
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._query_attention import QueryAttention
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
@@ -28,7 +30,7 @@ SUBLAYERS = (
 )
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(BaseLayer):
     """Attention and a feedforward network; not for use on its own.
 
     A subclass makes its sublayers in `build` with the methods below, in the
@@ -60,6 +62,7 @@ class TransformerBlock(keras.layers.Layer):
         self.normalize_first = normalize_first
         self.mechanism = self._own_mechanism(mechanism)
 
+    @makes_sublayers
     def _own_mechanism(self, identifier, name="mechanism"):
         return mechanisms.get(
             identifier, dtype=sublayer_policy(self.dtype_policy, name)

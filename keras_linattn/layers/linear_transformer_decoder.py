@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
@@ -134,6 +135,7 @@ class LinearTransformerDecoder(TransformerBlock):
             cross_mechanism, "cross_mechanism"
         )
 
+    @makes_sublayers
     def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
         shape = decoder_sequence_shape
         self._self_attention_layer = self._self_attention(shape)

@@ -95,6 +95,10 @@ class Mechanism(keras.layers.Layer):
         )
         return ops.cast(output, dtype)
 
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """`layer_call` itself: the layer around it is what is recomputed."""
+        return layer_call
+
     def attention_scores(
         self,
         query,
