@@ -292,7 +292,7 @@ class AttentionBase(BaseLayer):
             "attention_axes": self.attention_axes,
             "use_gate": self.use_gate,
             "seed": self.seed,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
         for role in ("kernel", "bias"):
             for kind, module in SERIALIZERS.items():

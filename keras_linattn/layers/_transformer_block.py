@@ -182,7 +182,7 @@ class TransformerBlock(BaseLayer):
                 self.bias_initializer
             ),
             "normalize_first": self.normalize_first,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
 
     @classmethod

@@ -130,6 +130,9 @@ class CausalConvolution(BaseLayer):
             state = ops.take_along_axis(window, index, axis=1)
         return ops.cast(state, like.dtype)
 
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
+
     def compute_output_spec(
         self,
         inputs,

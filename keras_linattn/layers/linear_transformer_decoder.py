@@ -266,6 +266,11 @@ class LinearTransformerDecoder(TransformerBlock):
 
         return self._around("cross_attention", attend, inputs, training)
 
+    def compute_output_shape(
+        self, decoder_sequence_shape, encoder_sequence_shape=None
+    ):
+        return decoder_sequence_shape
+
     def compute_output_spec(self, *args, **kwargs):
         given = inspect.signature(self.call).bind(*args, **kwargs).arguments
         x, encoded = given["decoder_sequence"], given.get("encoder_sequence")
@@ -294,7 +299,9 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_config(self):
         return {
             **super().get_config(),
-            "cross_mechanism": serialize_mechanism(self.cross_mechanism),
+            "cross_mechanism": serialize_mechanism(
+                self.cross_mechanism, f"{self.name}/cross"
+            ),
         }
 
     @classmethod

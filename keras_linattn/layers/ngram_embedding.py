@@ -73,11 +73,11 @@ class NGramEmbedding(BaseLayer):
         self.embed_dim = embed_dim
         self.orders = tuple(orders)
         self.num_buckets = num_buckets
-        self._tables = self._make_tables()
+        self._make_tables()
 
     @makes_sublayers
     def _make_tables(self):
-        return [
+        self._tables = [
             keras.layers.Embedding(
                 self.vocabulary_size if n == 1 else self.num_buckets,
                 self.embed_dim,

@@ -19,6 +19,7 @@ from keras_linattn import mechanisms
 from keras_linattn import models
 
 
+@keras.saving.register_keras_serializable("tests")
 class Inner(mechanisms.Softmax):
     """A mechanism of sublayers that are made when it is built."""
 
