@@ -22,7 +22,7 @@ BELOW = {  # what each folder may import of the package, itself aside
     "testing": {"core", "mechanisms", "layers"},
 }
 # What each folder may import of others, at module level.
-OUTSIDE = {"core": {"keras", "math", "typing"}}
+OUTSIDE = {"core": {"functools", "keras", "math", "typing"}}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -62,6 +62,12 @@ def test_imports_go_down(path):
         if folder in OUTSIDE:
             allowed = OUTSIDE[folder] | {"keras_linattn"}
             assert name.split(".")[0] in allowed, f"{path}:{line}: {name}"
+
+
+def test_imports_without_a_warning_where_keras_only_infers():
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-W", "error", "-c", "import keras_linattn"]
+    subprocess.run(command, env=environment, check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("folder", ["examples", "tools", "keras_linattn_cli"])

@@ -12,6 +12,9 @@ from keras_linattn.layers._arguments import check_mask
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import keep_frozen
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._folded import attend_folded
@@ -31,7 +34,7 @@ SERIALIZERS = {
 }
 
 
-class AttentionBase(keras.layers.Layer):
+class AttentionBase(BaseLayer):
     """Projections around a mechanism; not for use on its own.
 
     The sublayers carry the attribute names, names and variable shapes of
@@ -83,13 +86,18 @@ class AttentionBase(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.use_gate = use_gate
         self.seed = seed
+        self._set_mechanism(mechanism)
+
+    @makes_sublayers
+    def _set_mechanism(self, mechanism):
         self.mechanism = mechanisms.get(
             mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
         )
         self._dropout_layer = keras.layers.Dropout(
-            self.dropout, seed=seed, dtype=self.dtype_policy
+            self.dropout, seed=self.seed, dtype=self.dtype_policy
         )
 
+    @makes_sublayers
     def _build_sublayers(self, query_shape, value_shape, key_shape):
         check_input_shapes(query_shape, value_shape, key_shape)
         rank = len(query_shape)
@@ -123,6 +131,7 @@ class AttentionBase(keras.layers.Layer):
             if self.mechanism.traits.gated:
                 shapes.append(self._folding.folded_features_shape(query_shape))
             self.mechanism.build(*shapes)
+            keep_frozen(self.mechanism)
 
     def _head_shapes(self, query_shape, value_shape):
         """Static `[B, H, T, D]` shapes of query, key and value heads."""
@@ -202,7 +211,7 @@ class AttentionBase(keras.layers.Layer):
         usual = causal or streams or return_scores
         if not usual and folds(self, query, key, value, training):
             return attend_folded(self, query, key, value, query_mask, key_mask)
-        gate = self._gate_dense(query) if self.use_gate else None
+        gate = project(self._gate_dense, query) if self.use_gate else None
         options = {}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
@@ -259,6 +268,8 @@ class AttentionBase(keras.layers.Layer):
             return output, with_batch(self.state_spec(), query_shape[0])
         if not return_scores:
             return output
+        # Refuse while the model is made, not when the first batch arrives.
+        self.mechanism.check_scores()
         queries, keys, _ = self._head_shapes(query_shape, value_shape)
         scores = keras.KerasTensor(
             (*queries[:3], keys[2]), dtype=self.compute_dtype
@@ -281,7 +292,7 @@ class AttentionBase(keras.layers.Layer):
             "attention_axes": self.attention_axes,
             "use_gate": self.use_gate,
             "seed": self.seed,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
         for role in ("kernel", "bias"):
             for kind, module in SERIALIZERS.items():

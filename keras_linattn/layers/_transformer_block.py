@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.layers._arguments import check_floating
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._query_attention import QueryAttention
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
@@ -30,7 +32,7 @@ SUBLAYERS = (
 )
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(BaseLayer):
     """Attention and a feedforward network; not for use on its own.
 
     A subclass makes its sublayers in `build` with the methods below, in the
@@ -62,6 +64,7 @@ class TransformerBlock(keras.layers.Layer):
         self.normalize_first = normalize_first
         self.mechanism = self._own_mechanism(mechanism)
 
+    @makes_sublayers
     def _own_mechanism(self, identifier, name="mechanism"):
         return mechanisms.get(
             identifier, dtype=sublayer_policy(self.dtype_policy, name)
@@ -187,7 +190,7 @@ class TransformerBlock(keras.layers.Layer):
                 self.bias_initializer
             ),
             "normalize_first": self.normalize_first,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
 
     @classmethod

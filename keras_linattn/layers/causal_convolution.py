@@ -6,11 +6,12 @@ from keras import ops
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class CausalConvolution(keras.layers.Layer):
+class CausalConvolution(BaseLayer):
     """Adds to each position a weighted sum of it and the few before it.
 
     output_t = x_t + b + sum over i < kernel_size of w_i x_(t - i), each feature
@@ -128,6 +129,9 @@ class CausalConvolution(keras.layers.Layer):
             index = ops.expand_dims(index, 2)
             state = ops.take_along_axis(window, index, axis=1)
         return ops.cast(state, like.dtype)
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
 
     def compute_output_spec(
         self,

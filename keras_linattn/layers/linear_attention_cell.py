@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers.linear_self_attention import LinearSelfAttention
 
 
@@ -84,6 +85,7 @@ class LinearAttentionCell(keras.layers.Layer):
             -1
         ]
 
+    @makes_sublayers
     def build(self, input_shape):
         self._features = input_shape[-1]
         if not self.attention.built:

@@ -6,6 +6,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
@@ -80,7 +81,8 @@ class LinearTransformerDecoder(TransformerBlock):
     Raises:
         ValueError: if an argument is out of range; if a mask depends on the
             query; if another number of sequences is passed than before; for a
-            cache of a mechanism without states.
+            cache of a mechanism without states, or one with
+            `use_causal_mask=False`.
 
     Example:
 
@@ -132,6 +134,7 @@ class LinearTransformerDecoder(TransformerBlock):
             cross_mechanism, "cross_mechanism"
         )
 
+    @makes_sublayers
     def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
         shape = decoder_sequence_shape
         self._self_attention_layer = self._self_attention(shape)
@@ -195,6 +198,7 @@ class LinearTransformerDecoder(TransformerBlock):
             encoder_sequence,
             self_attention_cache,
             cross_attention_cache,
+            use_causal_mask,
         )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
@@ -261,19 +265,25 @@ class LinearTransformerDecoder(TransformerBlock):
 
         return self._around("cross_attention", attend, inputs, training)
 
+    def compute_output_shape(
+        self, decoder_sequence_shape, encoder_sequence_shape=None
+    ):
+        return decoder_sequence_shape
+
     def compute_output_spec(self, *args, **kwargs):
         given = inspect.signature(self.call).bind(*args, **kwargs).arguments
         x, encoded = given["decoder_sequence"], given.get("encoder_sequence")
         caches = [
             given.get(f"{kind}_attention_cache") for kind in ("self", "cross")
         ]
-        check_caches(self._cross_attention_layer, encoded, *caches)
+        causal = given.get("use_causal_mask", True)
+        check_caches(self._cross_attention_layer, encoded, *caches, causal)
         # Refuse while the model is made, not when the first batch arrives.
         self._self_attention_layer.compute_output_spec(
             x,
             x,
             attention_mask=given.get("decoder_attention_mask"),
-            use_causal_mask=given.get("use_causal_mask", True),
+            use_causal_mask=causal,
             initial_state=caches[0],
             return_state=caches[0] is not None,
         )
@@ -288,7 +298,9 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_config(self):
         return {
             **super().get_config(),
-            "cross_mechanism": serialize_mechanism(self.cross_mechanism),
+            "cross_mechanism": serialize_mechanism(
+                self.cross_mechanism, f"{self.name}/cross"
+            ),
         }
 
     @classmethod

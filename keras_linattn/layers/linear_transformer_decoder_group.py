@@ -5,6 +5,7 @@ import keras
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import project_heads
@@ -102,6 +103,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         )
         self.num_layers = positive("num_layers", num_layers)
 
+    @makes_sublayers
     def build(self, decoder_sequence_shape):
         self.blocks = [
             self._block(index, decoder_sequence_shape)

@@ -6,10 +6,11 @@ from keras import ops
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import safe_divide
+from keras_linattn.layers._base_layer import BaseLayer
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class MaskedAveragePooling(keras.layers.Layer):
+class MaskedAveragePooling(BaseLayer):
     """Mean over the visible positions of a sequence.
 
     Like `keras.layers.GlobalAveragePooling1D`, but a sequence with no visible

@@ -4,6 +4,8 @@ import keras
 from keras import ops
 
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
@@ -15,7 +17,7 @@ HALVES = ((46337, 5017), (46307, 39843))
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class NGramEmbedding(keras.layers.Layer):
+class NGramEmbedding(BaseLayer):
     """Sum of the embeddings of the n-grams that end at each position.
 
     Single tokens have a table of their own; longer n-grams share
@@ -71,10 +73,14 @@ class NGramEmbedding(keras.layers.Layer):
         self.embed_dim = positive("embed_dim", embed_dim)
         self.orders = tuple(orders)
         self.num_buckets = positive("num_buckets", num_buckets)
+        self._make_tables()
+
+    @makes_sublayers
+    def _make_tables(self):
         self._tables = [
             keras.layers.Embedding(
-                vocabulary_size if n == 1 else num_buckets,
-                embed_dim,
+                self.vocabulary_size if n == 1 else self.num_buckets,
+                self.embed_dim,
                 dtype=sublayer_policy(self.dtype_policy, f"order_{n}"),
                 name=f"order_{n}",
             )

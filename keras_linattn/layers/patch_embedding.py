@@ -3,9 +3,12 @@
 import keras
 from keras import ops
 
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class PatchEmbedding(keras.layers.Layer):
+class PatchEmbedding(BaseLayer):
     """Cuts images into patches, projects each, adds learned positions.
 
     Args:
@@ -53,6 +56,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.embed_dim = embed_dim
         self.use_positions = use_positions
 
+    @makes_sublayers
     def build(self, images_shape):
         grid = self.grid(images_shape)
         self._projection = keras.layers.Conv2D(

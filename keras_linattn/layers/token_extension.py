@@ -5,13 +5,15 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class TokenExtension(keras.layers.Layer):
+class TokenExtension(BaseLayer):
     """Adds to each token a projection of the merged token it is a part of.
 
     The way back from `TokenMerging`: each merged token is projected to
@@ -54,6 +56,7 @@ class TokenExtension(keras.layers.Layer):
         self.factor = factor
         self._projection = None  # its size is that of the inputs
 
+    @makes_sublayers
     def build(self, inputs_shape, merged_shape):
         self._check_lengths(inputs_shape[1], merged_shape[1])
         self._projection = keras.layers.Dense(

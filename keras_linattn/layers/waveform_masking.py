@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_linattn.layers._base_layer import BaseLayer
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class TrailingZerosMask(keras.Operation):
@@ -24,7 +26,7 @@ class TrailingZerosMask(keras.Operation):
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class WaveformMasking(keras.layers.Layer):
+class WaveformMasking(BaseLayer):
     """Adds the feature axis, and hides the zeros at a waveform's end.
 
     Samples that are exactly 0 up to the end are padding. Zeros before another

@@ -95,6 +95,10 @@ class Mechanism(keras.layers.Layer):
         )
         return ops.cast(output, dtype)
 
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """`layer_call` itself: the layer around it is what is recomputed."""
+        return layer_call
+
     def attention_scores(
         self,
         query,
@@ -115,12 +119,7 @@ class Mechanism(keras.layers.Layer):
         Raises:
             ValueError: if the mechanism has no such matrix (trait `explicit`).
         """
-        if not self.traits.explicit:
-            raise ValueError(
-                f"`{type(self).__name__}` has no equivalent attention matrix. "
-                "Received: return_attention_scores=True. Use a mechanism with "
-                "the trait `explicit`, or leave the scores out."
-            )
+        self.check_scores()
         batch, heads, length, _ = ops.shape(key)
         identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
@@ -203,6 +202,15 @@ class Mechanism(keras.layers.Layer):
             f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
             "with the trait `recurrent`, such as 'linear_transformer'."
         )
+
+    def check_scores(self):
+        """Raises a `ValueError` if there is no matrix of scores to return."""
+        if not self.traits.explicit:
+            raise ValueError(
+                f"`{type(self).__name__}` has no equivalent attention matrix. "
+                "Received: return_attention_scores=True. Use a mechanism with "
+                "the trait `explicit`, or leave the scores out."
+            )
 
     def check_call(self, query, key, value, causal=False):
         """Raises a `ValueError` if heads of these shapes cannot be attended.

@@ -23,13 +23,16 @@ def register(name, package=None):
         name: str, the key. For the mechanisms of this package it is also the
             name of the file and of the tests.
         package: str or `None`, the prefix of Keras' registration, written
-            into saved files. Defaults to the top-level module of the class.
+            into saved files. Defaults to that of Keras, `"Custom"`, whatever
+            module or script defines the class.
 
     Returns:
         The decorator, which returns the class.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if a class of another name or module has taken the name.
+            The same class defined again, as by a notebook's cell that is run
+            again, replaces the older one.
         TypeError: if what is decorated is not a `Mechanism` class.
 
     Example:
@@ -50,14 +53,14 @@ def register(name, package=None):
                 "`register` decorates subclasses of `Mechanism`. "
                 f"Received: {cls!r}."
             )
-        if name in _CLASSES:
+        taken = _CLASSES.get(name, cls)
+        if _qualified_name(taken) != _qualified_name(cls):
             raise ValueError(
                 f"The mechanism name {name!r} is taken by "
-                f"`{_CLASSES[name].__name__}`. Received: {cls!r}. Choose "
-                "another name."
+                f"`{taken.__name__}`. Received: {cls!r}. Choose another name."
             )
-        prefix = package or cls.__module__.partition(".")[0]
         _CLASSES[name] = cls
+        prefix = package or _default_package(cls)
         return keras.saving.register_keras_serializable(prefix)(cls)
 
     return decorate
@@ -194,6 +197,15 @@ def _as_dict(identifier):
     if isinstance(identifier, type):
         name = name_of(identifier)
     return {"name": name} if isinstance(name, str) else {}
+
+
+def _qualified_name(cls):
+    return cls.__module__, cls.__qualname__
+
+
+def _default_package(cls):
+    own = __name__.partition(".")[0]
+    return own if cls.__module__.partition(".")[0] == own else "Custom"
 
 
 def _lookup(name):

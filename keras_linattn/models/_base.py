@@ -74,18 +74,29 @@ class FunctionalModel(keras.Model):
             "mechanism": _serialized(self.mechanism),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen_layers": self._frozen_layers(),
             "dtype": policy_for_config(
                 self.policy, [x for x in self.layers if x.weights]
             ),
         }
 
+    def _frozen_layers(self):
+        """Names of the layers that are frozen while the model is not."""
+        frozen = [x.name for x in self.layers if not x.trainable]
+        return frozen if self.trainable else []
+
     @classmethod
     def from_config(cls, config):
         config = with_mechanism(config)
+        frozen = config.get("frozen_layers", ())
+        config = {k: v for k, v in config.items() if k != "frozen_layers"}
         if isinstance(config.get("dtype"), dict):
             policy = keras.dtype_policies.deserialize(config["dtype"])
             config = {**config, "dtype": policy}
-        return cls(**config)
+        model = cls(**config)
+        for name in frozen:
+            model.get_layer(name).trainable = False
+        return model
 
 
 def _serialized(mechanism):

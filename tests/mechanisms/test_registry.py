@@ -84,6 +84,35 @@ def test_errors_name_the_nearest(identifier, message):
         mechanisms.get(identifier)
 
 
+def define(qualname, module="__main__"):
+    """A class as it is after another run of the cell that defines it."""
+    cls = type("Mine", (mechanisms.Softmax,), {"__module__": module})
+    cls.__qualname__ = qualname
+    return mechanisms.register("mine")(cls)
+
+
+def test_class_defined_again_replaces_the_older():
+    one, other = define("Mine"), define("Mine")
+    assert one is not other
+    assert type(mechanisms.get("mine")) is other
+    config = keras.saving.serialize_keras_object(one())
+    assert config["registered_name"] == "Custom>Mine"
+    assert type(mechanisms.get(config)) is other
+    for qualname, module in (("Ours.Mine", "__main__"), ("Mine", "other")):
+        with pytest.raises(ValueError, match="'mine' is taken by `Mine`"):
+            define(qualname, module)
+
+
+def test_package_does_not_depend_on_where_a_class_is_defined():
+    names = {mechanisms.available()[0]: "keras_linattn"}
+    define("Mine", "a_package.a_module")
+    names["mine"] = "Custom"
+    for name, package in names.items():
+        cls = type(mechanisms.get(name))
+        registered = keras.saving.get_registered_name(cls)
+        assert registered == f"{package}>{cls.__name__}"
+
+
 def test_file_with_an_unknown_mechanism(tmp_path):
     @mechanisms.register("of_another_package", package="another")
     class OfAnotherPackage(mechanisms.Mechanism):
