@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
@@ -202,8 +203,12 @@ class LinearTransformerDecoder(TransformerBlock):
             decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
+        decoder_padding_mask = combine_masks(decoder_padding_mask)
         x, *cache = self._attend_self(
-            ops.cast(decoder_sequence, self.compute_dtype),
+            hide(
+                ops.cast(decoder_sequence, self.compute_dtype),
+                decoder_padding_mask,
+            ),
             {
                 "value_mask": decoder_padding_mask,
                 "attention_mask": decoder_attention_mask,
@@ -232,7 +237,7 @@ class LinearTransformerDecoder(TransformerBlock):
         layer = self._self_attention_layer
 
         def attend(x):
-            visible = combine_masks(masks["value_mask"])
+            visible = masks["value_mask"]
             if state is not None:
                 heads = project_heads(layer, x, **masks)
                 return attend_to_heads(

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._heads import attend_to_heads
@@ -152,7 +153,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
-        x = ops.cast(decoder_sequence, self.compute_dtype)
+        x = hide(ops.cast(decoder_sequence, self.compute_dtype), visible)
         heads, before = None, self_attention_cache
         for block in self.blocks:
             x, heads, after = _call_block(

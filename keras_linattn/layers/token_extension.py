@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
@@ -26,6 +27,8 @@ class TokenExtension(keras.layers.Layer):
         inputs: tensor `(B, T, F)`, the tokens before they were merged.
         merged: tensor `(B, ceil(T / factor), G)`, what became of the merged
             tokens.
+        merged_mask: optional bool tensor `(B, ceil(T / factor))`, `True` =
+            visible: the others add nothing.
 
     Returns:
         Tensor `(B, T, F)`.
@@ -73,7 +76,9 @@ class TokenExtension(keras.layers.Layer):
                 f"{self.factor}. Merge with `TokenMerging({self.factor}, ...)`."
             )
 
-    def call(self, inputs, merged):
+    def call(self, inputs, merged, merged_mask=None):
+        if merged_mask is not None:
+            merged = hide(merged, ops.cast(merged_mask, "bool"))
         shape = ops.shape(inputs)
         count = ops.shape(merged)[1]
         groups = ops.reshape(

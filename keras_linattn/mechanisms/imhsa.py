@@ -25,7 +25,6 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
@@ -116,8 +115,6 @@ class InteractiveMultiHead(Mechanism):
         )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         queries, query_filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )
