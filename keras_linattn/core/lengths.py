@@ -29,16 +29,17 @@ def require_at_run_time(holds, message):
     error too, or NaN.
 
     Args:
-        holds: bool scalar tensor, or bool where the lengths are known.
+        holds: bool scalar tensor.
         message: str, of the error.
-    """
-    if isinstance(holds, bool):
-        if not holds:
-            raise ValueError(message)
-    elif backend.backend() == "tensorflow":
-        import tensorflow as tf
 
-        tf.debugging.Assert(holds, [message])
+    Returns:
+        List of what must run first, empty but for TensorFlow.
+    """
+    if backend.backend() != "tensorflow":
+        return []
+    import tensorflow as tf
+
+    return [tf.debugging.Assert(holds, [message])]
 
 
 def with_length_of(query, tensors, message):
@@ -66,8 +67,11 @@ def with_length_of(query, tensors, message):
 
 
 def _as_long(query, x, message):
+    import tensorflow as tf
+
     length, shape = ops.shape(query)[2], list(ops.shape(x))
-    require_at_run_time(ops.equal(shape[2], length), message)
-    shape[2] = length
+    holds = ops.equal(shape[2], length)
+    with tf.control_dependencies(require_at_run_time(holds, message)):
+        shape[2] = tf.identity(length)
     # Free, and an error under XLA, where there are no assertions.
     return ops.reshape(x, shape)

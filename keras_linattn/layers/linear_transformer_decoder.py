@@ -60,8 +60,7 @@ class LinearTransformerDecoder(TransformerBlock):
             Without it and `decoder_attention_mask`, an implicit Keras mask is
             used.
         decoder_attention_mask: optional tensor `(B, T)` or `(B, 1, T)`.
-        encoder_padding_mask: likewise, `(B, S)`.
-        encoder_attention_mask: likewise, `(B, S)` or `(B, 1, S)`.
+        encoder_padding_mask, encoder_attention_mask: likewise, of S.
         self_attention_cache: optional tree of tensors, the state before
             `decoder_sequence`. Starts as `get_initial_state(batch_size)`.
         self_attention_cache_update_index: ignored, the state knows.
@@ -203,12 +202,8 @@ class LinearTransformerDecoder(TransformerBlock):
             decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
-        decoder_padding_mask = combine_masks(decoder_padding_mask)
         x, *cache = self._attend_self(
-            hide(
-                ops.cast(decoder_sequence, self.compute_dtype),
-                decoder_padding_mask,
-            ),
+            ops.cast(decoder_sequence, self.compute_dtype),
             {
                 "value_mask": decoder_padding_mask,
                 "attention_mask": decoder_attention_mask,
@@ -235,9 +230,10 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def _attend_self(self, inputs, masks, state, causal, training):
         layer = self._self_attention_layer
+        visible = combine_masks(masks["value_mask"])
+        inputs = hide(inputs, visible)
 
         def attend(x):
-            visible = masks["value_mask"]
             if state is not None:
                 heads = project_heads(layer, x, **masks)
                 return attend_to_heads(

@@ -1,23 +1,17 @@
 """The interface of a mechanism."""
 
 import inspect
-import math
 
 import keras
 from keras import ops
 
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
-from keras_linattn.core.lengths import require_at_run_time
-from keras_linattn.core.lengths import with_length_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.mechanisms._lengths import check_known_lengths
+from keras_linattn.mechanisms._lengths import check_other_lengths
 from keras_linattn.mechanisms._traits import Traits
-
-SELF_ATTENTION = (
-    "Use a mechanism with the trait `cross`, without a causal mask, for "
-    "cross-attention."
-)
 
 
 class Mechanism(keras.layers.Layer):
@@ -205,7 +199,7 @@ class Mechanism(keras.layers.Layer):
     def _prepare(self, query, key, value, key_mask, causal=True):
         """Checked, in the accumulation dtype, nothing behind a masked key."""
         self.check_call(query.shape, key.shape, value.shape, causal)
-        key, value = self._check_lengths(query, key, value, causal)
+        key, value = check_other_lengths(self, query, key, value, causal)
         dtype = accumulation_dtype(query.dtype)
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
@@ -217,39 +211,6 @@ class Mechanism(keras.layers.Layer):
         shape = (*ops.shape(query)[:3], value.shape[3])
         tensors = (query, key, value, *self.trainable_variables)
         return ops.zeros(shape, query.dtype) + empty_sum(*tensors)
-
-    def _check_lengths(self, query, key, value, causal):
-        """What `check_call` says of lengths, where only the run time knows.
-
-        Returns:
-            Key and value, as long as the query where they must be.
-        """
-        if causal or not self.traits.cross:
-            rule = f"{self._must_be_as_long(causal)} {SELF_ATTENTION}"
-            key, value = with_length_of(query, [key, value], rule)
-        for x in self._bounded(query, key):
-            if x.shape[2] is None:
-                short = ops.less_equal(ops.shape(x)[2], self.sequence_length)
-                require_at_run_time(short, self._too_long())
-        return key, value
-
-    def _bounded(self, query, key):
-        """Those of the two whose length `sequence_length` bounds."""
-        if not self.traits.needs_length or self.sequence_length is None:
-            return ()
-        return (query, key) if self.traits.positional else (key,)
-
-    def _too_long(self):
-        return (
-            f"`{type(self).__name__}` takes inputs up to the length "
-            f"sequence_length={self.sequence_length} and this one is longer. "
-            "Build it with a larger `sequence_length`, or use a mechanism "
-            "that has no longest input, such as 'modified_linformer'."
-        )
-
-    def _must_be_as_long(self, causal):
-        rule = "Causal attention" if causal else f"`{type(self).__name__}`"
-        return f"{rule} needs queries and keys of the same length."
 
     def refuse_state(self):
         """Raises the `ValueError` of a mechanism that has no states."""
@@ -297,21 +258,7 @@ class Mechanism(keras.layers.Layer):
                 "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
                 "another mechanism."
             )
-        if _differ(query[2], key[2]) and (causal or not self.traits.cross):
-            raise ValueError(
-                f"{self._must_be_as_long(causal)} {received}. {SELF_ATTENTION}"
-            )
-        for shape in self._bounded(query, key):
-            if isinstance(shape[2], int) and shape[2] > self.sequence_length:
-                raise ValueError(f"{self._too_long()} {received}.")
-        grid = getattr(self, "grid", None)
-        lengths = {n for n in (query[2], key[2]) if isinstance(n, int)}
-        if grid is not None and lengths - {math.prod(grid)}:
-            raise ValueError(
-                "The length must be that of the grid, rows * columns. "
-                f"{received}, grid={tuple(grid)}. Pass the grid of the input, "
-                "or `grid=None` for a sequence."
-            )
+        check_known_lengths(self, query, key, causal, received)
 
 
 def constructor_arguments(cls):
