@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_linattn.core.masks import hide_inputs
+
 
 def positive(name, value):
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -83,6 +85,13 @@ def check_mask(name, mask, x):
             f"{name} of shape {shape}, expected {expected}. Leave out the "
             "axes of features, heads and queries."
         )
+
+
+def clear(query, key, value, query_mask, key_mask):
+    """The three inputs with nothing behind their masks, which are checked."""
+    check_mask("query_mask", query_mask, query)
+    check_mask("the mask of keys and values", key_mask, value)
+    return hide_inputs([query, key, value], [query_mask, key_mask, key_mask])
 
 
 def check_streaming(causal, return_scores, one_length_axis):

@@ -8,8 +8,8 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._arguments import as_tuple
 from keras_linattn.layers._arguments import check_input_shapes
-from keras_linattn.layers._arguments import check_mask
 from keras_linattn.layers._arguments import check_streaming
+from keras_linattn.layers._arguments import clear
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
 from keras_linattn.layers._base_layer import BaseLayer
@@ -206,8 +206,7 @@ class AttentionBase(BaseLayer):
         streams = initial_state is not None or return_state
         if streams:
             check_streaming(causal, return_scores, folding.trivial)
-        check_mask("query_mask", query_mask, query)
-        check_mask("the mask of keys and values", key_mask, value)
+        query, key, value = clear(query, key, value, query_mask, key_mask)
         usual = causal or streams or return_scores
         if not usual and folds(self, query, key, value, training):
             return attend_folded(self, query, key, value, query_mask, key_mask)

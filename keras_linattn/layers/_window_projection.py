@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
@@ -38,7 +39,7 @@ class WindowProjection(BaseLayer):
         )
 
     def call(self, inputs, mask=None):
-        groups = group(hide(inputs, mask), self.strides)
+        groups = group(hide(inputs, combine_masks(mask)), self.strides)
         shape = ops.shape(groups)
         groups = ops.reshape(
             groups, (*shape[:2], self.strides * inputs.shape[-1])

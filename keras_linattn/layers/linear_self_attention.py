@@ -142,12 +142,14 @@ class LinearSelfAttention(AttentionBase):
         inputs_mask=None,
     ):
         check_floating(inputs=inputs)
+        shape = inputs.shape
+        self.mechanism.check_call(*self._head_shapes(shape, shape), self.causal)
         if initial_state is not None or return_state:
             check_streaming(
                 self.causal, return_attention_scores, self._folding.trivial
             )
         return self._output_spec_for(
-            inputs.shape, inputs.shape, return_attention_scores, return_state
+            shape, shape, return_attention_scores, return_state
         )
 
     def get_config(self):

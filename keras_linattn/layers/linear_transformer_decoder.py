@@ -6,6 +6,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
@@ -59,8 +60,7 @@ class LinearTransformerDecoder(TransformerBlock):
             Without it and `decoder_attention_mask`, an implicit Keras mask is
             used.
         decoder_attention_mask: optional tensor `(B, T)` or `(B, 1, T)`.
-        encoder_padding_mask: likewise, `(B, S)`.
-        encoder_attention_mask: likewise, `(B, S)` or `(B, 1, S)`.
+        encoder_padding_mask, encoder_attention_mask: likewise, of S.
         self_attention_cache: optional tree of tensors, the state before
             `decoder_sequence`. Starts as `get_initial_state(batch_size)`.
         self_attention_cache_update_index: ignored, the state knows.
@@ -233,9 +233,10 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def _attend_self(self, inputs, masks, state, causal, training):
         layer = self._self_attention_layer
+        visible = combine_masks(masks["value_mask"])
+        inputs = hide(inputs, visible)
 
         def attend(x):
-            visible = combine_masks(masks["value_mask"])
             if state is not None:
                 heads = project_heads(layer, x, **masks)
                 return attend_to_heads(

@@ -4,6 +4,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
@@ -154,6 +155,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
         x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = hide(x, visible)
         heads, before = None, self_attention_cache
         for block in self.blocks:
             x, heads, after = _call_block(

@@ -3,6 +3,7 @@
 import keras
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers._transformer_block import TransformerBlock
@@ -122,7 +123,7 @@ class LinearTransformerEncoder(TransformerBlock):
         if padding_mask is None and attention_mask is None:
             padding_mask = mask
         visible = combine_masks(padding_mask)
-
+        inputs = hide(inputs, visible)
         options = {
             "query_mask": visible,
             "value_mask": visible,

@@ -42,8 +42,11 @@ class MaskedAveragePooling(BaseLayer):
 
     def call(self, inputs, mask=None):
         x = ops.cast(inputs, accumulation_dtype(inputs.dtype))
-        if mask is None:
+        if mask is None and x.shape[1] not in (None, 0):
             return ops.cast(ops.mean(x, axis=1), inputs.dtype)
+        # A length that may be 0 is counted, too.
+        mask = ops.ones_like(x[..., 0]) if mask is None else mask
+        mask = ops.cast(mask, "bool")
         count = ops.sum(ops.cast(mask, x.dtype), axis=1, keepdims=True)
         mean = safe_divide(ops.sum(hide(x, mask), axis=1), count)
         return ops.cast(mean, inputs.dtype)

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._groups import check_factor
@@ -28,6 +29,8 @@ class TokenExtension(BaseLayer):
         inputs: tensor `(B, T, F)`, the tokens before they were merged.
         merged: tensor `(B, ceil(T / factor), G)`, what became of the merged
             tokens.
+        merged_mask: optional bool tensor `(B, ceil(T / factor))`, `True` =
+            visible: the others add nothing.
 
     Returns:
         Tensor `(B, T, F)`.
@@ -76,7 +79,9 @@ class TokenExtension(BaseLayer):
                 f"{self.factor}. Merge with `TokenMerging({self.factor}, ...)`."
             )
 
-    def call(self, inputs, merged):
+    def call(self, inputs, merged, merged_mask=None):
+        if merged_mask is not None:
+            merged = hide(merged, ops.cast(merged_mask, "bool"))
         shape = ops.shape(inputs)
         count = ops.shape(merged)[1]
         groups = ops.reshape(

@@ -19,7 +19,7 @@ class TrailingZerosMask(keras.Operation):
         position = ops.expand_dims(position, 0)
         sounding = ops.not_equal(waveforms, 0)  # NaN is
         last = ops.where(sounding, position, -1)
-        return position <= ops.max(last, axis=1, keepdims=True)
+        return position <= ops.max(last, axis=1, keepdims=True, initial=-1)
 
     def compute_output_spec(self, waveforms):
         return keras.KerasTensor(waveforms.shape, dtype="bool")

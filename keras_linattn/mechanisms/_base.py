@@ -5,8 +5,12 @@ import inspect
 import keras
 from keras import ops
 
+from keras_linattn.core.lengths import empty_sum
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.mechanisms._lengths import check_known_lengths
+from keras_linattn.mechanisms._lengths import check_other_lengths
 from keras_linattn.mechanisms._traits import Traits
 
 
@@ -14,8 +18,8 @@ class Mechanism(keras.layers.Layer):
     """Attention on projected heads; the formula without the projections.
 
     A subclass declares `traits` and writes `attend`. It receives heads in the
-    accumulation dtype (float32 under half-precision policies) whose masked
-    keys and values are already 0, so the formula need not think of either.
+    accumulation dtype (float32 under half-precision policies) that are already
+    0 behind their masks, so the formula need not think of either.
 
     Call arguments:
         query: tensor `[B, H, T, D]`.
@@ -87,9 +91,12 @@ class Mechanism(keras.layers.Layer):
         causal=False,
         training=None,
     ):
-        self.check_call(query.shape, key.shape, value.shape, causal)
         dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
+        query, key, value = self._prepare(query, key, value, key_mask, causal)
+        if is_empty(query.shape, key.shape):
+            return ops.cast(self._see_nothing(query, key, value), dtype)
+        # NaN behind the mask must not reach a product, nor its gradients.
+        query = hide(query, query_mask)
         output = self.attend(
             query, key, value, key_mask, query_mask, causal, training
         )
@@ -188,13 +195,21 @@ class Mechanism(keras.layers.Layer):
             **{name: getattr(self, name) for name in own},
         }
 
-    def _prepare(self, query, key, value, key_mask):
-        """Accumulation dtype for all, and nothing behind a masked key."""
+    def _prepare(self, query, key, value, key_mask, causal=True):
+        """Checked, in the accumulation dtype, nothing behind a masked key."""
+        self.check_call(query.shape, key.shape, value.shape, causal)
+        key, value = check_other_lengths(self, query, key, value, causal)
         dtype = accumulation_dtype(query.dtype)
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
+
+    def _see_nothing(self, query, key, value):
+        """The output where there are no keys, no queries, or no batch: 0."""
+        shape = (*ops.shape(query)[:3], value.shape[3])
+        tensors = (query, key, value, *self.trainable_variables)
+        return ops.zeros(shape, query.dtype) + empty_sum(*tensors)
 
     def refuse_state(self):
         """Raises the `ValueError` of a mechanism that has no states."""
@@ -251,13 +266,7 @@ class Mechanism(keras.layers.Layer):
                 "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
                 "another mechanism."
             )
-        if _differ(query[2], key[2]) and (causal or not self.traits.cross):
-            rule = "Causal attention" if causal else type(self).__name__
-            raise ValueError(
-                f"{rule} needs queries and keys of the same length. "
-                f"{received}. Use a mechanism with the trait `cross`, without "
-                "a causal mask, for cross-attention."
-            )
+        check_known_lengths(self, query, key, causal, received)
 
 
 def constructor_arguments(cls):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.chunks import fitting_size
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.poison import run_contained
@@ -103,6 +104,8 @@ class DecayMechanism(Mechanism):
         inputs=None,
     ):
         self.check_call(query.shape, key.shape, value.shape, causal)
+        if query_mask is not key_mask:  # which `step` hides, too
+            query = hide(query, query_mask)
         state = self.initial_state_for(query, value)
         return self.step(state, query, key, value, key_mask, inputs)[0]
 
@@ -114,10 +117,12 @@ class DecayMechanism(Mechanism):
         )
 
     def step(self, state, query, key, value, key_mask=None, inputs=None):
-        self.check_call(query.shape, key.shape, value.shape, causal=True)
         dtype = query.dtype
         query = hide(query, key_mask)
         query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         if query.shape[2] == 1:

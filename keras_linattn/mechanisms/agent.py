@@ -28,7 +28,6 @@ from keras import ops
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
@@ -124,8 +123,6 @@ class Agent(Mechanism):
             )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         agents, filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

@@ -26,7 +26,6 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
@@ -120,8 +119,6 @@ class InteractiveMultiHead(Mechanism):
         )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         queries, query_filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

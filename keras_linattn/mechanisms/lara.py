@@ -252,8 +252,6 @@ class LinearRandomized(Mechanism):
         return noise * self.noise_stddev
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         queries, query_filled = self._landmarks(
             query, self.query_map, query_mask
         )

@@ -38,6 +38,7 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
@@ -223,6 +224,8 @@ class ModifiedLinformer(Mechanism):
             self.refuse_state()
         dtype = query.dtype
         heads = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            return ops.cast(self._see_nothing(*heads), dtype), state
         output, state = self._causally(state, *heads, key_mask)
         return ops.cast(output, dtype), state
 

@@ -62,7 +62,8 @@ def attend(query, key, value, projection, key_mask=None):
         # A finite floor: with -inf, nothing visible is inf - inf = NaN.
         floor = ops.cast(-1e30, keys.dtype)
         keys = ops.where(spread(key_mask, 4, 2), keys, floor)
-    largest = ops.stop_gradient(ops.max(keys, axis=2, keepdims=True))
+    largest = ops.max(keys, axis=2, keepdims=True, initial=-1e30)
+    largest = ops.stop_gradient(largest)
     keys = ops.exp(keys - largest)
     if key_mask is not None:
         keys = ops.where(spread(key_mask, 4, 2), keys, ops.zeros_like(keys))

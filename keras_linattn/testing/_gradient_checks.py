@@ -128,6 +128,24 @@ def check_gradients_are_finite(subject):
             require(not behind.any(), f"gradient of {name} leaks")
 
 
+def check_nan_behind_the_mask_reaches_no_gradient(subject):
+    """Bit for bit the gradients of 0 behind the mask, in each form."""
+    inputs = subject.inputs(batch=3, queries=6, keys=6, visible=0.6)
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    cotangent = np.random.default_rng(9).standard_normal(shape)
+    cotangent = cotangent.astype("float32")
+    mechanism = subject.build(inputs)
+    for causal in subject.traits.forms:
+        expected, found = (
+            fast_gradients(mechanism, spoil(inputs, x), cotangent, causal)
+            for x in (0.0, np.nan)
+        )
+        for name, gradient in found.items():
+            np.testing.assert_array_equal(
+                gradient, expected[name], f"gradient of {name}"
+            )
+
+
 def _always(traits):
     return True
 
@@ -136,4 +154,5 @@ CHECKS = {
     check_gradients_match_reference: _always,
     check_causal_gradients_match_reference: lambda t: len(t.forms) == 2,
     check_gradients_are_finite: _always,
+    check_nan_behind_the_mask_reaches_no_gradient: _always,
 }

@@ -105,6 +105,8 @@ def check_refuses_too_long_an_input(subject):
     longer = subject.inputs(batch=1, queries=8192, keys=8192)
     heads = (longer.query, longer.key, longer.value)
     _expect_error(mechanism, heads, "length")
+    symbols = [keras.Input((2, 8192, 4)) for _ in heads]
+    _expect_error(mechanism, symbols, "length")
     shorter = subject.inputs(queries=4, keys=4)
     assert_close(
         run(mechanism, shorter),
@@ -133,7 +135,12 @@ def _expect_error(mechanism, heads, rule):
     shapes = [x.shape for x in heads]
     try:
         mechanism(
-            *(ops.convert_to_tensor(x) for x in heads),
+            *(
+                x
+                if keras.backend.is_keras_tensor(x)
+                else ops.convert_to_tensor(x)
+                for x in heads
+            ),
             causal=mechanism.traits.forms[0],
         )
     except ValueError as error:
