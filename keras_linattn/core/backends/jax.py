@@ -1,10 +1,40 @@
 """JAX: fast forms, recomputation, and compiling for tests and benchmarks."""
 
 import functools
+import itertools
 
 import jax
 import keras
 from jax import export
+from keras import ops
+
+# --- Fast forms -----------------------------------------------------------
+
+
+def convolve_channels(value, kernel, grid):
+    """The sum of shifted copies, one for each entry of the kernel.
+
+    Measured on 2 CPU cores at 4,096 positions of 8 x 64 channels: 6 to 25
+    times as fast as a grouped convolution under XLA. Under TensorFlow's own
+    kernels it is 2 to 25 times as slow, under torch 2 to 3 times.
+    """
+    kernel = ops.expand_dims(kernel, -2)  # [K, H, 1, V]
+    batch, heads, length, dim = ops.shape(value)
+    sizes = (length,) if grid is None else grid
+    if grid is not None:
+        value = ops.reshape(value, (batch, heads, *grid, dim))
+    half = kernel.shape[0] // 2
+    outer = [(0, 0)]
+    padding = outer * 2 + [(half, half)] * len(sizes) + outer
+    value = ops.pad(value, padding)
+    output = 0
+    for shifts in itertools.product(range(kernel.shape[0]), repeat=len(sizes)):
+        window = tuple(slice(i, i + n) for i, n in zip(shifts, sizes))
+        weight = kernel[shifts]  # [H, 1, V]
+        weight = weight if grid is None else ops.expand_dims(weight, -2)
+        output = output + value[(slice(None), slice(None), *window)] * weight
+    return ops.reshape(output, (batch, heads, length, dim))
+
 
 # --- Compiling, for the conformance suite and the benchmarks ---------------
 
