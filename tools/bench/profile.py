@@ -33,7 +33,7 @@ def run(job):
 
     for _ in range(2):
         call()
-    record = timing.pick(jax=_xla, tensorflow=_tensorflow, torch=_torch)
+    record = runtime.pick(jax=_xla, tensorflow=_tensorflow, torch=_torch)
     counts, times = collections.Counter(), collections.Counter()
     for name, count, milliseconds in record(call):
         counts[name] += count / CALLS

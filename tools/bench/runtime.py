@@ -2,11 +2,16 @@
 
 import os
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_linattn.testing import timing
 from tools import _machine
+
+
+def pick(**choices):
+    """The choice of the backend at hand."""
+    return choices[keras.backend.backend()]
 
 
 def stepper(function, donated=()):
@@ -36,7 +41,7 @@ def stepper(function, donated=()):
 
         return without_gradients
 
-    return timing.pick(jax=jax, tensorflow=tensorflow, torch=torch)()
+    return pick(jax=jax, tensorflow=tensorflow, torch=torch)()
 
 
 def random_tensor(shape, seed=0):
@@ -47,7 +52,7 @@ def random_tensor(shape, seed=0):
 def machine():
     """What the numbers depend on, and how busy the machine is."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    gpu = timing.pick(jax=_jax_gpu, tensorflow=_no_gpu, torch=_torch_gpu)()
+    gpu = pick(jax=_jax_gpu, tensorflow=_no_gpu, torch=_torch_gpu)()
     found = {"accelerator": gpu} if gpu else {}
     return {**_machine.machine(), **found, "load": round(load, 2)}
 
