@@ -12,6 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_linattn"
 BACKENDS = {"tensorflow", "jax", "torch"}
+ROOM_OF_BACKENDS = PACKAGE / "core" / "backends"
 BELOW = {  # what each folder may import of the package, itself aside
     "core": set(),
     "mechanisms": {"core"},
@@ -56,12 +57,32 @@ def test_imports_go_down(path):
         if parts[0] == "keras_linattn" and folder in BELOW and len(parts) > 1:
             allowed = BELOW[folder] | {folder}
             assert parts[1] in allowed, f"{path}:{line}: {name}"
+    if ROOM_OF_BACKENDS in path.parents:
+        return
     forbidden = BACKENDS | {"keras_hub", "keras_nlp"}
     for line, name in imports(tree, module_level=True):
         assert name.split(".")[0] not in forbidden, f"{path}:{line}: {name}"
         if folder in OUTSIDE:
             allowed = OUTSIDE[folder] | {"keras_linattn"}
             assert name.split(".")[0] in allowed, f"{path}:{line}: {name}"
+
+
+NAMES_A_BACKEND = (ROOM_OF_BACKENDS, PACKAGE / "export")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_backends_are_named_in_their_room_only(path):
+    if any(room in path.parents for room in NAMES_A_BACKEND):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {
+        node.left.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Call)
+        and isinstance(node.left.func, ast.Attribute)
+    }
+    assert "backend" not in called, f"{path} asks which backend it runs on"
 
 
 def test_imports_without_a_warning_where_keras_only_infers():
