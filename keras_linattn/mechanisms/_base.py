@@ -185,7 +185,14 @@ class Mechanism(keras.layers.Layer):
         return (*query_shape[:-1], value_shape[-1])
 
     def compute_output_spec(
-        self, query, key, value, *masks, causal=False, **options
+        self,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        **options,
     ):
         # Refuse while the model is made, not when the first batch arrives.
         self.check_call(query.shape, key.shape, value.shape, causal)
