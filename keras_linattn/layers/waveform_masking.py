@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.layers._base_layer import BaseLayer
 
 
@@ -18,8 +19,10 @@ class TrailingZerosMask(keras.Operation):
         position = ops.arange(ops.shape(waveforms)[1], dtype="int32")
         position = ops.expand_dims(position, 0)
         sounding = ops.not_equal(waveforms, 0)  # NaN is
+        if is_empty(waveforms.shape):
+            return sounding  # nothing has no maximum
         last = ops.where(sounding, position, -1)
-        return position <= ops.max(last, axis=1, keepdims=True, initial=-1)
+        return position <= ops.max(last, axis=1, keepdims=True)
 
     def compute_output_spec(self, waveforms):
         return keras.KerasTensor(waveforms.shape, dtype="bool")

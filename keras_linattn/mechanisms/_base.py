@@ -183,6 +183,21 @@ class Mechanism(keras.layers.Layer):
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
 
+    def compute_output_spec(
+        self,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        **options,
+    ):
+        # Refuse while the model is made, not when the first batch arrives.
+        self.check_call(query.shape, key.shape, value.shape, causal)
+        shape = self.compute_output_shape(query.shape, key.shape, value.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
     def get_config(self):
         """Keras' config, and each constructor argument under its own name.
 
