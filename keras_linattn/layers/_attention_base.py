@@ -25,13 +25,8 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._sublayers import variable_options
 from keras_linattn.layers._sublayers import with_mechanism
-
-SERIALIZERS = {
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-}
 
 
 class AttentionBase(BaseLayer):
@@ -294,17 +289,13 @@ class AttentionBase(BaseLayer):
             "seed": self.seed,
             "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
-        for role in ("kernel", "bias"):
-            for kind, module in SERIALIZERS.items():
-                name = f"{role}_{kind}"
-                config[name] = module.serialize(getattr(self, name))
         config["activity_regularizer"] = keras.regularizers.serialize(
             self._activity_regularizer
         )
         config["dtype"] = policy_for_config(
             self.dtype_policy, self._sublayers()
         )
-        return {**super().get_config(), **config}
+        return {**super().get_config(), **config, **variable_options(self)}
 
     @classmethod
     def from_config(cls, config):

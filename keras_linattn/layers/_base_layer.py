@@ -4,11 +4,16 @@ import functools
 
 import keras
 
+from keras_linattn.core.arguments import takes_numpy as takes_numpy
 from keras_linattn.layers._recomputation import recompute
 
 
 class BaseLayer(keras.layers.Layer):
     """A layer whose calls can be computed again; not for use on its own."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call` as the `keras.RematScope` of this layer wants it.

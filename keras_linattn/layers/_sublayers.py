@@ -68,6 +68,20 @@ def policy_for_config(base, sublayers):
     return keras.saving.serialize_keras_object(base)
 
 
+def variable_options(layer):
+    """Config of the initializers, regularizers and constraints of a layer."""
+    modules = {
+        "initializer": keras.initializers,
+        "regularizer": keras.regularizers,
+        "constraint": keras.constraints,
+    }
+    return {
+        f"{role}_{kind}": module.serialize(getattr(layer, f"{role}_{kind}"))
+        for role in ("kernel", "bias")
+        for kind, module in modules.items()
+    }
+
+
 def projection_equation(free_axes, bound_axes, output_axes):
     """Einsum over the last `bound_axes` axes, and the letters of the output."""
     letters = iter(string.ascii_lowercase)

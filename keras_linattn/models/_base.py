@@ -6,6 +6,7 @@ from keras_linattn.layers import LinearTransformerEncoder
 from keras_linattn.layers import MaskedAveragePooling
 from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
+from keras_linattn.layers._base_layer import takes_numpy
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
@@ -29,6 +30,10 @@ class FunctionalModel(keras.Model):
         "intermediate_dim",
         "dropout",
     )
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def get_config(self):
         config = {name: getattr(self, name) for name in self._arguments}
