@@ -26,7 +26,6 @@ from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import variable_options
-from keras_linattn.layers._sublayers import with_mechanism
 
 
 class AttentionBase(BaseLayer):
@@ -296,7 +295,3 @@ class AttentionBase(BaseLayer):
             self.dtype_policy, self._sublayers()
         )
         return {**super().get_config(), **config, **variable_options(self)}
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))

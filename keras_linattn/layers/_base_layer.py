@@ -6,6 +6,7 @@ import keras
 
 from keras_linattn.core.arguments import takes_numpy as takes_numpy
 from keras_linattn.layers._recomputation import recompute
+from keras_linattn.layers._sublayers import with_mechanism
 
 
 class BaseLayer(keras.layers.Layer):
@@ -30,6 +31,10 @@ class BaseLayer(keras.layers.Layer):
             return recompute(layer_call, self, args, kwargs, remat)
 
         return call
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_mechanism(config))
 
 
 def makes_sublayers(method):

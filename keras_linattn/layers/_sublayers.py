@@ -147,12 +147,16 @@ def _keras_shares():
 
 
 def with_mechanism(config):
-    """The config with its mechanism made, ready for the constructor.
+    """The config with its mechanisms made, ready for the constructor.
 
     Inside the constructor, Keras would bury the error about an unknown
     mechanism in a `TypeError` that prints the whole config.
     """
-    mechanism = config.get("mechanism")
-    if isinstance(mechanism, dict) and "class_name" in mechanism:
-        config = {**config, "mechanism": restore_mechanism(mechanism)}
-    return config
+    return {
+        name: restore_mechanism(value)
+        if name in ("mechanism", "cross_mechanism")
+        and isinstance(value, dict)
+        and "class_name" in value
+        else value
+        for name, value in config.items()
+    }
