@@ -23,7 +23,7 @@ BELOW = {  # what each folder may import of the package, itself aside
     "testing": {"core", "mechanisms", "layers"},
 }
 # What each folder may import of others, at module level.
-OUTSIDE = {"core": {"functools", "keras", "math", "typing"}}
+OUTSIDE = {"core": {"functools", "inspect", "keras", "math", "typing"}}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

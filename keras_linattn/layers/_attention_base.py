@@ -25,13 +25,7 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._sublayers import with_mechanism
-
-SERIALIZERS = {
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-}
+from keras_linattn.layers._sublayers import variable_options
 
 
 class AttentionBase(BaseLayer):
@@ -293,18 +287,10 @@ class AttentionBase(BaseLayer):
             "seed": self.seed,
             "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
-        for role in ("kernel", "bias"):
-            for kind, module in SERIALIZERS.items():
-                name = f"{role}_{kind}"
-                config[name] = module.serialize(getattr(self, name))
         config["activity_regularizer"] = keras.regularizers.serialize(
             self._activity_regularizer
         )
         config["dtype"] = policy_for_config(
             self.dtype_policy, self._sublayers()
         )
-        return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))
+        return {**super().get_config(), **config, **variable_options(self)}

@@ -4,11 +4,17 @@ import functools
 
 import keras
 
+from keras_linattn.core.arguments import takes_numpy as takes_numpy
 from keras_linattn.layers._recomputation import recompute
+from keras_linattn.layers._sublayers import with_mechanism
 
 
 class BaseLayer(keras.layers.Layer):
     """A layer whose calls can be computed again; not for use on its own."""
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call` as the `keras.RematScope` of this layer wants it.
@@ -25,6 +31,10 @@ class BaseLayer(keras.layers.Layer):
             return recompute(layer_call, self, args, kwargs, remat)
 
         return call
+
+    @classmethod
+    def from_config(cls, config):
+        return super().from_config(with_mechanism(config))
 
 
 def makes_sublayers(method):

@@ -68,6 +68,20 @@ def policy_for_config(base, sublayers):
     return keras.saving.serialize_keras_object(base)
 
 
+def variable_options(layer):
+    """Config of the initializers, regularizers and constraints of a layer."""
+    modules = {
+        "initializer": keras.initializers,
+        "regularizer": keras.regularizers,
+        "constraint": keras.constraints,
+    }
+    return {
+        f"{role}_{kind}": module.serialize(getattr(layer, f"{role}_{kind}"))
+        for role in ("kernel", "bias")
+        for kind, module in modules.items()
+    }
+
+
 def projection_equation(free_axes, bound_axes, output_axes):
     """Einsum over the last `bound_axes` axes, and the letters of the output."""
     letters = iter(string.ascii_lowercase)
@@ -133,12 +147,16 @@ def _keras_shares():
 
 
 def with_mechanism(config):
-    """The config with its mechanism made, ready for the constructor.
+    """The config with its mechanisms made, ready for the constructor.
 
     Inside the constructor, Keras would bury the error about an unknown
     mechanism in a `TypeError` that prints the whole config.
     """
-    mechanism = config.get("mechanism")
-    if isinstance(mechanism, dict) and "class_name" in mechanism:
-        config = {**config, "mechanism": restore_mechanism(mechanism)}
-    return config
+    return {
+        name: restore_mechanism(value)
+        if name in ("mechanism", "cross_mechanism")
+        and isinstance(value, dict)
+        and "class_name" in value
+        else value
+        for name, value in config.items()
+    }

@@ -12,7 +12,6 @@ from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._sublayers import with_mechanism
 from keras_linattn.layers.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
@@ -170,6 +169,9 @@ class TransformerBlock(BaseLayer):
 
         return self._around("feedforward", feed, inputs, training)[0]
 
+    def compute_output_shape(self, inputs_shape, *others):
+        return inputs_shape
+
     def _sublayers(self):
         layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
         return [layer for layer in layers if layer is not None]
@@ -192,7 +194,3 @@ class TransformerBlock(BaseLayer):
             "normalize_first": self.normalize_first,
             "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))

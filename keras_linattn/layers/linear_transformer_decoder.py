@@ -15,7 +15,6 @@ from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import attend_to_summary
 from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import serialize_mechanism
-from keras_linattn.layers._sublayers import with_mechanism
 from keras_linattn.layers._transformer_block import TransformerBlock
 
 
@@ -266,11 +265,6 @@ class LinearTransformerDecoder(TransformerBlock):
 
         return self._around("cross_attention", attend, inputs, training)
 
-    def compute_output_shape(
-        self, decoder_sequence_shape, encoder_sequence_shape=None
-    ):
-        return decoder_sequence_shape
-
     def compute_output_spec(self, *args, **kwargs):
         given = inspect.signature(self.call).bind(*args, **kwargs).arguments
         x, encoded = given["decoder_sequence"], given.get("encoder_sequence")
@@ -303,9 +297,3 @@ class LinearTransformerDecoder(TransformerBlock):
                 self.cross_mechanism, f"{self.name}/cross"
             ),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        cross = with_mechanism({"mechanism": config.get("cross_mechanism")})
-        config = {**config, "cross_mechanism": cross["mechanism"]}
-        return super().from_config(config)

@@ -163,9 +163,6 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             )
         return x if before is None else (x, after)
 
-    def compute_output_shape(self, decoder_sequence_shape):
-        return decoder_sequence_shape
-
     def compute_output_spec(
         self,
         decoder_sequence,

@@ -156,9 +156,6 @@ class LinearTransformerEncoder(TransformerBlock):
         x, *scores = self._around("self_attention", attend, inputs, training)
         return (self._feed_forward(x, training), *scores)
 
-    def compute_output_shape(self, inputs_shape):
-        return inputs_shape
-
     def compute_output_spec(
         self,
         inputs,

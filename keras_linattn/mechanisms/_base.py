@@ -5,6 +5,7 @@ import inspect
 import keras
 from keras import ops
 
+from keras_linattn.core.arguments import takes_numpy
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
@@ -50,6 +51,10 @@ class Mechanism(keras.layers.Layer):
 
     traits = Traits()
     num_hosts = 0  # layers that attend through this object, set by them
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def build(self, query_shape, key_shape, value_shape):
         """Makes the weights, if any, from shapes `[B, H, T, D]`.

@@ -4,8 +4,6 @@ import functools
 import inspect
 
 import keras
-import numpy as np
-from keras import tree
 
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearTransformerEncoder
@@ -13,6 +11,7 @@ from keras_linattn.layers import MaskedAveragePooling
 from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import takes_numpy
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
@@ -25,8 +24,7 @@ def stores_arguments(init):
 
     Each argument, passed or default, is stored under its own name, unless the
     constructor has stored a value there itself. `get_config` returns them.
-    NumPy's numbers become Python's, and lists tuples, since files hold lists
-    for both. `dtype` is left out, since `policy` holds it, and so are
+    Lists become tuples, since files hold lists for both. `dtype` is left out, since `policy` holds it, and so are
     `**kwargs`, which Keras holds.
     """
     signature = inspect.signature(init)
@@ -39,7 +37,6 @@ def stores_arguments(init):
 
     @functools.wraps(init)
     def construct(self, *args, **kwargs):
-        args, kwargs = tree.map_structure(_without_numpy, (args, kwargs))
         init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
@@ -54,11 +51,6 @@ def stores_arguments(init):
     return construct
 
 
-def _without_numpy(value):
-    is_numpy = isinstance(value, (np.generic, np.ndarray))
-    return value.tolist() if is_numpy else value
-
-
 class FunctionalModel(keras.Model):
     """A functional model whose config is its constructor's arguments.
 
@@ -66,6 +58,10 @@ class FunctionalModel(keras.Model):
     makes its graph, calls `keras.Model.__init__`, and stores the dtype policy
     as `policy`.
     """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def get_config(self):
         config = {name: getattr(self, name) for name in self._config_names}
