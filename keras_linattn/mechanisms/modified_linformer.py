@@ -52,7 +52,9 @@ from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
 CHUNK_SIZE = 64
-LOWEST = -1e30  # the largest of no keys; finite, since inf - inf is NaN
+BLOCK = 8
+FLOOR = -1e38  # the largest of no keys; finite, since inf - inf is NaN
+HIDDEN = -3e38  # in place of a hidden key: exp(HIDDEN - FLOOR) is 0
 READINGS = ("factorised", "projected")
 
 
@@ -87,12 +89,12 @@ def attend_projected(query, key, value, key_mask=None):
 
 def largest_of(state):
     """The largest key in a state `[..., D, V + 2]`, `[..., D, 1]`."""
-    return ops.where(state[..., -1:] > 0, state[..., :1], LOWEST)
+    return ops.where(state[..., -1:] > 0, state[..., :1], FLOOR)
 
 
 def add_chunk(chunk, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
-    ours, theirs = largest_of(state), largest_of(chunk)
+    ours, theirs = largest_of(state), chunk[..., :1]
     largest = ops.maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]
     sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
@@ -114,37 +116,106 @@ def attend_causally(query, key, value, visible, state):
         The output `[B, H, T, V]`, and the state after the last position.
     """
     length = ops.shape(query)[2]
-    size = fitting_size(CHUNK_SIZE, length)
+    size = chunk_size_of(length)
     weights = split_chunks(masked_softmax(query, axis=-1), size)
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
-    visible = split_chunks(ops.cast(visible, "int32"), size)
-    first = ops.logical_and(visible > 0, ops.cumsum(visible, axis=-2) == 1)
-    first = ops.sum(ops.where(first, key, 0), axis=-2, keepdims=True)
-    visible = visible > 0
-    largest = ops.max(ops.where(visible, key, LOWEST), axis=-2, keepdims=True)
-    own = ops.where(visible, ops.exp(key - ops.stop_gradient(largest)), 0)
-    chunk = ops.concatenate(
-        [
-            ops.stop_gradient(ops.swapaxes(largest, -1, -2)),
-            key_value_product(own, value),
-        ],
-        axis=-1,
-    )
+    key = ops.where(split_chunks(visible, size), key, HIDDEN)
+    own = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
+    own = ops.maximum(own, FLOOR)
+    sums = key_value_product(ops.exp(key - own), value)
+    chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
     before, state = loop_over_chunks(add_chunk, chunk, state)
-    # What the exponents in a chunk are relative to: nothing of its future.
-    past = ops.swapaxes(largest_of(before), -1, -2)  # [B, H, N, 1, D]
-    sees_any = ops.any(visible, axis=-2, keepdims=True)
-    start = ops.where(sees_any, ops.maximum(past, first), past)
-    start, past = ops.stop_gradient(start), ops.stop_gradient(past)
-    key = ops.where(visible, ops.exp(key - start), 0)
-    fade = ops.exp(past - start)
+    past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
+    largest = running_maximum(ops.stop_gradient(key), past)
+    fade = ops.exp(past - largest)
     total = fade * ops.swapaxes(before[..., -1:], -1, -2)
-    total = total + ops.cumsum(key, axis=-2)  # [B, H, N, C, D], Z
-    weights = safe_divide(weights, total)
-    scores = ops.tril(ops.matmul(weights, ops.swapaxes(key, -1, -2)))
+    total = total + running_total(key, largest, past)
+    # At least 1 where a key is visible, else 0.
+    weights = weights / ops.maximum(total, 0.5)
+    scores = scores_in_chunk(weights, key, largest)
     output = ops.matmul(scores, value[..., :-1])
     output = output + ops.matmul(weights * fade, before[..., 1:-1])
     return join_chunks(output, length), state
+
+
+def chunk_size_of(length):
+    """`CHUNK_SIZE`, or the power of 2 that holds a known, shorter length."""
+    if not isinstance(length, int):
+        return CHUNK_SIZE
+    return min(CHUNK_SIZE, 1 << max(0, length - 1).bit_length())
+
+
+def running_maximum(key, past):
+    """M_t, the largest of a past `[..., 1, D]` and of the keys s <= t."""
+    blocks = in_blocks(key)
+    inside = [blocks[..., 0, :]]
+    for i in range(1, blocks.shape[-2]):
+        inside.append(ops.maximum(inside[-1], blocks[..., i, :]))
+    before = [past[..., 0, :]]
+    for i in range(blocks.shape[-3] - 1):
+        before.append(ops.maximum(before[-1], inside[-1][..., i, :]))
+    before = ops.expand_dims(ops.stack(before, axis=-2), -2)
+    largest = ops.maximum(ops.stack(inside, axis=-2), before)
+    return ops.reshape(largest, ops.shape(key))
+
+
+def running_total(key, largest, past):
+    """sum over s <= t of exp(k_s - M_t)."""
+    own, largest = in_blocks(ops.exp(key - largest)), in_blocks(largest)
+    inside = [own[..., 0, :]]
+    for i in range(1, own.shape[-2]):
+        fade = ops.exp(largest[..., i - 1, :] - largest[..., i, :])
+        inside.append(fade * inside[-1] + own[..., i, :])
+    ends = largest[..., -1, :]  # [..., blocks, D]
+    before = [ops.zeros_like(past[..., 0, :])]
+    starts = [past[..., 0, :]]
+    for i in range(own.shape[-3] - 1):
+        starts.append(ends[..., i, :])
+        fade = ops.exp(starts[-2] - starts[-1])
+        before.append(fade * before[-1] + inside[-1][..., i, :])
+    before, starts = (
+        ops.expand_dims(ops.stack(x, axis=-2), -2) for x in (before, starts)
+    )
+    total = ops.stack(inside, axis=-2)
+    total = total + ops.exp(starts - largest) * before
+    return ops.reshape(total, ops.shape(key))
+
+
+def in_blocks(x):
+    """`[..., C, D]` to `[..., C / 8, 8, D]`."""
+    *rest, size, dim = ops.shape(x)
+    block = min(size, BLOCK)
+    return ops.reshape(x, (*rest, size // block, block, dim))
+
+
+def scores_in_chunk(weights, key, largest):
+    """sum_j weights_tj exp(k_sj - M_tj) for s <= t, else 0: `[..., C, C]`.
+
+    The exponent is split at the largest key r of the first half of a pair of
+    runs, s in the first and t in the second: k_s <= r <= M_t. So no factor is
+    over 1, and none is lost whose product is not.
+    """
+    *rest, size, dim = ops.shape(key)
+    scores = ops.sum(weights * ops.exp(key - largest), axis=-1)[..., None, None]
+    half = 1
+    while half < size:
+        pairs = (*rest, size // (2 * half), 2, half, dim)
+        key, weights, largest = (
+            ops.reshape(x, pairs) for x in (key, weights, largest)
+        )
+        middle = largest[..., 0, -1:, :]
+        first = ops.exp(key[..., 0, :, :] - middle)
+        second = ops.exp(middle - largest[..., 1, :, :])
+        second = weights[..., 1, :, :] * second
+        cross = ops.matmul(second, ops.swapaxes(first, -1, -2))
+        scores = ops.reshape(scores, (*pairs[:-1], half))
+        upper = ops.pad(
+            scores[..., 0, :, :], [(0, 0)] * (len(pairs) - 2) + [(0, half)]
+        )
+        lower = ops.concatenate([cross, scores[..., 1, :, :]], axis=-1)
+        scores = ops.concatenate([upper, lower], axis=-2)
+        half *= 2
+    return ops.reshape(scores, (*rest, size, size))
 
 
 @register("modified_linformer")
