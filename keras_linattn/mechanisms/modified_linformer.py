@@ -126,15 +126,16 @@ def attend_causally(query, key, value, visible, state):
     chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
     before, state = loop_over_chunks(add_chunk, chunk, state)
     past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
-    largest = running_maximum(ops.stop_gradient(key), past)
-    fade = ops.exp(past - largest)
-    total = fade * ops.swapaxes(before[..., -1:], -1, -2)
-    total = total + running_total(key, largest, past)
+    blocks = Blocks(key, past)
+    total = blocks.totals(before[..., -1:])
     # At least 1 where a key is visible, else 0.
-    weights = weights / ops.maximum(total, 0.5)
-    scores = scores_in_chunk(weights, key, largest)
+    weights = in_blocks(weights) / ops.maximum(total, 0.5)
+    scores = blocks.scores(weights)
     output = ops.matmul(scores, value[..., :-1])
-    output = output + ops.matmul(weights * fade, before[..., 1:-1])
+    faded = weights * blocks.since_start
+    faded = faded * ops.exp(ops.expand_dims(past, -2) - blocks.start)
+    faded = ops.reshape(faded, ops.shape(key))
+    output = output + ops.matmul(faded, before[..., 1:-1])
     return join_chunks(output, length), state
 
 
@@ -145,40 +146,133 @@ def chunk_size_of(length):
     return min(CHUNK_SIZE, 1 << max(0, length - 1).bit_length())
 
 
-def running_maximum(key, past):
-    """M_t, the largest of a past `[..., 1, D]` and of the keys s <= t."""
-    blocks = in_blocks(key)
-    inside = [blocks[..., 0, :]]
-    for i in range(1, blocks.shape[-2]):
-        inside.append(ops.maximum(inside[-1], blocks[..., i, :]))
-    before = [past[..., 0, :]]
-    for i in range(blocks.shape[-3] - 1):
-        before.append(ops.maximum(before[-1], inside[-1][..., i, :]))
-    before = ops.expand_dims(ops.stack(before, axis=-2), -2)
-    largest = ops.maximum(ops.stack(inside, axis=-2), before)
-    return ops.reshape(largest, ops.shape(key))
+class Blocks:
+    """The keys of chunks, in blocks `[..., N, C, D]` of a few positions.
+
+    Every exponential is of a number <= 0. Between a key s and a later position
+    t there is a position whose M, the largest key up to it, splits the
+    exponent: k_s <= M <= M_t. So no factor overflows, and none is 0 whose
+    product with the other is not.
+
+    Args:
+        key: tensor `[..., C, D]`, a chunk.
+        past: tensor `[..., 1, D]`, the largest key before it.
+    """
+
+    def __init__(self, key, past):
+        self.key = in_blocks(key)
+        constant = ops.stop_gradient(self.key)
+        inside = running(ops.maximum, rows_of(constant))
+        ends = running(ops.maximum, [past[..., 0, :], *rows_of(inside[-1])])
+        self.start = stack_rows(ends[:-1])[..., None, :]
+        # M_t, and what it is at the end of each block.
+        self.largest = ops.maximum(stack_rows(inside), self.start)
+        self.end = stack_rows(ends[1:])[..., None, :]
+        self.since_start = ops.exp(self.start - self.largest)
+        self.own = ops.exp(self.key - self.largest)
+
+    def totals(self, before):
+        """sum over s <= t of exp(k_s - M_t), `before` `[..., D, 1]` included.
+
+        That one is relative to the past.
+        """
+        largest, own = rows_of(self.largest), rows_of(self.own)
+        inside = list(own[:1])
+        for i in range(1, len(own)):
+            fade = ops.exp(largest[i - 1] - largest[i])
+            inside.append(fade * inside[-1] + own[i])
+        starts = [before[..., 0]]
+        fades = rows_of(ops.exp(self.start - self.end)[..., 0, :])
+        for fade, block in zip(fades, rows_of(inside[-1]), strict=True):
+            starts.append(fade * starts[-1] + block)
+        starts = stack_rows(starts[:-1])[..., None, :]
+        return stack_rows(inside) + self.since_start * starts
+
+    def scores(self, weights):
+        """sum_j weights_tj exp(k_sj - M_tj) for s <= t, else 0.
+
+        Args:
+            weights: tensor `[..., N, C, D]`.
+
+        Returns:
+            Tensor `[..., N C, N C]`.
+        """
+        *rest, size, dim = ops.shape(self.key)
+        scores = ops.sum(weights * self.own, axis=-1)[..., None, None]
+        arrays = self.key, self.largest, weights
+        half = 1
+        while half < size:
+            pairs = (*rest, size // (2 * half), 2, half, dim)
+            halves = [halves_of(ops.reshape(x, pairs)) for x in arrays]
+            (key, _), (early, late), (_, weight) = halves
+            middle = early[..., -1:, :]
+            scores = join_scores(
+                scores,
+                ops.exp(key - middle),
+                weight * ops.exp(middle - late),
+            )
+            half *= 2
+        *rest, count, _, _ = ops.shape(self.key)
+        first = ops.exp(self.key - self.end)
+        second = arrays[2] * self.since_start
+        scores = ops.reshape(scores, (*rest, count, size, size))
+        half = 1
+        while half < count:
+            pairs = (*rest, count // (2 * half), 2, half)
+            (key, _), (_, weight), (early, _), (_, late) = (
+                halves_of(ops.reshape(x, (*pairs, x.shape[-2], dim)), -4)
+                for x in (first, second, self.end, self.start)
+            )
+            middle = early[..., -1:, :, :]
+            pairs = (*pairs[:-2], half * size, dim)
+            scores = join_scores(
+                scores,
+                ops.reshape(key * ops.exp(early - middle), pairs),
+                ops.reshape(weight * ops.exp(middle - late), pairs),
+            )
+            half *= 2
+        return ops.reshape(scores, (*rest, count * size, count * size))
 
 
-def running_total(key, largest, past):
-    """sum over s <= t of exp(k_s - M_t)."""
-    own, largest = in_blocks(ops.exp(key - largest)), in_blocks(largest)
-    inside = [own[..., 0, :]]
-    for i in range(1, own.shape[-2]):
-        fade = ops.exp(largest[..., i - 1, :] - largest[..., i, :])
-        inside.append(fade * inside[-1] + own[..., i, :])
-    ends = largest[..., -1, :]  # [..., blocks, D]
-    before = [ops.zeros_like(past[..., 0, :])]
-    starts = [past[..., 0, :]]
-    for i in range(own.shape[-3] - 1):
-        starts.append(ends[..., i, :])
-        fade = ops.exp(starts[-2] - starts[-1])
-        before.append(fade * before[-1] + inside[-1][..., i, :])
-    before, starts = (
-        ops.expand_dims(ops.stack(x, axis=-2), -2) for x in (before, starts)
+def join_scores(scores, key, query):
+    """Scores of pairs of runs, from those of each run.
+
+    Args:
+        scores: tensor `[..., 2 P, C, C]`.
+        key: tensor `[..., P, C, D]`, of the first runs.
+        query: tensor `[..., P, C, D]`, of the second runs.
+
+    Returns:
+        Tensor `[..., P, 2 C, 2 C]`.
+    """
+    cross = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    early, late = halves_of(
+        ops.reshape(scores, (*ops.shape(cross)[:-2], 2, *cross.shape[-2:]))
     )
-    total = ops.stack(inside, axis=-2)
-    total = total + ops.exp(starts - largest) * before
-    return ops.reshape(total, ops.shape(key))
+    upper = ops.concatenate([early, ops.zeros_like(cross)], axis=-1)
+    lower = ops.concatenate([cross, late], axis=-1)
+    return ops.concatenate([upper, lower], axis=-2)
+
+
+def halves_of(x, axis=-3):
+    # Not two slices: their gradients are two whole arrays to be added.
+    return ops.unstack(x, 2, axis=axis)
+
+
+def rows_of(x):
+    return ops.unstack(x, x.shape[-2], axis=-2)
+
+
+def stack_rows(rows):
+    return ops.stack(rows, axis=-2)
+
+
+def running(function, parts):
+    """The first part, the first two, ... put together by `function`."""
+    result = list(parts[:1])
+    for part in parts[1:]:
+        result.append(function(result[-1], part))
+    return result
 
 
 def in_blocks(x):
@@ -186,36 +280,6 @@ def in_blocks(x):
     *rest, size, dim = ops.shape(x)
     block = min(size, BLOCK)
     return ops.reshape(x, (*rest, size // block, block, dim))
-
-
-def scores_in_chunk(weights, key, largest):
-    """sum_j weights_tj exp(k_sj - M_tj) for s <= t, else 0: `[..., C, C]`.
-
-    The exponent is split at the largest key r of the first half of a pair of
-    runs, s in the first and t in the second: k_s <= r <= M_t. So no factor is
-    over 1, and none is lost whose product is not.
-    """
-    *rest, size, dim = ops.shape(key)
-    scores = ops.sum(weights * ops.exp(key - largest), axis=-1)[..., None, None]
-    half = 1
-    while half < size:
-        pairs = (*rest, size // (2 * half), 2, half, dim)
-        key, weights, largest = (
-            ops.reshape(x, pairs) for x in (key, weights, largest)
-        )
-        middle = largest[..., 0, -1:, :]
-        first = ops.exp(key[..., 0, :, :] - middle)
-        second = ops.exp(middle - largest[..., 1, :, :])
-        second = weights[..., 1, :, :] * second
-        cross = ops.matmul(second, ops.swapaxes(first, -1, -2))
-        scores = ops.reshape(scores, (*pairs[:-1], half))
-        upper = ops.pad(
-            scores[..., 0, :, :], [(0, 0)] * (len(pairs) - 2) + [(0, half)]
-        )
-        lower = ops.concatenate([cross, scores[..., 1, :, :]], axis=-1)
-        scores = ops.concatenate([upper, lower], axis=-2)
-        half *= 2
-    return ops.reshape(scores, (*rest, size, size))
 
 
 @register("modified_linformer")
