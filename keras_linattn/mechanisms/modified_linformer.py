@@ -13,9 +13,8 @@ Causally the factorised reading takes A over the keys up to each position,
     out_t = sum_j softmax_D(q_t)_j (sum_(s <= t) e^(k_sj) v_s) / Z_tj,
     Z_tj = sum_(s <= t) e^(k_sj),
 
-in chunks of 64. Exponents are relative to the largest key before the chunk or
-its first one, so a feature may rise by 80 above all before it within a chunk
-(beyond that the result is NaN). The projected reading has a K~ for each
+in chunks of 64. No exponent is over 0, see `Blocks`: a feature of the keys may
+rise by any number. The projected reading has a K~ for each
 position and no linear causal form.
 
 Cost: O((T + S) D V) factorised, O((T + S) D (D + V)) projected; the summary
@@ -34,7 +33,6 @@ import math
 import keras
 from keras import ops
 
-from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
