@@ -1,5 +1,7 @@
 """Language model whose cost for a token does not grow with the context."""
 
+from contextlib import nullcontext
+
 import keras
 
 from keras_linattn import mechanisms
@@ -59,6 +61,8 @@ class CausalLM(Generator, FunctionalModel):
             generated ones included. Only mechanisms with the trait
             `needs_length` use it, such as `"cosformer"`. Defaults to `None`:
             unknown.
+        remat: bool, recompute the decoder blocks in the backward pass, see
+            `keras.RematScope`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -103,6 +107,7 @@ class CausalLM(Generator, FunctionalModel):
         layers_per_state=1,
         tokenizer=None,
         sequence_length=None,
+        remat=False,
         dtype=None,
         **kwargs,
     ):
@@ -127,7 +132,7 @@ class CausalLM(Generator, FunctionalModel):
         layers = [
             _embedding(vocabulary_size, hidden_dim, tokenizer, policy),
             _convolution(kernel_size, policy),
-            *_decoders(num_layers, layers_per_state, policy, block),
+            *_decoders(num_layers, layers_per_state, remat, policy, block),
             final_norm(policy),
             output_dense("logits", vocabulary_size, policy),
         ]
@@ -252,10 +257,13 @@ def _convolution(kernel_size, policy):
     )
 
 
-def _decoders(num_layers, layers_per_state, policy, block):
+def _decoders(num_layers, layers_per_state, remat, policy, block):
     """Blocks, or groups that share a state; the last group may be smaller."""
     positive("num_layers", num_layers)
     step = positive("layers_per_state", layers_per_state)
+    # Without `remat` an outer scope of the user stays in force.
+    scope = keras.RematScope(mode="full") if remat else nullcontext()
+    decoders = []
     for first in range(0, num_layers, step):
         name = f"decoder_{first}"
         options = {
@@ -264,7 +272,10 @@ def _decoders(num_layers, layers_per_state, policy, block):
             "name": name,
         }
         size = min(step, num_layers - first)
-        if size > 1:
-            yield LinearTransformerDecoderGroup(size, **options)
-        else:
-            yield LinearTransformerDecoder(**options)
+        with scope:
+            decoders.append(
+                LinearTransformerDecoderGroup(size, **options)
+                if size > 1
+                else LinearTransformerDecoder(**options)
+            )
+    return decoders

@@ -34,12 +34,13 @@ OPTIONS = {
     "kernel_size": 3,
     "layers_per_state": 2,
     "sequence_length": 64,
+    "remat": True,
 }
 LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    return CausalLM(**{**OPTIONS, "dropout": 0.0, **options})
+    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
 
 
 def prompts(length, vocabulary=40):
@@ -175,6 +176,24 @@ def test_learns_by_heart():
     x, y = tokens[:, :-1], tokens[:, 1:]
     losses = model.fit(x, y, epochs=40, verbose=0).history["loss"]
     assert losses[-1] < 0.2 < losses[0]
+
+
+def test_remat_changes_no_loss_and_no_state():
+    losses, outputs = [], []
+    for remat in (False, True):
+        keras.utils.set_random_seed(0)
+        model = lm(**MIXED, dropout=0.2, remat=remat)
+        model.compile(keras.optimizers.SGD(0.1))
+        tokens = sentences(6)
+        fitted = model.fit(tokens[:, :-1], tokens[:, 1:], epochs=3, verbose=0)
+        losses.append(fitted.history["loss"])
+        outputs.append(fed(model, tokens, (2, 4)))
+        again = keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(model)
+        )
+        assert again.get_config()["remat"] is remat
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
 
 
 # --- Generation
