@@ -24,8 +24,8 @@ def stores_arguments(init):
 
     Each argument, passed or default, is stored under its own name, unless the
     constructor has stored a value there itself. `get_config` returns them.
-    Lists become tuples, since files hold lists for both. `dtype` is left out, since `policy` holds it, and so are
-    `**kwargs`, which Keras holds.
+    Lists become tuples, since files hold lists for both. `dtype` is left out,
+    since `policy` holds it, and so are `**kwargs`, which Keras holds.
     """
     signature = inspect.signature(init)
     names = [
