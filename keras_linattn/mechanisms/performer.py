@@ -77,7 +77,9 @@ def orthogonal_gaussian(rows, dim, seed=None):
         dim: int, D.
         seed: int, `keras.random.SeedGenerator` or `None`.
     """
-    seed = seed or keras.random.SeedGenerator()
+    # A generator, since two draws from one number would share theirs.
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = keras.random.SeedGenerator(seed)
     blocks = -(-rows // dim)
     square = keras.random.normal((blocks, dim, dim), seed=seed)
     basis, triangle = ops.qr(square)
