@@ -103,8 +103,13 @@ def pick(**choices):
 
 def wait(result):
     """Returns once the result, a tensor or a tree of them, is there."""
+    first = keras.tree.flatten(result)[0]
     if keras.backend.backend() == "jax":
-        keras.tree.flatten(result)[0].block_until_ready()
+        first.block_until_ready()
+    elif getattr(first, "is_cuda", False):
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def seconds(function, *arguments, repeats=1):

@@ -329,3 +329,25 @@ def test_smoke_run(tmp_path):
         assert run["machine"]["keras"] == keras.__version__
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert f"| `{LINEAR}` | " in page
+
+
+def test_tables_of_two_dtypes_are_apart(bench):
+    report = bench("report")
+    result = {"floor": {"first": 1.0, "rounds": [0.5, 0.5]}}
+    runs = [
+        {"backend": "torch", "group": "times", "kind": "forward"}
+        | {"length": 9, "dtype": dtype, "batch": 8, "results": result, **SIZES}
+        for dtype in ("bfloat16", "float32")
+    ]
+    page = report.page({"command": "", "verify": "no", "runs": runs})
+    assert "batch 8, bfloat16" in page and "batch 8, float32" in page
+
+
+def test_times_in_half_precision(bench):
+    job = {"length": 9, "kind": "step", "cases": [LINEAR], **SIZES}
+    policy = keras.config.dtype_policy()
+    try:
+        found = bench("layers").times({**job, "dtype": "bfloat16", "batch": 2})
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert min(found["results"][LINEAR]["rounds"]) > 0
