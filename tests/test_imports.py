@@ -43,6 +43,7 @@ def imports(tree, module_level):
             )
 
 
+@pytest.mark.once
 def test_every_folder_has_a_place():
     folders = {
         p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()
@@ -50,6 +51,7 @@ def test_every_folder_has_a_place():
     assert folders <= set(BELOW)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -68,6 +70,7 @@ def test_imports_go_down(path):
             assert name.split(".")[0] in allowed, f"{path}:{line}: {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("folder", ["examples", "tools"])
 def test_outside_uses_the_public_face(folder):
     for path in (ROOT / folder).rglob("*.py"):
@@ -80,6 +83,7 @@ def test_outside_uses_the_public_face(folder):
             assert not private, f"{path}:{line}: {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_assert_and_no_mechanism_by_name(path):
     """A mechanism that needs `if name == ...` is a fault of the interface."""
@@ -92,6 +96,7 @@ def test_no_assert_and_no_mechanism_by_name(path):
             assert not values & names, f"{path}:{node.lineno}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "path",
     [p for p in FILES if p.name != "__init__.py"],
@@ -111,6 +116,7 @@ def run(code, **environment):
     )
 
 
+@pytest.mark.once
 def test_import_is_silent_and_adds_little_to_keras():
     code = """
         import sys, time, keras

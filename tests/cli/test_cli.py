@@ -21,6 +21,7 @@ from keras_linattn.cli.main import one_line
 from keras_linattn.mechanisms import _registry
 
 PACKAGE = pathlib.Path(keras_linattn.__file__).parent
+pytestmark = pytest.mark.once
 
 
 def small_model(mechanism="linear_transformer"):

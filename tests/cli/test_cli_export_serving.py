@@ -12,6 +12,8 @@ import keras_linattn
 from keras_linattn.cli.main import main
 from keras_linattn.models import TextClassifier
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def model_file(tmp_path):

@@ -17,6 +17,7 @@ SETTINGS = {"text": {"epochs": 1, "smoke": False}}
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
