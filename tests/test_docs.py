@@ -37,6 +37,7 @@ def python_blocks(path):
         yield compile("\n" * skipped + block[1], str(path), "exec")
 
 
+@pytest.mark.once
 def test_the_page_runs(forget_after, capsys):
     namespace = {"__name__": "my_project"}
     blocks = list(python_blocks(PAGE))
@@ -46,6 +47,7 @@ def test_the_page_runs(forget_after, capsys):
     assert capsys.readouterr().out == "(2, 10, 16)\n"
 
 
+@pytest.mark.once
 def test_the_page_is_checked_in_earnest(forget_after):
     """The suite finds the fault that the page warns of."""
     formula, reference, *_ = python_blocks(PAGE)
@@ -77,6 +79,8 @@ def test_variable_lengths_page():
         assert namespace["model"].optimizer.iterations > 0
 
 
+@pytest.mark.release
+@pytest.mark.once
 def test_readme_table_is_the_command_s():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1, (

@@ -40,6 +40,7 @@ def imports(tree, module_level):
             )
 
 
+@pytest.mark.once
 def test_every_folder_has_a_place():
     folders = {
         p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()
@@ -47,6 +48,7 @@ def test_every_folder_has_a_place():
     assert folders <= set(BELOW)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -70,6 +72,7 @@ def test_imports_go_down(path):
 NAMES_A_BACKEND = (ROOM_OF_BACKENDS, PACKAGE / "export")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_backends_are_named_in_their_room_only(path):
     if any(room in path.parents for room in NAMES_A_BACKEND):
@@ -85,12 +88,14 @@ def test_backends_are_named_in_their_room_only(path):
     assert "backend" not in called, f"{path} asks which backend it runs on"
 
 
+@pytest.mark.once
 def test_imports_without_a_warning_where_keras_only_infers():
     environment = {**os.environ, "KERAS_BACKEND": "numpy"}
     command = [sys.executable, "-W", "error", "-c", "import keras_linattn"]
     subprocess.run(command, env=environment, check=True, cwd=ROOT)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("folder", ["examples", "tools", "keras_linattn_cli"])
 def test_outside_uses_the_public_face(folder):
     for path in (ROOT / folder).rglob("*.py"):
@@ -103,6 +108,7 @@ def test_outside_uses_the_public_face(folder):
             assert not private, f"{path}:{line}: {name}"
 
 
+@pytest.mark.once
 def test_the_command_starts_with_the_standard_library_only():
     """`--help` and usage errors are quick: Keras comes with a subcommand."""
     for path in (ROOT / "keras_linattn_cli").glob("*.py"):
@@ -113,6 +119,7 @@ def test_the_command_starts_with_the_standard_library_only():
             assert top in allowed, f"{path}:{line}: {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_assert_and_no_mechanism_by_name(path):
     """A mechanism that needs `if name == ...` is a fault of the interface."""
@@ -125,6 +132,7 @@ def test_no_assert_and_no_mechanism_by_name(path):
             assert not values & names, f"{path}:{node.lineno}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "path",
     [p for p in FILES if p.name != "__init__.py"],
@@ -144,6 +152,7 @@ def run(code, **environment):
     )
 
 
+@pytest.mark.once
 def test_import_is_silent_and_adds_little_to_keras():
     code = """
         import sys, time, keras

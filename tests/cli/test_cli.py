@@ -22,6 +22,9 @@ from keras_linattn_cli.errors import one_line
 from keras_linattn_cli.errors import quiet_frameworks
 from keras_linattn_cli.main import main
 
+PACKAGE = pathlib.Path(keras_linattn.__file__).parent
+pytestmark = pytest.mark.once
+
 
 def small_model(mechanism="linear_transformer"):
     return keras.Sequential(

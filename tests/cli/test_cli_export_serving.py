@@ -12,6 +12,8 @@ import keras_linattn
 from keras_linattn.models import TextClassifier
 from keras_linattn_cli.main import main
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def model_file(tmp_path):

@@ -193,6 +193,7 @@ def test_a_failing_check_is_found(bench, monkeypatch):
         assert len(failures) == count and "off by one" in failures[0]
 
 
+@pytest.mark.once
 def test_a_mechanism_that_fails_its_checks_gets_no_number(
     bench, monkeypatch, tmp_path
 ):
@@ -258,6 +259,7 @@ def content():
     }
 
 
+@pytest.mark.once
 def test_page_and_pictures(bench, tmp_path):
     report = bench("report")
     report.write(content(), tmp_path)
@@ -285,6 +287,7 @@ def test_page_and_pictures(bench, tmp_path):
     assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"
 
 
+@pytest.mark.once
 def test_joins_runs(bench, tmp_path):
     main, report = bench("__main__"), bench("report")
     paths = [tmp_path / "a" / report.JSON, tmp_path / "b" / report.JSON]

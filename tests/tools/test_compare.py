@@ -7,16 +7,15 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-HAS_TENSORFLOW = importlib.util.find_spec("tensorflow") is not None
 PROJECTED = {"name": "modified_linformer", "reading": "projected"}
 SETTINGS = {"text": {"epochs": 1, "smoke": False}}
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("rich")
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -124,10 +123,6 @@ def compare(out, *arguments):
     )
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow" and HAS_TENSORFLOW,
-    reason="one backend is enough: the examples run on each",
-)
 @pytest.mark.skipif(
     importlib.util.find_spec("mlxtend") is None, reason="needs mlxtend"
 )
