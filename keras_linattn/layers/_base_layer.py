@@ -58,6 +58,8 @@ def makes_sublayers(method):
 def keep_frozen(layer):
     """Freezes all sublayers of a frozen layer."""
     if not layer.trainable:
+        # Under TensorFlow, setting what is set already reaches no sublayer.
+        layer.trainable = True
         layer.trainable = False
 
 
