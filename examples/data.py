@@ -270,7 +270,9 @@ class LengthBatches(keras.utils.PyDataset):
         self.batches = batches[-1:] + batches[:-1]
         # If they do not differ, and a later epoch's may, one gets a zero more.
         low, high = map(self.padded_length, (batches[0], batches[-1]))
-        self.one_more = self.padded_length([np.argmin(self.sizes)]) < low == high
+        self.one_more = (
+            self.padded_length([np.argmin(self.sizes)]) < low == high
+        )
 
 
 def cut(rows, size):
