@@ -27,6 +27,7 @@ class NoAttention(keras_linattn.Mechanism):
 def run(job):
     """Runs the job's example and returns a dict of results."""
     example = pathlib.Path(job["example"])
+    before = _machine.forget_peak()
     with tempfile.TemporaryDirectory() as out:
         sys.argv = [example.name, *job["arguments"], "--out", out]
         sys.argv += ["--mechanism", job["mechanism"]]
@@ -37,7 +38,7 @@ def run(job):
         "metrics": metrics_of(names),
         "parameters": names["model"].count_params(),
         "seconds": round(names["seconds"], 1),
-        "peak_mb": round(_machine.peak_memory() / 1e6),
+        "peak_mb": round((_machine.peak_memory() - before) / 1e6),
         "history": names["history"].history,
         "machine": _machine.machine(),
     }

@@ -13,7 +13,7 @@ NOTE = (
     "Results on the test data, computed once, after training: the mean over "
     "the seeds, with the lowest and the highest. Seconds are those of `fit`, "
     "validation included; jobs may have run side by side. Peak memory is that "
-    "of the whole process."
+    "of the process, less what the imports took."
 )
 
 
@@ -46,7 +46,7 @@ def rows_of(results):
                 for name in group[0]["metrics"]
             },
             "seconds": np.mean([x["seconds"] for x in group]),
-            "peak_mb": np.mean([x["peak_mb"] for x in group]),
+            "peak_mb": np.mean([x.get("peak_mb", np.nan) for x in group]),
         }
         for key, group in groups.items()
     ]
@@ -57,7 +57,8 @@ def page(content, rows, name, head):
     lines += [f"[{name}.json]({name}.json).", "", "```sh"]
     lines += [*content["commands"], "```", "", f"![results]({name}.png)", ""]
     lines += [NOTE, ""]
-    machines = [machine(result["machine"]) for result in content["results"]]
+    found = (result.get("machine") for result in content["results"])
+    machines = [machine(facts) for facts in found if facts]
     lines += [f"- {line}" for line in dict.fromkeys(machines)]
     for task, group in itertools.groupby(rows, lambda row: row["task"]):
         lines += ["", f"## {task}", "", *table(list(group))]
@@ -82,7 +83,8 @@ def table(rows):
         cells = [f"`{row['mechanism']}`", row["backend"]]
         cells += [spread(x) for x in values]
         cells += [str(len(values[0])), f"{row['parameters']:,}"]
-        cells += [f"{row['seconds']:.0f}", f"{row['peak_mb']:.0f}"]
+        peak = "" if np.isnan(row["peak_mb"]) else f"{row['peak_mb']:.0f}"
+        cells += [f"{row['seconds']:.0f}", peak]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
