@@ -11,7 +11,7 @@ A sequence lists pairs of a key and a value, then asks for the keys again:
 
 At each question the model must name the value. Softmax looks the pairs up;
 linear attention must hold them in a state of fixed size (4 minutes, 2 cores).
-Source: Arora et al. 2023, arXiv 2312.04927; here with fewer symbols and fillers.
+Source: Arora et al. 2023, arXiv 2312.04927; here with fewer symbols.
 """
 
 import argparse

@@ -114,7 +114,6 @@ score = model.evaluate(test_x, test_y, verbose=0, return_dict=True)
 print(f"Trained in {seconds:.0f} s. Test accuracy: {score['accuracy']:.2%}")
 
 # ## Where does it look?
-
 # Linear attention forms no matrix; this computes the one that it implies.
 blocks = [x for x in model.layers if x.name.startswith("encoder")]
 taps = keras.Model(model.inputs, {x.name: x.input for x in blocks})
@@ -141,7 +140,6 @@ loaded = keras.saving.load_model(out / "model.keras")
 expected = model.predict(shown, verbose=0)
 answer = loaded.predict(shown, verbose=0)
 np.testing.assert_allclose(answer, expected, atol=1e-5)
-
 # The SavedModel needs neither Keras nor this package, only TensorFlow.
 path = out / "saved_model"
 keras_linattn.export.export_saved_model(model, path, overwrite=True)
