@@ -124,7 +124,9 @@ def parsed_value(words):
     }[word]()
 
 
-@pytest.mark.parametrize("path", EXAMPLES.glob("*.py"), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("*.py")), ids=lambda p: p.stem
+)
 def test_examples_are_short_and_use_public_names(path):
     text = path.read_text(encoding="utf-8")
     if path.stem != "data":

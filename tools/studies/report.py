@@ -8,6 +8,7 @@ import numpy as np
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
+LEAST_SPAN = 4  # points, of an axis in percent
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 NOTE = (
     "Results on the test data, computed once, after training: the mean over "
@@ -104,7 +105,7 @@ def plot(rows, path):
     figure, axes = pyplot.subplots(
         1,
         len(tasks),
-        figsize=(1 + 4 * len(tasks), 4),
+        figsize=(1 + 4 * len(tasks), 4.5),
         squeeze=False,
         layout="constrained",
     )
@@ -134,8 +135,15 @@ def plot_dots(axis, rows):
         ((name, values),) = row["metrics"].items()
         axis.plot([label_of(row)] * len(values), values, "o", alpha=0.7)
         axis.set_ylabel(name)
+    low, high = axis.get_ylim()
+    if (
+        name.endswith("%") and high - low < LEAST_SPAN
+    ):  # a tenth of a point is not a difference
+        middle = (low + high) / 2
+        axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
     axis.margins(x=0.3)
-    axis.tick_params("x", rotation=20)
+    for label in axis.get_xticklabels():
+        label.set(rotation=35, ha="right", rotation_mode="anchor")
 
 
 def label_of(row):
