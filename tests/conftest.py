@@ -2,17 +2,29 @@
 
 import gc
 import os
+import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most of the time goes to XLA's code generators, for small and short-lived
-# functions; neither level nor emitters change what is computed, but its speed.
-# One thread for each: two backends run side by side, and XLA's pool has been
-# seen to wait for ever on a crowded machine.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_multi_thread_eigen=false",
-)
+ROOT = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    # Most of the time goes to XLA's code generators, for small and short-lived
+    # functions; neither level nor emitters change what is computed, but its
+    # speed. `tools/test.sh --release` runs the conformance suite without.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false",
+    # One thread for each: two backends run side by side, and the threads of
+    # torch and TensorFlow spin while they wait for a core.
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    # What JAX has compiled serves the next run: under the key of the program,
+    # the versions and the flags, in a folder that Git ignores.
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
 
 import keras  # noqa: E402  (reads the environment when it is imported)
 import pytest  # noqa: E402

@@ -7,6 +7,7 @@ import pytest
 
 import keras_linattn
 
+pytestmark = pytest.mark.once
 ATTENTION = {
     "num_heads": 3,
     "key_dim": 5,

@@ -6,22 +6,31 @@ from keras_linattn import mechanisms
 from keras_linattn.testing import _keras_checks
 from keras_linattn.testing import checks_for
 from keras_linattn.testing import subjects
+from keras_linattn.testing._suite import OF_ONE_CONFIG
 
 
 def conformance_cases():
     for name in mechanisms.available():
+        done = set()
         for subject in subjects(name):
-            excused = dict(subject.traits.known_failures)
             label = "-".join([name, *map(str, subject.config.values())])
             for check in checks_for(subject.traits):
-                reason = excused.get(check.__name__)
-                marks = pytest.mark.xfail(reason=reason, strict=True)
                 yield pytest.param(
                     subject,
                     check,
                     id=f"{label}-{check.__name__.removeprefix('check_')}",
-                    marks=marks if reason else (),
+                    marks=list(marks(subject, check, done)),
                 )
+            done.update(checks_for(subject.traits))
+
+
+def marks(subject, check, done):
+    """`done` are the checks that an earlier configuration has had."""
+    reason = dict(subject.traits.known_failures).get(check.__name__)
+    if reason:
+        yield pytest.mark.xfail(reason=reason, strict=True)
+    if check in done and check in OF_ONE_CONFIG:
+        yield pytest.mark.release
 
 
 @pytest.mark.parametrize(("subject", "check"), list(conformance_cases()))

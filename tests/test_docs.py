@@ -37,6 +37,7 @@ def python_blocks(path):
         yield compile("\n" * skipped + block[1], str(path), "exec")
 
 
+@pytest.mark.once
 def test_the_page_runs(forget_after, capsys):
     namespace = {"__name__": "my_project"}
     blocks = list(python_blocks(PAGE))
@@ -46,6 +47,7 @@ def test_the_page_runs(forget_after, capsys):
     assert capsys.readouterr().out == "(2, 10, 16)\n"
 
 
+@pytest.mark.once
 def test_the_page_is_checked_in_earnest(forget_after):
     """The suite finds the fault that the page warns of."""
     formula, reference, *_ = python_blocks(PAGE)
@@ -59,6 +61,26 @@ def test_the_page_is_checked_in_earnest(forget_after):
         testing.compare_with_reference(subject, masked)
 
 
+def test_variable_lengths_page():
+    """Batches have few shapes; `fit` is run where nothing is compiled."""
+    namespace = {}
+    dataset, fit = python_blocks(ROOT / "docs" / "variable_lengths.md")
+    exec(dataset, namespace)
+    rows = [list(range(1, n + 1)) for n in range(2, 302)]
+    batches = namespace["Buckets"](rows, 8)
+    shapes = set()
+    for x, y in (batches[i] for i in range(len(batches))):
+        shapes.add(x.shape)
+        assert (x[:, 1:] == y[:, :-1]).all()
+        assert ((y > 0).sum(1) == y.max(1) - 1).all()
+    assert shapes == {(8, 64), (8, 128), (8, 256), (8, 512)}
+    if keras.backend.backend() == "torch":
+        exec(fit, namespace)
+        assert namespace["model"].optimizer.iterations > 0
+
+
+@pytest.mark.release
+@pytest.mark.once
 def test_readme_table_is_the_command_s():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1, (
@@ -68,7 +90,7 @@ def test_readme_table_is_the_command_s():
     table = text.partition(BEGIN)[2].partition(END)[0]
     # A process of its own: other tests register mechanisms.
     child = subprocess.run(
-        [sys.executable, "-m", "keras_linattn.cli.main"]
+        [sys.executable, "-m", "keras_linattn_cli.main"]
         + ["list", "--format", "markdown"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

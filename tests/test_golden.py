@@ -37,12 +37,15 @@ def test_loads_with_the_same_outputs(path):
     )
 
 
+@pytest.mark.release
+@pytest.mark.once
 def test_every_mechanism_has_a_file():
     names = set().union(*map(names_of, GOLDEN.iterdir()))
     missing = set(mechanisms.available()) - names
     assert not missing, "run tests/golden/make.py under each backend"
 
 
+@pytest.mark.once
 def test_size():
     files = [path for path in GOLDEN.rglob("*") if path.suffix != ".pyc"]
     assert sum(path.stat().st_size for path in files) < BUDGET

@@ -12,21 +12,18 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_linattn"
 BACKENDS = {"tensorflow", "jax", "torch"}
+ROOM_OF_BACKENDS = PACKAGE / "core" / "backends"
 BELOW = {  # what each folder may import of the package, itself aside
     "core": set(),
     "mechanisms": {"core"},
     "layers": {"core", "mechanisms"},
-    "models": {"layers"},
+    "models": {"layers", "mechanisms"},
     "convert": {"layers", "models"},
     "export": {"layers", "models"},
     "testing": {"core", "mechanisms", "layers"},
-    "cli": {
-        *("core", "mechanisms", "layers", "models", "convert", "export"),
-        "testing",
-    },
 }
 # What each folder may import of others, at module level.
-OUTSIDE = {"core": {"keras", "math", "typing"}}
+OUTSIDE = {"core": {"functools", "inspect", "keras", "math", "typing"}}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -43,6 +40,7 @@ def imports(tree, module_level):
             )
 
 
+@pytest.mark.once
 def test_every_folder_has_a_place():
     folders = {
         p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()
@@ -50,6 +48,7 @@ def test_every_folder_has_a_place():
     assert folders <= set(BELOW)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -60,6 +59,8 @@ def test_imports_go_down(path):
         if parts[0] == "keras_linattn" and folder in BELOW and len(parts) > 1:
             allowed = BELOW[folder] | {folder}
             assert parts[1] in allowed, f"{path}:{line}: {name}"
+    if ROOM_OF_BACKENDS in path.parents:
+        return
     forbidden = BACKENDS | {"keras_hub", "keras_nlp"}
     for line, name in imports(tree, module_level=True):
         assert name.split(".")[0] not in forbidden, f"{path}:{line}: {name}"
@@ -68,7 +69,34 @@ def test_imports_go_down(path):
             assert name.split(".")[0] in allowed, f"{path}:{line}: {name}"
 
 
-@pytest.mark.parametrize("folder", ["examples", "tools"])
+NAMES_A_BACKEND = (ROOM_OF_BACKENDS, PACKAGE / "export")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_backends_are_named_in_their_room_only(path):
+    if any(room in path.parents for room in NAMES_A_BACKEND):
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {
+        node.left.func.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        and isinstance(node.left, ast.Call)
+        and isinstance(node.left.func, ast.Attribute)
+    }
+    assert "backend" not in called, f"{path} asks which backend it runs on"
+
+
+@pytest.mark.once
+def test_imports_without_a_warning_where_keras_only_infers():
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-W", "error", "-c", "import keras_linattn"]
+    subprocess.run(command, env=environment, check=True, cwd=ROOT)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("folder", ["examples", "tools", "keras_linattn_cli"])
 def test_outside_uses_the_public_face(folder):
     for path in (ROOT / folder).rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -80,6 +108,18 @@ def test_outside_uses_the_public_face(folder):
             assert not private, f"{path}:{line}: {name}"
 
 
+@pytest.mark.once
+def test_the_command_starts_with_the_standard_library_only():
+    """`--help` and usage errors are quick: Keras comes with a subcommand."""
+    for path in (ROOT / "keras_linattn_cli").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for line, name in imports(tree, module_level=True):
+            top = name.split(".")[0]
+            allowed = sys.stdlib_module_names | {"keras_linattn_cli"}
+            assert top in allowed, f"{path}:{line}: {name}"
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_assert_and_no_mechanism_by_name(path):
     """A mechanism that needs `if name == ...` is a fault of the interface."""
@@ -92,6 +132,7 @@ def test_no_assert_and_no_mechanism_by_name(path):
             assert not values & names, f"{path}:{node.lineno}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "path",
     [p for p in FILES if p.name != "__init__.py"],
@@ -111,6 +152,7 @@ def run(code, **environment):
     )
 
 
+@pytest.mark.once
 def test_import_is_silent_and_adds_little_to_keras():
     code = """
         import sys, time, keras
@@ -121,6 +163,10 @@ def test_import_is_silent_and_adds_little_to_keras():
         heavy = {"tensorflow", "jax", "torch", "keras_hub", "matplotlib",
                  "hypothesis", "pytest"}
         print(sorted(heavy & new), seconds < 5, file=sys.stderr)
+        for name in ("export", "layers", "mechanisms", "models", "testing"):
+            module = getattr(keras_linattn, name)
+            assert module.__name__ == f"keras_linattn.{name}"
+            assert name in dir(keras_linattn)
         """
     child = run(code, TF_CPP_MIN_LOG_LEVEL="3", PYTHONWARNINGS="error")
     assert child.returncode == 0, child.stderr

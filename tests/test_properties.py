@@ -18,7 +18,7 @@ from keras_linattn.testing import subjects
 
 # Each new shape is compiled anew under JAX: few examples, small sizes.
 few = settings(
-    max_examples=6,
+    max_examples=3 if keras.backend.backend() == "jax" else 6,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
@@ -49,35 +49,6 @@ def test_mechanisms_match_their_reference(name, data):
         seed=data.draw(st.integers(0, 99), "seed"),
     )
     compare_with_reference(subject, inputs, causal)
-
-
-@few
-@given(
-    cuts=st.sets(st.integers(1, 19), max_size=3),
-    visible=st.sampled_from([None, 0.0, 0.6]),
-    mechanism=st.sampled_from(["gated_linear", "gated_delta"]),
-)
-def test_states_do_not_know_where_the_cuts_were(cuts, visible, mechanism):
-    inputs = subjects(mechanism)[0].inputs(
-        queries=20, keys=20, visible=visible, seed=len(cuts)
-    )
-    mechanism = subjects(mechanism)[0].build(inputs)
-    heads = (inputs.query, inputs.key, inputs.value)
-    expected = mechanism(*heads, key_mask=inputs.key_mask, causal=True)
-    state, outputs = mechanism.initial_state(2, 2, 4, 4), []
-    edges = [0, *sorted(cuts), 20]
-    for start, stop in zip(edges, edges[1:]):
-        now = slice(start, stop)
-        mask = None if visible is None else inputs.key_mask[:, now]
-        output, state = mechanism.step(
-            state,
-            *(ops.convert_to_tensor(x[:, :, now]) for x in heads),
-            key_mask=mask,
-        )
-        outputs.append(numpy(output))
-    np.testing.assert_allclose(
-        np.concatenate(outputs, axis=2), numpy(expected), atol=3e-5
-    )
 
 
 @few

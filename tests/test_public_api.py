@@ -13,6 +13,7 @@ from keras_linattn import mechanisms
 from keras_linattn import models
 from keras_linattn import testing
 
+pytestmark = pytest.mark.once
 MODULES = (keras_linattn, mechanisms, models, export, testing)
 PUBLIC = {
     f"{module.__name__}.{name}": value

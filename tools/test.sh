@@ -1,31 +1,85 @@
 #!/usr/bin/env bash
-# All tests: style, one pytest run for each backend, then the files that each
-# backend saves under all others. `tools/test.sh jax` runs one backend.
+# All tests: style, one pytest process for each backend, then the files that
+# each backend saves under all others.
+#
+#     tools/test.sh                of each change
+#     tools/test.sh jax            one backend alone
+#     tools/test.sh --release      and all that a release needs
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
+release=
+if [ "${1:-}" = --release ]; then
+    release=yes
+    shift
+fi
+backends=("$@")
+[ $# -gt 0 ] || backends=(tensorflow jax torch)
+
+if [ -n "$release" ]; then
+    echo "Style, all tests of ${backends[*]}, conformance at XLA's defaults and" \
+        "on the oldest packages: about an hour on two quiet cores."
+elif [ $# -gt 0 ]; then
+    echo "Style and the tests of ${backends[*]}:" \
+        "about 5 minutes for each on two quiet cores."
+else
+    echo "Style and the tests of ${backends[*]}: about 12 minutes on two quiet" \
+        "cores, less when JAX finds what it compiled before in .cache/jax."
+fi
 # Without the recordings, the tests that read them are skipped by name.
 [ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
     || echo "No recordings: the speech tests will be skipped."
-
-# Two workers share a run: most of the time goes to compilers of one thread.
-run_backend() {
-    echo "== $1"
-    KERAS_BACKEND="$1" .venv/bin/python -m pytest --ignore=tests/matrix \
-        --numprocesses=2 --dist=worksteal
-}
+# What JAX compiled for code that is no more.
+[ ! -d .cache/jax ] || find .cache/jax -type f -mtime +14 -delete
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
+
+lane() { # NAME BACKEND ARGUMENTS: one pytest run, its name before each line
+    local name="$1" backend="$2"
+    shift 2
+    KERAS_BACKEND="$backend" .venv/bin/python -m pytest "$@" 2>&1 \
+        | sed -u "s/^/$name | /"
+}
+
+marks() { # BACKEND: which tests it runs; what no backend changes, the last
+    local wanted="not release"
+    [ -z "$release" ] || wanted=""
+    if [ "$1" != "${backends[-1]}" ]; then
+        wanted="${wanted:+$wanted and }not once"
+    fi
+    echo "$wanted"
+}
+
+all_of() { # BACKEND ARGUMENTS
+    local backend="$1"
+    shift
+    lane "$backend" "$backend" --ignore=tests/matrix -m "$(marks "$backend")" "$@"
+}
+
 status=0
-backends=("$@")
-[ $# -gt 0 ] || backends=(tensorflow torch jax)
-for backend in "${backends[@]}"; do
-    run_backend "$backend" || status=1
-done
+if [ ${#backends[@]} -eq 3 ]; then
+    # A core for JAX, which takes as long as the two others: a process for each
+    # backend makes once what two workers would both make.
+    all_of jax &
+    first=$!
+    all_of tensorflow || status=1
+    all_of torch || status=1
+    wait "$first" || status=1
+else
+    for backend in "${backends[@]}"; do
+        all_of "$backend" --numprocesses=2 --dist=worksteal || status=1
+    done
+fi
 if [ $# -eq 0 ]; then
-    echo "== across backends"
     # Each file starts processes of its own: two files at a time.
-    .venv/bin/python -m pytest tests/matrix --numprocesses=2 --dist=loadfile \
-        || status=1
+    lane across tensorflow tests/matrix -m "$(marks "${backends[-1]}")" \
+        --numprocesses=2 --dist=loadfile || status=1
+fi
+if [ -n "$release" ]; then
+    for backend in "${backends[@]}"; do
+        [ "$backend" = torch ] || XLA_FLAGS="" lane "$backend, XLA's defaults" \
+            "$backend" tests/test_conformance.py -m "" || status=1
+    done
+    bash tools/oldest.sh || status=1
 fi
 exit $status

@@ -1,5 +1,7 @@
 """Causal kernel attention, in the order that suits the processor."""
 
+import functools
+
 import keras
 from keras import backend
 from keras import ops
@@ -59,7 +61,7 @@ def attend_in_segments(query, key, value, state=None):
     segments = [to_segments(x, size) for x in (query, key, value)]
     shape = state.shape
     state = ops.reshape(state, (1, batch * heads, rank, dim + 1))
-    state, output = ops.scan(AGAIN_IN_BACKWARD, state, segments)
+    state, output = ops.scan(again_in_backward(), state, segments)
     output = from_segments(output, batch, length)
     return output, ops.reshape(state, shape)
 
@@ -89,7 +91,10 @@ def attend_to_segment(state, segment):
 
 
 # One function for all calls: for each that is new to it, JAX compiles anew.
-AGAIN_IN_BACKWARD = keras.remat(attend_to_segment)
+# Only made where it is used: Keras warns under a backend without it.
+@functools.cache
+def again_in_backward():
+    return keras.remat(attend_to_segment)
 
 
 def _on_cpu():

@@ -19,20 +19,22 @@ def num_chunks(length, size):
     return (length + size - 1) // size
 
 
-def pad_to_chunks(x, size, axis):
+def pad_to_chunks(x, size, axis, count=None):
     """Pads `axis` with zeros at its end to a multiple of `size`.
 
     Args:
         x: tensor.
         size: int > 0, chunk length.
         axis: int >= 0.
+        count: int or scalar tensor, chunks. Defaults to `None`: `num_chunks`.
 
     Returns:
-        Tensor whose `axis` has `num_chunks(length, size) * size` entries.
+        Tensor whose `axis` has `count * size` entries.
     """
     length = ops.shape(x)[axis]
     # (-length) % size is the same number, but JAX cannot export it.
-    missing = num_chunks(length, size) * size - length
+    count = num_chunks(length, size) if count is None else count
+    missing = count * size - length
     if isinstance(missing, int) and missing == 0:
         return x
     return ops.pad(
@@ -49,11 +51,14 @@ def split_chunks(x, size, axis=2):
         axis: int >= 0, the axis of T.
 
     Returns:
-        Tensor `[B, H, N, C, D]` with N = `num_chunks(T, C)`.
+        Tensor `[B, H, N, C, D]` with N = `num_chunks(T, C)`, or 1 if T is a
+        tensor that is 0.
     """
     shape = ops.shape(x)
     count = num_chunks(shape[axis], size)
-    x = pad_to_chunks(x, size, axis)
+    if ops.is_tensor(count):  # only the run time knows if it is 0
+        count = ops.maximum(count, 1)
+    x = pad_to_chunks(x, size, axis, count)
     chunk = (size, *shape[axis + 1 :])
     # One batch of chunks first: if that is a copy, as of heads under torch, it
     # is made once here, and not by each product of the chunks.

@@ -40,6 +40,28 @@ def hide(x, mask, axis=-2):
     return ops.where(spread(mask, len(x.shape), axis), x, ops.zeros_like(x))
 
 
+def hide_inputs(inputs, masks):
+    """A layer's inputs without what their masks hide, before any product.
+
+    The gradient of a product holds its inputs: NaN in a row whose output
+    nobody reads would reach the kernel, as 0 times NaN.
+
+    Args:
+        inputs: list of tensors `(B, ..., F)`. One that comes twice with one
+            mask is cleared once.
+        masks: list of bool tensors `(B, ...)`, or `None`.
+
+    Returns:
+        List of the tensors, each as it is where there is no mask.
+    """
+    cleared = {}
+    for x, mask in zip(inputs, masks, strict=True):
+        if mask is not None and (id(x), id(mask)) not in cleared:
+            visible = ops.expand_dims(mask, -1)
+            cleared[id(x), id(mask)] = ops.where(visible, x, ops.zeros_like(x))
+    return [cleared.get((id(x), id(m)), x) for x, m in zip(inputs, masks)]
+
+
 def spread(mask, rank, axis):
     """Reshapes a `(B, S)` mask so that S lies on `axis` of a `rank`-D tensor.
 
@@ -57,6 +79,31 @@ def spread(mask, rank, axis):
         if position != axis:
             mask = ops.expand_dims(mask, position)
     return mask
+
+
+def visible_span(mask):
+    """Where the visible positions begin and end, and what they leave out.
+
+    Args:
+        mask: bool tensor `(B, T)`.
+
+    Returns:
+        Tensors of int32 `(B, 1)`, the first visible position and the one after
+        the last, both 0 where there is none; and a bool tensor `(B, T)`, which
+        hidden positions lie between visible ones.
+    """
+    visible = ops.cast(mask, "int32")
+    seen = ops.cumsum(visible, axis=1)
+    count = ops.sum(visible, axis=1, keepdims=True)
+    before_last = seen < count
+
+    def number_of(places):
+        return ops.sum(ops.cast(places, "int32"), axis=1, keepdims=True)
+
+    end = number_of(before_last) + ops.cast(count > 0, "int32")
+    start = ops.minimum(number_of(ops.equal(seen, 0)), end)
+    gap = ops.logical_and(before_last, seen > 0)
+    return start, end, ops.logical_and(gap, ops.logical_not(mask))
 
 
 def key_mask_from_attention_mask(attention_mask):

@@ -19,8 +19,16 @@ def accumulation_dtype(dtype):
 
     Returns:
         `"float32"` for `float16` and `bfloat16`, else `dtype` unchanged.
+
+    Raises:
+        TypeError: if `dtype` is not floating point.
     """
     dtype = backend.standardize_dtype(dtype)
+    if not backend.is_float_dtype(dtype):
+        raise TypeError(
+            "Attention takes inputs of floating point. Received: dtype "
+            f'{dtype}. Convert them with `keras.ops.cast(x, "float32")`.'
+        )
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 

@@ -7,8 +7,11 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
 
+LOWEST = -1e30  # log of a feature of 0; finite, since inf - inf is NaN
 CHUNK_SIZE = 64  # 64 and 128 were the fastest on CPU for D = 64
 
 
@@ -62,6 +65,40 @@ def kernel_attention(query, key, value):
     numerator = ops.matmul(query, key_value_product(key, value))
     key_sum = ops.expand_dims(ops.sum(key, axis=2), -1)  # [B, H, R, 1]
     return safe_divide(numerator, ops.matmul(query, key_sum))
+
+
+def log_kernel_attention(query, key, value, key_mask=None):
+    """`kernel_attention` of features given as logarithms: exact at any size.
+
+    out_t = sum_r softmax_r(q_tr + log Z_r) sum_s (e^(k_sr) / Z_r) v_s,
+    Z_r = sum_s e^(k_sr), whose exponents are relative to the largest.
+
+    Args:
+        query: tensor `[B, H, T, R]`, logarithms; `LOWEST` for a feature of 0.
+        key: tensor `[B, H, S, R]`, likewise.
+        value: tensor `[B, H, S, V]`.
+        key_mask: bool tensor `(B, S)`, or `None`.
+
+    Returns:
+        Tensor `[B, H, T, V]`; 0 where the features meet no visible key's.
+    """
+    if key_mask is not None:
+        lowest = ops.cast(LOWEST, key.dtype)
+        key = ops.where(spread(key_mask, 4, 2), key, lowest)
+    largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
+    largest = ops.stop_gradient(largest)
+    filled = largest > LOWEST / 2
+    # 0 where no key has the feature: LOWEST - LOWEST would be a weight of 1.
+    largest = ops.where(filled, largest, ops.zeros_like(largest))
+    weights = ops.exp(key - largest)
+    total = ops.sum(weights, axis=2, keepdims=True)  # >= 1 where filled
+    total = ops.where(filled, total, ops.ones_like(total))
+    scores = query + ops.where(filled, largest + ops.log(total), LOWEST)
+    meets = ops.max(scores, axis=-1, keepdims=True) > LOWEST / 2
+    summary = key_value_product(weights, value)
+    summary = summary / ops.swapaxes(total, -1, -2)
+    output = ops.matmul(masked_softmax(scores), summary)
+    return ops.where(meets, output, ops.zeros_like(output))
 
 
 def append_ones(value):

@@ -140,13 +140,18 @@ def check_landmarks(num_landmarks, grid=None):
             f"Received: num_landmarks={num_landmarks!r}."
         )
     grid = check_kernel(None, grid)
-    if grid is not None and math.isqrt(num_landmarks) ** 2 != num_landmarks:
+    if grid is not None and not is_square(num_landmarks):
         raise ValueError(
             "`num_landmarks` must be a square on a grid, which is pooled to "
             f"as many rows as columns. Received: num_landmarks="
             f"{num_landmarks}, grid={grid}. Take 9, 16, 25, 36, 49 ..."
         )
     return grid
+
+
+def is_square(number):
+    """Whether an int >= 0 is the square of another."""
+    return math.isqrt(number) ** 2 == number
 
 
 def _equal_means(x, num_segments):

@@ -14,6 +14,12 @@ BATCHING = "batching.config"
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 # What the server reads as a number. It takes the sign and zeros in front, too.
 VERSION = re.compile(r"[+-]?[0-9]+")
+# Of protobuf text: what stands in strings and comments is none of the others.
+TOKEN = re.compile(
+    r"""\#[^\n]* | "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*'
+    | (?P<open>[{<]) | (?P<close>[}>]) | (?P<name>[A-Za-z_]\w*)""",
+    re.VERBOSE,
+)
 # The message is `BatchingParameters` of the server's
 # session_bundle_config.proto, which has no Python stub.
 BATCHING_TEXT = """\
@@ -49,11 +55,9 @@ def read_models_config(base):
 
     config = model_server_config_pb2.ModelServerConfig()
     path = base / MODELS
-    if not path.exists():
-        return config
     problem = "a `custom_model_config`"
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), config)
+        text_format.Parse(_text_of(path), config)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         problem = str(error)
     else:
@@ -68,8 +72,6 @@ def read_models_config(base):
 
 def write_configs(base):
     """Lists every model under `base`; what users wrote themselves is kept."""
-    from google.protobuf import text_format
-
     if not os.path.lexists(base / BATCHING):
         _write(base / BATCHING, BATCHING_TEXT)
     # Until nothing is left to do: another process may have published another
@@ -80,7 +82,75 @@ def write_configs(base):
         _update(config, base)
         if config.SerializeToString(deterministic=True) == before:
             return
-        _write(base / MODELS, text_format.MessageToString(config))
+        _write(base / MODELS, _edited(_text_of(base / MODELS), config))
+
+
+def _text_of(path):
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _edited(text, config):
+    """`text` with the models of `config`, and all that users wrote between."""
+    from google.protobuf import text_format
+
+    models = config.model_config_list.config
+    old = type(config)()
+    text_format.Parse(text, old)
+    kept = [m in models for m in old.model_config_list.config]
+    entries, end = _places(text)
+    if end is None:
+        text += "model_config_list {\n}\n"
+        end = len(text) - 2
+    added = "".join(
+        f"  config {{\n{text_format.MessageToString(model, indent=4)}  }}\n"
+        for model in models[sum(kept) :]
+    )
+    if added and text[end - 1] != "\n":
+        added = f"\n{added}"
+    new = text[:end] + added + text[end:]
+    for keep, (start, stop) in reversed(list(zip(kept, entries))):
+        if not keep:
+            new = new[:start] + new[stop:]
+    # Forms that `_places` does not know, such as `config: [{...}]`.
+    if not _says(new, config):
+        return text_format.MessageToString(config)
+    return new
+
+
+def _says(text, config):
+    from google.protobuf import text_format
+
+    said = type(config)()
+    try:
+        return text_format.Parse(text, said) == config
+    except text_format.ParseError:
+        return False
+
+
+def _places(text):
+    """Spans of `config { ... }` with their lines, and where the list ends."""
+    entries, end, depth, start = [], None, 0, 0
+    for token in TOKEN.finditer(text):
+        if token["name"] and depth == 1:
+            start = token.start()
+        elif token["open"]:
+            depth += 1
+        elif token["close"]:
+            depth -= 1
+            if depth == 1:
+                entries.append(_whole_lines(text, start, token.end()))
+            elif depth == 0:
+                end = token.start()
+    return entries, end
+
+
+def _whole_lines(text, start, stop):
+    """The span with its indent and line break, if its lines have no more."""
+    before = len(text[:start].rstrip(" \t"))
+    after = re.compile(r"[ \t]*\n").match(text, stop)
+    if after and (before == 0 or text[before - 1] == "\n"):
+        return before, after.end()
+    return start, stop
 
 
 def _update(config, base):

@@ -101,11 +101,9 @@ def write_warmup(path, name, samples, say):
 def _default(specs):
     """One short request; an id of 1 is in every vocabulary."""
     return {
-        name: np.full(
-            _default_shape(spec.shape),
-            TEXT if spec.dtype == "string" else 1,
-            "S" if spec.dtype == "string" else spec.dtype.as_numpy_dtype,
-        )
+        name: np.full(_default_shape(spec.shape), TEXT)
+        if spec.dtype == "string"
+        else np.ones(_default_shape(spec.shape), spec.dtype.as_numpy_dtype)
         for name, spec in specs.items()
     }
 

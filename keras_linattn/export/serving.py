@@ -52,8 +52,8 @@ def serving_directory(
     unchanged.
 
     `models.config` has the absolute path of each model's folder, as the server
-    must see it. It is read first: what you changed in it stays, models that
-    came are added and models that went are removed. `batching.config` is
+    must see it. What you changed in it stays, comments too; models that came
+    are added and models that went are removed. `batching.config` is
     written only where there is none.
 
     Each warm-up request is run through the written model first, since the

@@ -1,5 +1,9 @@
 """Checks of arguments and shapes that several layers share."""
 
+import keras
+
+from keras_linattn.core.masks import hide_inputs
+
 
 def positive(name, value):
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -48,8 +52,23 @@ def check_input_shapes(query_shape, value_shape, key_shape):
         )
     if tuple(value_shape[1:-1]) != tuple(key_shape[1:-1]):
         raise ValueError(
-            f"`key` and `value` must have the same length. {shapes}"
+            f"`key` and `value` must have the same length. {shapes} Leave "
+            "`key` out to attend over `value`."
         )
+
+
+def check_floating(**inputs):
+    """Static check that what is attended are no token ids or pixels."""
+    given = {name: x for name, x in inputs.items() if x is not None}
+    for name, x in given.items():
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        if not keras.backend.is_float_dtype(dtype):
+            raise TypeError(
+                "Attention takes inputs of floating point. Received: "
+                f"{name} of dtype {dtype}, shape {tuple(x.shape)}. Embed token "
+                "ids with `keras.layers.Embedding` first, or convert numbers "
+                'with `keras.ops.cast(x, "float32")`.'
+            )
 
 
 def check_mask(name, mask, x):
@@ -63,8 +82,16 @@ def check_mask(name, mask, x):
     ):
         raise ValueError(
             "A mask has one entry for each position. Received: "
-            f"{name} of shape {shape}, expected {expected}."
+            f"{name} of shape {shape}, expected {expected}. Leave out the "
+            "axes of features, heads and queries."
         )
+
+
+def clear(query, key, value, query_mask, key_mask):
+    """The three inputs with nothing behind their masks, which are checked."""
+    check_mask("query_mask", query_mask, query)
+    check_mask("the mask of keys and values", key_mask, value)
+    return hide_inputs([query, key, value], [query_mask, key_mask, key_mask])
 
 
 def check_streaming(causal, return_scores, one_length_axis):

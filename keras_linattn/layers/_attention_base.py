@@ -8,10 +8,13 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._arguments import as_tuple
 from keras_linattn.layers._arguments import check_input_shapes
-from keras_linattn.layers._arguments import check_mask
 from keras_linattn.layers._arguments import check_streaming
+from keras_linattn.layers._arguments import clear
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._arguments import rate
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import keep_frozen
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._folded import attend_folded
@@ -22,16 +25,10 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._sublayers import with_mechanism
-
-SERIALIZERS = {
-    "initializer": keras.initializers,
-    "regularizer": keras.regularizers,
-    "constraint": keras.constraints,
-}
+from keras_linattn.layers._sublayers import variable_options
 
 
-class AttentionBase(keras.layers.Layer):
+class AttentionBase(BaseLayer):
     """Projections around a mechanism; not for use on its own.
 
     The sublayers carry the attribute names, names and variable shapes of
@@ -83,13 +80,18 @@ class AttentionBase(keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.use_gate = use_gate
         self.seed = seed
+        self._set_mechanism(mechanism)
+
+    @makes_sublayers
+    def _set_mechanism(self, mechanism):
         self.mechanism = mechanisms.get(
             mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
         )
         self._dropout_layer = keras.layers.Dropout(
-            self.dropout, seed=seed, dtype=self.dtype_policy
+            self.dropout, seed=self.seed, dtype=self.dtype_policy
         )
 
+    @makes_sublayers
     def _build_sublayers(self, query_shape, value_shape, key_shape):
         check_input_shapes(query_shape, value_shape, key_shape)
         rank = len(query_shape)
@@ -123,6 +125,7 @@ class AttentionBase(keras.layers.Layer):
             if self.mechanism.traits.gated:
                 shapes.append(self._folding.folded_features_shape(query_shape))
             self.mechanism.build(*shapes)
+            keep_frozen(self.mechanism)
 
     def _head_shapes(self, query_shape, value_shape):
         """Static `[B, H, T, D]` shapes of query, key and value heads."""
@@ -197,12 +200,11 @@ class AttentionBase(keras.layers.Layer):
         streams = initial_state is not None or return_state
         if streams:
             check_streaming(causal, return_scores, folding.trivial)
-        check_mask("query_mask", query_mask, query)
-        check_mask("the mask of keys and values", key_mask, value)
+        query, key, value = clear(query, key, value, query_mask, key_mask)
         usual = causal or streams or return_scores
         if not usual and folds(self, query, key, value, training):
             return attend_folded(self, query, key, value, query_mask, key_mask)
-        gate = self._gate_dense(query) if self.use_gate else None
+        gate = project(self._gate_dense, query) if self.use_gate else None
         options = {}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
@@ -259,6 +261,8 @@ class AttentionBase(keras.layers.Layer):
             return output, with_batch(self.state_spec(), query_shape[0])
         if not return_scores:
             return output
+        # Refuse while the model is made, not when the first batch arrives.
+        self.mechanism.check_scores()
         queries, keys, _ = self._head_shapes(query_shape, value_shape)
         scores = keras.KerasTensor(
             (*queries[:3], keys[2]), dtype=self.compute_dtype
@@ -281,20 +285,12 @@ class AttentionBase(keras.layers.Layer):
             "attention_axes": self.attention_axes,
             "use_gate": self.use_gate,
             "seed": self.seed,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
-        for role in ("kernel", "bias"):
-            for kind, module in SERIALIZERS.items():
-                name = f"{role}_{kind}"
-                config[name] = module.serialize(getattr(self, name))
         config["activity_regularizer"] = keras.regularizers.serialize(
             self._activity_regularizer
         )
         config["dtype"] = policy_for_config(
             self.dtype_policy, self._sublayers()
         )
-        return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))
+        return {**super().get_config(), **config, **variable_options(self)}

@@ -14,7 +14,9 @@ def with_exact_states(kwargs):
     return {**kwargs, "autocast": False}
 
 
-def check_caches(cross_layer, encoder_sequence, self_cache, cross_cache):
+def check_caches(
+    cross_layer, encoder_sequence, self_cache, cross_cache, causal
+):
     """Raises a `ValueError` unless these arguments go together.
 
     Args:
@@ -22,8 +24,22 @@ def check_caches(cross_layer, encoder_sequence, self_cache, cross_cache):
         encoder_sequence: tensor or `None`.
         self_cache: tree of tensors or `None`.
         cross_cache: tree of tensors or `None`.
+        causal: bool, the block's `use_causal_mask`.
     """
     has_cross = cross_layer is not None
+    if self_cache is not None and not causal:
+        raise ValueError(
+            "A `self_attention_cache` is for causal attention: it holds what "
+            "came before. Received: self_attention_cache of "
+            f"{_shape(self_cache)}, use_causal_mask={causal!r}. Leave the "
+            "cache out, or leave `use_causal_mask` at `True`."
+        )
+    if not has_cross and cross_cache is not None:
+        raise ValueError(
+            "A `cross_attention_cache` belongs to an `encoder_sequence`. "
+            f"Received: cross_attention_cache of {_shape(cross_cache)}, "
+            "encoder_sequence=None. Pass both, or leave the cache out."
+        )
     if has_cross != (encoder_sequence is not None):
         raise ValueError(
             "A decoder block is called with as many sequences as it was built "

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.layers._projection import project
@@ -49,6 +50,8 @@ def offers_factors(mechanism):
 
 
 def _long_enough(layer, query, key, value):
+    if is_empty(query, key, value):
+        return False  # the mechanism's call knows what to do
     lengths = (query[1], key[1], value[1])
     # A length that JAX exports is a symbol, which cannot be compared.
     if not all(isinstance(length, int) for length in lengths):
@@ -64,19 +67,17 @@ def _long_enough(layer, query, key, value):
 
 
 def attend_folded(layer, query, key, value, query_mask, key_mask):
-    """The layer's output `(B, T, O)`; masks as for `AttentionBase._attend`."""
-    # Nothing behind a mask may reach a product, nor its gradient.
+    """The layer's output `(B, T, O)`, of inputs that are 0 where masked."""
     factors = layer.mechanism.factors(
-        hide(project(layer.query_dense, query), query_mask, axis=1),
+        project(layer.query_dense, query),
         hide(project(layer.key_dense, key), key_mask, axis=1),
         key_mask,
     )
     weights = hide(factors.query, query_mask, axis=1)
     projections = (layer.value_dense, layer.output_dense)
     # The projections cast what they are called with; this one is not called.
-    value = ops.cast(value, layer.compute_dtype)
     return folded_attention(
         factors._replace(query=weights),
-        hide(value, key_mask),
+        ops.cast(value, layer.compute_dtype),
         *((dense.kernel, dense.bias) for dense in projections),
     )

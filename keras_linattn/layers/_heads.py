@@ -31,10 +31,12 @@ def project_heads(layer, value, value_mask=None, attention_mask=None):
     """
     if attention_mask is not None:
         attention_mask = key_mask_from_attention_mask(attention_mask)
+    mask = combine_masks(value_mask, attention_mask)
+    value = hide(value, mask)
     heads = {
         "key": heads_first(project(layer.key_dense, value)),
         "value": heads_first(project(layer.value_dense, value)),
-        "key_mask": combine_masks(value_mask, attention_mask),
+        "key_mask": mask,
     }
     if layer.mechanism.traits.gated:
         heads["inputs"] = value

@@ -22,7 +22,7 @@ def project(dense, x):
     """
     # XLA makes one kernel of both; TensorFlow gained nothing when measured.
     if keras.backend.backend() != "torch" or not is_plain(dense):
-        return dense(x)
+        return _call(dense, x)
     # Tensors' own `reshape`: Keras' takes 30 microseconds each time.
     x = ops.cast(x, dense.compute_dtype)
     kernel, bias = map(ops.convert_to_tensor, (dense.kernel, dense.bias))
@@ -34,6 +34,23 @@ def project(dense, x):
         kernel.reshape(-1, size),
     )
     return y.reshape(*x.shape[:-inputs], *bias.shape)
+
+
+def _call(dense, x):
+    """`dense(x)`, where TensorFlow cannot take the bias for one of axis 1.
+
+    Keras adds a bias `(H, 1)` along axis 1 if H is the length there. In two
+    parts, neither has that length.
+    """
+    length = x.shape[1]  # a symbol, which cannot be compared, in an export
+    if (
+        dense.bias is None
+        or dense.bias.shape[-1] > 1
+        or not isinstance(length, int)
+        or [n for n in dense.bias.shape if n > 1] != [length]
+    ):
+        return dense(x)
+    return ops.concatenate([dense(x[:, :1]), dense(x[:, 1:])], axis=1)
 
 
 def is_plain(dense):

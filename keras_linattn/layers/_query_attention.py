@@ -2,6 +2,7 @@
 
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._attention_base import AttentionBase
+from keras_linattn.layers._base_layer import makes_sublayers
 
 
 class QueryAttention(AttentionBase):
@@ -12,6 +13,7 @@ class QueryAttention(AttentionBase):
     that wrote it.
     """
 
+    @makes_sublayers
     def build(self, query_shape):
         self._folding = AxisFolding(3)
         self._query_dense = self._project(

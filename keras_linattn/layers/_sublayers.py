@@ -7,6 +7,8 @@ does not load.
 """
 
 import string
+import uuid
+import weakref
 
 import keras
 
@@ -66,6 +68,20 @@ def policy_for_config(base, sublayers):
     return keras.saving.serialize_keras_object(base)
 
 
+def variable_options(layer):
+    """Config of the initializers, regularizers and constraints of a layer."""
+    modules = {
+        "initializer": keras.initializers,
+        "regularizer": keras.regularizers,
+        "constraint": keras.constraints,
+    }
+    return {
+        f"{role}_{kind}": module.serialize(getattr(layer, f"{role}_{kind}"))
+        for role in ("kernel", "bias")
+        for kind, module in modules.items()
+    }
+
+
 def projection_equation(free_axes, bound_axes, output_axes):
     """Einsum over the last `bound_axes` axes, and the letters of the output."""
     letters = iter(string.ascii_lowercase)
@@ -81,25 +97,66 @@ def clone_initializer(initializer):
     return initializer.__class__.from_config(initializer.get_config())
 
 
-def serialize_mechanism(mechanism):
-    """The mechanism's config, which restores sharing when a file is loaded.
+def serialize_mechanism(mechanism, host):
+    """The mechanism's config, with which layers that share it share one again.
 
-    Keras marks the second use of a shared object with an id, but not the
-    first, so that the object would come back twice.
+    Args:
+        mechanism: `Mechanism`.
+        host: str, which of its layers this is for.
     """
     config = keras.saving.serialize_keras_object(mechanism)
     if mechanism.num_hosts > 1:
-        config["shared_object_id"] = id(mechanism)
+        if mechanism not in _IDS:
+            _IDS[mechanism] = uuid.uuid4().int
+        config["shared_object_id"] = _IDS[mechanism]
+        config["shared_by"] = host
     return config
 
 
+_IDS = weakref.WeakKeyDictionary()  # of mechanisms, the same in no two
+_RESTORED = weakref.WeakValueDictionary()  # mechanisms, by those ids
+_HOSTS = weakref.WeakKeyDictionary()  # of restored mechanisms, so far
+
+
+def restore_mechanism(config):
+    """The mechanism of a dict from `serialize_mechanism`.
+
+    Keras restores sharing within files only. Elsewhere, as in `clone_model`,
+    each layer comes back by itself: it joins those that shared its mechanism,
+    until one of them comes back once more, for another copy.
+    """
+    number, host = (config.get(k) for k in ("shared_object_id", "shared_by"))
+    if host is None or _keras_shares():
+        return mechanisms.get(config)
+    mechanism = _RESTORED.get(number)
+    if mechanism is None or host in _HOSTS[mechanism]:
+        mechanism = _RESTORED[number] = mechanisms.get(config)
+        _HOSTS[mechanism] = set()
+    _HOSTS[mechanism].add(host)
+    return mechanism
+
+
+def _keras_shares():
+    """Does Keras make one object of two configs with one id, as in a file?"""
+    config = keras.saving.serialize_keras_object(keras.initializers.Zeros())
+    config["shared_object_id"] = "keras_linattn"
+    one, other = (
+        keras.saving.deserialize_keras_object(config) for _ in range(2)
+    )
+    return one is other
+
+
 def with_mechanism(config):
-    """The config with its mechanism made, ready for the constructor.
+    """The config with its mechanisms made, ready for the constructor.
 
     Inside the constructor, Keras would bury the error about an unknown
     mechanism in a `TypeError` that prints the whole config.
     """
-    mechanism = config.get("mechanism")
-    if isinstance(mechanism, dict) and "class_name" in mechanism:
-        config = {**config, "mechanism": mechanisms.get(mechanism)}
-    return config
+    return {
+        name: restore_mechanism(value)
+        if name in ("mechanism", "cross_mechanism")
+        and isinstance(value, dict)
+        and "class_name" in value
+        else value
+        for name, value in config.items()
+    }

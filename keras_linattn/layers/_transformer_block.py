@@ -1,14 +1,17 @@
 """What the encoder and decoder blocks share: sublayers, residuals, config."""
 
 import keras
+from keras import ops
 
 from keras_linattn import mechanisms
+from keras_linattn.layers._arguments import check_floating
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._query_attention import QueryAttention
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._sublayers import with_mechanism
 from keras_linattn.layers.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
@@ -28,7 +31,7 @@ SUBLAYERS = (
 )
 
 
-class TransformerBlock(keras.layers.Layer):
+class TransformerBlock(BaseLayer):
     """Attention and a feedforward network; not for use on its own.
 
     A subclass makes its sublayers in `build` with the methods below, in the
@@ -60,6 +63,7 @@ class TransformerBlock(keras.layers.Layer):
         self.normalize_first = normalize_first
         self.mechanism = self._own_mechanism(mechanism)
 
+    @makes_sublayers
     def _own_mechanism(self, identifier, name="mechanism"):
         return mechanisms.get(
             identifier, dtype=sublayer_policy(self.dtype_policy, name)
@@ -132,6 +136,12 @@ class TransformerBlock(keras.layers.Layer):
         layer.build(shape)
         return layer
 
+    def _as_floating(self, **named):
+        """The input in the block's dtype, unless it is not floating point."""
+        check_floating(**named)
+        (x,) = named.values()
+        return ops.cast(x, self.compute_dtype)
+
     def _around(self, name, function, inputs, training):
         """`function` with the normalisation, dropout and residual of `name`.
 
@@ -159,6 +169,9 @@ class TransformerBlock(keras.layers.Layer):
 
         return self._around("feedforward", feed, inputs, training)[0]
 
+    def compute_output_shape(self, inputs_shape, *others):
+        return inputs_shape
+
     def _sublayers(self):
         layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
         return [layer for layer in layers if layer is not None]
@@ -179,9 +192,5 @@ class TransformerBlock(keras.layers.Layer):
                 self.bias_initializer
             ),
             "normalize_first": self.normalize_first,
-            "mechanism": serialize_mechanism(self.mechanism),
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return super().from_config(with_mechanism(config))

@@ -4,19 +4,23 @@ import keras
 from keras import ops
 
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._groups import MergeMask
 from keras_linattn.layers._groups import group
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
-class WindowProjection(keras.layers.Layer):
+class WindowProjection(BaseLayer):
     """Projects windows `strides` apart to a token each, see the subclasses.
 
     A subclass calls `_set_window` in its constructor.
     """
 
+    @makes_sublayers
     def _set_window(self, units, kernel_size, strides):
         self.supports_masking = True
         self.units = units
@@ -35,7 +39,7 @@ class WindowProjection(keras.layers.Layer):
         )
 
     def call(self, inputs, mask=None):
-        groups = group(hide(inputs, mask), self.strides)
+        groups = group(hide(inputs, combine_masks(mask)), self.strides)
         shape = ops.shape(groups)
         groups = ops.reshape(
             groups, (*shape[:2], self.strides * inputs.shape[-1])

@@ -3,14 +3,16 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class CausalConvolution(keras.layers.Layer):
+class CausalConvolution(BaseLayer):
     """Adds to each position a weighted sum of it and the few before it.
 
     output_t = x_t + b + sum over i < kernel_size of w_i x_(t - i), each feature
@@ -18,8 +20,9 @@ class CausalConvolution(keras.layers.Layer):
     causal attention it tells neighbours apart, as positions would, but for
     sequences of any length, and its state is its last inputs.
 
-    Hidden positions count as zeros. They may stand at the end of the inputs
-    only, as padding does; they leave the state as it is.
+    Padding at either end changes nothing: the state comes right before the
+    first visible position, and is left as it is by hidden ones. A gap between
+    visible positions has no answer: what looks into it is NaN.
 
     Args:
         kernel_size: int > 1, positions that are summed up. Defaults to 4.
@@ -97,37 +100,42 @@ class CausalConvolution(keras.layers.Layer):
         inputs_mask=None,
     ):
         # Keras calls it `inputs_mask` where a state is passed too.
-        mask = first_given(mask, inputs_mask)
+        mask = combine_masks(first_given(mask, inputs_mask))
+        x = ops.cast(inputs, self.compute_dtype)
+        start = end = None
         if mask is not None:
-            mask = ops.cast(mask, "bool")
+            start, end, gap = visible_span(mask)
+            fill = ops.cast(ops.where(gap, float("nan"), 0.0), x.dtype)
+            x = ops.where(
+                ops.expand_dims(mask, -1), x, ops.expand_dims(fill, -1)
+            )
+        # What is 0 may stand anywhere before the first position.
+        moves = initial_state is not None and mask is not None
         if initial_state is None:
             initial_state = self.get_initial_state(ops.shape(inputs)[0])
-        visible = hide(ops.cast(inputs, self.compute_dtype), mask)
-        kernel, bias = (
-            ops.cast(w, visible.dtype) for w in (self.kernel, self.bias)
+        kernel, bias = (ops.cast(w, x.dtype) for w in (self.kernel, self.bias))
+        window = _window(
+            ops.cast(initial_state, x.dtype), x, start if moves else None
         )
-        before = ops.cast(initial_state, visible.dtype)
-        window = ops.concatenate([before, visible], axis=1)
         # Shifted sums: grouped convolutions are slow under XLA on CPU.
         last = self.kernel_size - 1
-        output = visible + bias
+        output = x + bias
         for shift in range(self.kernel_size):
             shifted = window[:, last - shift : -shift or None]
             output = output + shifted * kernel[shift]
         if not return_state:
             return output
-        return output, self._state_after(window, mask, initial_state)
-
-    def _state_after(self, window, mask, like):
-        last = self.kernel_size - 1
-        if mask is None:
+        if end is None:
             state = window[:, -last:]
         else:
-            start = ops.sum(ops.cast(mask, "int32"), axis=1)
-            index = ops.expand_dims(start, 1) + ops.arange(last, dtype="int32")
-            index = ops.expand_dims(index, 2)
-            state = ops.take_along_axis(window, index, axis=1)
-        return ops.cast(state, like.dtype)
+            index = end + ops.arange(last, dtype="int32")
+            state = ops.take_along_axis(
+                window, ops.expand_dims(index, 2), axis=1
+            )
+        return output, ops.cast(state, initial_state.dtype)
+
+    def compute_output_shape(self, inputs_shape):
+        return inputs_shape
 
     def compute_output_spec(
         self,
@@ -148,3 +156,25 @@ class CausalConvolution(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "kernel_size": self.kernel_size}
+
+
+def _window(before, x, start):
+    """`x` after the state, which ends right before position `start`.
+
+    Args:
+        before: tensor `(B, kernel_size - 1, F)`, the state.
+        x: tensor `(B, T, F)`, 0 before `start`.
+        start: int tensor `(B, 1)`, or `None`: 0.
+
+    Returns:
+        Tensor `(B, kernel_size - 1 + T, F)`.
+    """
+    if start is None:
+        return ops.concatenate([before, x], axis=1)
+    last = before.shape[1]
+    x = ops.pad(x, [(0, 0), (last, 0), (0, 0)])
+    place = ops.arange(ops.shape(x)[1], dtype="int32") - start
+    index = ops.expand_dims(ops.clip(place, 0, last - 1), 2)
+    moved = ops.take_along_axis(before, index, axis=1)
+    is_state = ops.logical_and(place >= 0, place < last)
+    return ops.where(ops.expand_dims(is_state, 2), moved, x)

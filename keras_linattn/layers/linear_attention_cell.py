@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers.linear_self_attention import LinearSelfAttention
 
 
@@ -58,7 +59,8 @@ class LinearAttentionCell(keras.layers.Layer):
         if not isinstance(attention, LinearSelfAttention):
             raise TypeError(
                 "`attention` must be a `LinearSelfAttention`. "
-                f"Received: {attention!r} of type {type(attention).__name__}."
+                f"Received: {attention!r} of type {type(attention).__name__}. "
+                "Make one with `causal=True`."
             )
         if not attention.causal:
             raise ValueError(
@@ -83,6 +85,7 @@ class LinearAttentionCell(keras.layers.Layer):
             -1
         ]
 
+    @makes_sublayers
     def build(self, input_shape):
         self._features = input_shape[-1]
         if not self.attention.built:
@@ -96,6 +99,10 @@ class LinearAttentionCell(keras.layers.Layer):
                 states, keras.tree.flatten(self._spec), strict=True
             )
         ]
+        # `RNN` calls its cell at hidden positions, too, and selects afterwards:
+        # NaN must not be in the graph there, where it would reach gradients.
+        finite = ops.all(ops.isfinite(inputs), axis=-1, keepdims=True)
+        inputs = ops.where(finite, inputs, ops.zeros_like(inputs))
         output, state = self.attention(
             ops.expand_dims(inputs, 1),
             initial_state=keras.tree.pack_sequence_as(self._spec, leaves),
@@ -107,7 +114,12 @@ class LinearAttentionCell(keras.layers.Layer):
                 keras.tree.flatten(state), self.state_size, strict=True
             )
         ]
-        return ops.squeeze(output, 1), states
+        return tuple(
+            keras.tree.map_structure(
+                lambda x: ops.where(finite, x, ops.cast(float("nan"), x.dtype)),
+                (ops.squeeze(output, 1), states),
+            )
+        )
 
     def get_config(self):
         return {

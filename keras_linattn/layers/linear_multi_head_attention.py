@@ -4,6 +4,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import key_mask_from_attention_mask
+from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._attention_base import AttentionBase
 
@@ -165,6 +166,7 @@ class LinearMultiHeadAttention(AttentionBase):
         initial_state=None,
         return_state=False,
     ):
+        check_floating(query=query, value=value, key=key)
         if attention_mask is not None:
             attention_mask = self._key_mask_from(attention_mask, value)
         return self._attend(
@@ -210,6 +212,7 @@ class LinearMultiHeadAttention(AttentionBase):
         initial_state=None,
         return_state=False,
     ):
+        check_floating(query=query, value=value, key=key)
         # Refuse while the model is made, not when the first batch arrives.
         self.mechanism.check_call(
             *self._head_shapes(query.shape, value.shape), use_causal_mask

@@ -4,6 +4,7 @@ import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._attention_base import AttentionBase
 
@@ -111,6 +112,7 @@ class LinearSelfAttention(AttentionBase):
         return_state=False,
         inputs_mask=None,
     ):
+        check_floating(inputs=inputs)
         # Keras passes the implicit mask as `inputs_mask` if a state comes too.
         mask = combine_masks(first_given(mask, inputs_mask))
         return self._attend(
@@ -139,12 +141,15 @@ class LinearSelfAttention(AttentionBase):
         return_state=False,
         inputs_mask=None,
     ):
+        check_floating(inputs=inputs)
+        shape = inputs.shape
+        self.mechanism.check_call(*self._head_shapes(shape, shape), self.causal)
         if initial_state is not None or return_state:
             check_streaming(
                 self.causal, return_attention_scores, self._folding.trivial
             )
         return self._output_spec_for(
-            inputs.shape, inputs.shape, return_attention_scores, return_state
+            shape, shape, return_attention_scores, return_state
         )
 
     def get_config(self):

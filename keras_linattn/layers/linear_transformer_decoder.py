@@ -3,10 +3,11 @@
 import inspect
 
 import keras
-from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
@@ -14,7 +15,6 @@ from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import attend_to_summary
 from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import serialize_mechanism
-from keras_linattn.layers._sublayers import with_mechanism
 from keras_linattn.layers._transformer_block import TransformerBlock
 
 
@@ -59,8 +59,7 @@ class LinearTransformerDecoder(TransformerBlock):
             Without it and `decoder_attention_mask`, an implicit Keras mask is
             used.
         decoder_attention_mask: optional tensor `(B, T)` or `(B, 1, T)`.
-        encoder_padding_mask: likewise, `(B, S)`.
-        encoder_attention_mask: likewise, `(B, S)` or `(B, 1, S)`.
+        encoder_padding_mask, encoder_attention_mask: likewise, of S.
         self_attention_cache: optional tree of tensors, the state before
             `decoder_sequence`. Starts as `get_initial_state(batch_size)`.
         self_attention_cache_update_index: ignored, the state knows.
@@ -81,7 +80,8 @@ class LinearTransformerDecoder(TransformerBlock):
     Raises:
         ValueError: if an argument is out of range; if a mask depends on the
             query; if another number of sequences is passed than before; for a
-            cache of a mechanism without states.
+            cache of a mechanism without states, or one with
+            `use_causal_mask=False`.
 
     Example:
 
@@ -133,6 +133,7 @@ class LinearTransformerDecoder(TransformerBlock):
             cross_mechanism, "cross_mechanism"
         )
 
+    @makes_sublayers
     def build(self, decoder_sequence_shape, encoder_sequence_shape=None):
         shape = decoder_sequence_shape
         self._self_attention_layer = self._self_attention(shape)
@@ -196,6 +197,7 @@ class LinearTransformerDecoder(TransformerBlock):
             encoder_sequence,
             self_attention_cache,
             cross_attention_cache,
+            use_causal_mask,
         )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
@@ -203,7 +205,7 @@ class LinearTransformerDecoder(TransformerBlock):
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
         x, *cache = self._attend_self(
-            ops.cast(decoder_sequence, self.compute_dtype),
+            self._as_floating(decoder_sequence=decoder_sequence),
             {
                 "value_mask": decoder_padding_mask,
                 "attention_mask": decoder_attention_mask,
@@ -230,9 +232,10 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def _attend_self(self, inputs, masks, state, causal, training):
         layer = self._self_attention_layer
+        visible = combine_masks(masks["value_mask"])
+        inputs = hide(inputs, visible)
 
         def attend(x):
-            visible = combine_masks(masks["value_mask"])
             if state is not None:
                 heads = project_heads(layer, x, **masks)
                 return attend_to_heads(
@@ -268,13 +271,14 @@ class LinearTransformerDecoder(TransformerBlock):
         caches = [
             given.get(f"{kind}_attention_cache") for kind in ("self", "cross")
         ]
-        check_caches(self._cross_attention_layer, encoded, *caches)
+        causal = given.get("use_causal_mask", True)
+        check_caches(self._cross_attention_layer, encoded, *caches, causal)
         # Refuse while the model is made, not when the first batch arrives.
         self._self_attention_layer.compute_output_spec(
             x,
             x,
             attention_mask=given.get("decoder_attention_mask"),
-            use_causal_mask=given.get("use_causal_mask", True),
+            use_causal_mask=causal,
             initial_state=caches[0],
             return_state=caches[0] is not None,
         )
@@ -289,11 +293,7 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_config(self):
         return {
             **super().get_config(),
-            "cross_mechanism": serialize_mechanism(self.cross_mechanism),
+            "cross_mechanism": serialize_mechanism(
+                self.cross_mechanism, f"{self.name}/cross"
+            ),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        cross = with_mechanism({"mechanism": config.get("cross_mechanism")})
-        config = {**config, "cross_mechanism": cross["mechanism"]}
-        return super().from_config(config)

@@ -1,11 +1,12 @@
 """Decoder blocks that share one set of keys, values and states."""
 
 import keras
-from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import project_heads
@@ -103,6 +104,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         )
         self.num_layers = positive("num_layers", num_layers)
 
+    @makes_sublayers
     def build(self, decoder_sequence_shape):
         self.blocks = [
             self._block(index, decoder_sequence_shape)
@@ -152,16 +154,14 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
-        x = ops.cast(decoder_sequence, self.compute_dtype)
+        x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = hide(x, visible)
         heads, before = None, self_attention_cache
         for block in self.blocks:
             x, heads, after = _call_block(
                 block, x, heads, visible, before, training
             )
         return x if before is None else (x, after)
-
-    def compute_output_shape(self, decoder_sequence_shape):
-        return decoder_sequence_shape
 
     def compute_output_spec(
         self,

@@ -3,6 +3,8 @@
 import keras
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import hide
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers._transformer_block import TransformerBlock
 
@@ -94,6 +96,7 @@ class LinearTransformerEncoder(TransformerBlock):
         )
         self.remat = remat
 
+    @makes_sublayers
     def build(self, inputs_shape):
         self._self_attention_layer = self._attention(
             "self_attention_layer", self.mechanism, inputs_shape, inputs_shape
@@ -116,10 +119,11 @@ class LinearTransformerEncoder(TransformerBlock):
         return_attention_scores=False,
         mask=None,
     ):
+        inputs = self._as_floating(inputs=inputs)
         if padding_mask is None and attention_mask is None:
             padding_mask = mask
         visible = combine_masks(padding_mask)
-
+        inputs = hide(inputs, visible)
         options = {
             "query_mask": visible,
             "value_mask": visible,
@@ -133,7 +137,7 @@ class LinearTransformerEncoder(TransformerBlock):
             return self._encode(x, **options)[0]
 
         if self.remat and training:
-            return recompute(encode, inputs, self._generators())
+            return recompute(encode, self, (inputs,))
         return encode(inputs)
 
     def _encode(self, inputs, training, return_attention_scores=False, **masks):
@@ -151,20 +155,6 @@ class LinearTransformerEncoder(TransformerBlock):
 
         x, *scores = self._around("self_attention", attend, inputs, training)
         return (self._feed_forward(x, training), *scores)
-
-    def _generators(self):
-        """All that a call draws random numbers from."""
-        sources = (
-            self._self_attention_layer._dropout_layer,
-            self._self_attention_layer.mechanism,
-            self._self_attention_dropout,
-            self._feedforward_dropout,
-        )
-        found = (getattr(source, "seed_generator", None) for source in sources)
-        return [generator for generator in found if generator is not None]
-
-    def compute_output_shape(self, inputs_shape):
-        return inputs_shape
 
     def compute_output_spec(
         self,

@@ -6,10 +6,11 @@ from keras import ops
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import safe_divide
+from keras_linattn.layers._base_layer import BaseLayer
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class MaskedAveragePooling(keras.layers.Layer):
+class MaskedAveragePooling(BaseLayer):
     """Mean over the visible positions of a sequence.
 
     Like `keras.layers.GlobalAveragePooling1D`, but a sequence with no visible
@@ -41,8 +42,11 @@ class MaskedAveragePooling(keras.layers.Layer):
 
     def call(self, inputs, mask=None):
         x = ops.cast(inputs, accumulation_dtype(inputs.dtype))
-        if mask is None:
+        if mask is None and x.shape[1] not in (None, 0):
             return ops.cast(ops.mean(x, axis=1), inputs.dtype)
+        # A length that may be 0 is counted, too.
+        mask = ops.ones_like(x[..., 0]) if mask is None else mask
+        mask = ops.cast(mask, "bool")
         count = ops.sum(ops.cast(mask, x.dtype), axis=1, keepdims=True)
         mean = safe_divide(ops.sum(hide(x, mask), axis=1), count)
         return ops.cast(mean, inputs.dtype)
@@ -52,3 +56,6 @@ class MaskedAveragePooling(keras.layers.Layer):
 
     def compute_output_shape(self, inputs_shape):
         return (inputs_shape[0], inputs_shape[2])
+
+    def get_config(self):
+        return super().get_config()  # Keras' own fails for a policy object

@@ -3,12 +3,21 @@
 import keras
 from keras import ops
 
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
+# (prime, multiplier) of each half of the hash. The primes are 2 modulo 3, so
+# that the cube is a permutation, and small enough that products of residues,
+# and the two halves together, fit in int32. Two bigrams have the same pair of
+# sums only if their tokens differ by more than 44,000.
+HALVES = ((46337, 5017), (46307, 39843))
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class NGramEmbedding(keras.layers.Layer):
+class NGramEmbedding(BaseLayer):
     """Sum of the embeddings of the n-grams that end at each position.
 
     Single tokens have a table of their own; longer n-grams share
@@ -59,22 +68,19 @@ class NGramEmbedding(keras.layers.Layer):
                 "`orders` must name at least one n-gram length, each >= 1. "
                 f"Received: orders={orders!r}."
             )
-        if num_buckets * vocabulary_size >= 2**31:
-            raise ValueError(
-                "`num_buckets` times `vocabulary_size` must be under 2**31, "
-                "the range of the int32 hash. Received: "
-                f"num_buckets={num_buckets}, vocabulary_size="
-                f"{vocabulary_size}."
-            )
         self.supports_masking = True
-        self.vocabulary_size = vocabulary_size
-        self.embed_dim = embed_dim
+        self.vocabulary_size = positive("vocabulary_size", vocabulary_size)
+        self.embed_dim = positive("embed_dim", embed_dim)
         self.orders = tuple(orders)
-        self.num_buckets = num_buckets
+        self.num_buckets = positive("num_buckets", num_buckets)
+        self._make_tables()
+
+    @makes_sublayers
+    def _make_tables(self):
         self._tables = [
             keras.layers.Embedding(
-                vocabulary_size if n == 1 else num_buckets,
-                embed_dim,
+                self.vocabulary_size if n == 1 else self.num_buckets,
+                self.embed_dim,
                 dtype=sublayer_policy(self.dtype_policy, f"order_{n}"),
                 name=f"order_{n}",
             )
@@ -87,21 +93,12 @@ class NGramEmbedding(keras.layers.Layer):
 
     def call(self, tokens):
         tokens = ops.cast(tokens, "int32")
+        buckets = ngram_buckets(tokens, self.orders, self.num_buckets)
         embedded = [
-            table(tokens if n == 1 else self._hash(tokens, n))
+            table(tokens if n == 1 else buckets[n])
             for n, table in zip(self.orders, self._tables)
         ]
         return sum(embedded[1:], embedded[0])
-
-    def _hash(self, tokens, n):
-        """Bucket of the n-gram that ends at each position, int32 `(B, T)`."""
-        length = ops.shape(tokens)[1]
-        padded = ops.pad(tokens, [(0, 0), (n - 1, 0)])
-        bucket = ops.zeros_like(tokens)
-        for start in range(n):
-            window = padded[:, start : start + length]
-            bucket = (bucket * self.vocabulary_size + window) % self.num_buckets
-        return bucket
 
     def compute_mask(self, tokens, mask=None):
         return ops.not_equal(tokens, 0)
@@ -118,3 +115,44 @@ class NGramEmbedding(keras.layers.Layer):
             "orders": self.orders,
             "num_buckets": self.num_buckets,
         }
+
+
+def ngram_buckets(tokens, orders, num_buckets):
+    """Returns the bucket of the n-gram that ends at each position.
+
+    The n-gram's tokens, times a multiplier for each place, add up modulo two
+    primes. Cubes then mix the two sums: neighbouring sums fall into buckets as
+    random numbers do, whatever `num_buckets` is. No product leaves int32.
+
+    Args:
+        tokens: int32 tensor `(B, T)`, entries >= 0.
+        orders: tuple of ints > 0, lengths of the n-grams.
+        num_buckets: int > 0.
+
+    Returns:
+        Dict from each order above 1 to an int32 tensor `(B, T)`.
+    """
+    length, longest = ops.shape(tokens)[1], max(orders)
+    padded = ops.pad(tokens, [(0, 0), (longest - 1, 0)])
+    residues = [padded % prime for prime, _ in HALVES]
+    sums, buckets = [0, 0], {}
+    for place in range(longest):
+        start = longest - 1 - place
+        for half, (prime, multiplier) in enumerate(HALVES):
+            window = residues[half][:, start : start + length]
+            factor = pow(multiplier, place + 1, prime)
+            sums[half] = sums[half] + window * factor % prime
+        if place and place + 1 in orders:
+            buckets[place + 1] = _mixed(*sums) % num_buckets
+    return buckets
+
+
+def _mixed(first, second):
+    """Two sums as one int32 number that depends on every bit of both."""
+    (prime, _), (other, _) = HALVES
+    first = _cubed(first % prime, prime)
+    return first * other + _cubed((first + second) % other, other)
+
+
+def _cubed(x, prime):
+    return x * x % prime * x % prime

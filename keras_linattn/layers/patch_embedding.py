@@ -1,11 +1,16 @@
 """Images to sequences of patches."""
 
+import math
+
 import keras
 from keras import ops
 
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class PatchEmbedding(keras.layers.Layer):
+class PatchEmbedding(BaseLayer):
     """Cuts images into patches, projects each, adds learned positions.
 
     Args:
@@ -53,6 +58,7 @@ class PatchEmbedding(keras.layers.Layer):
         self.embed_dim = embed_dim
         self.use_positions = use_positions
 
+    @makes_sublayers
     def build(self, images_shape):
         grid = self.grid(images_shape)
         self._projection = keras.layers.Conv2D(
@@ -89,14 +95,32 @@ class PatchEmbedding(keras.layers.Layer):
         return tuple(s // p for s, p in zip(sizes, self.patch_size))
 
     def call(self, images):
+        self._check_size(images.shape)
         x = self._projection(images)
         shape = ops.shape(x)
-        x = ops.reshape(x, (shape[0], shape[1] * shape[2], shape[3]))
+        length = shape[1] * shape[2]
+        if self.use_positions:  # else one patch could broadcast to many
+            length = self.positions.shape[0]
+        x = ops.reshape(x, (shape[0], length, shape[3]))
         if self.use_positions:
             x = x + ops.cast(self.positions, x.dtype)
         return x
 
+    def _check_size(self, images_shape):
+        """Static check that there is a position for each patch."""
+        if None in images_shape[1:3] or not self.use_positions:
+            return
+        count = math.prod(self.grid(images_shape))
+        if self.built and count != self.positions.shape[0]:
+            raise ValueError(
+                "Positions are for images of the size that the layer was built "
+                f"with, of {self.positions.shape[0]} patches. Received: shape "
+                f"{tuple(images_shape)}, {count} patches. Resize the images, "
+                "or pass `use_positions=False`."
+            )
+
     def compute_output_shape(self, images_shape):
+        self._check_size(images_shape)
         rows, columns = self.grid(images_shape)
         return (images_shape[0], rows * columns, self.embed_dim)
 

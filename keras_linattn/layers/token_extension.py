@@ -5,13 +5,16 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.masks import hide
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class TokenExtension(keras.layers.Layer):
+class TokenExtension(BaseLayer):
     """Adds to each token a projection of the merged token it is a part of.
 
     The way back from `TokenMerging`: each merged token is projected to
@@ -26,6 +29,8 @@ class TokenExtension(keras.layers.Layer):
         inputs: tensor `(B, T, F)`, the tokens before they were merged.
         merged: tensor `(B, ceil(T / factor), G)`, what became of the merged
             tokens.
+        merged_mask: optional bool tensor `(B, ceil(T / factor))`, `True` =
+            visible: the others add nothing.
 
     Returns:
         Tensor `(B, T, F)`.
@@ -54,6 +59,7 @@ class TokenExtension(keras.layers.Layer):
         self.factor = factor
         self._projection = None  # its size is that of the inputs
 
+    @makes_sublayers
     def build(self, inputs_shape, merged_shape):
         self._check_lengths(inputs_shape[1], merged_shape[1])
         self._projection = keras.layers.Dense(
@@ -73,7 +79,9 @@ class TokenExtension(keras.layers.Layer):
                 f"{self.factor}. Merge with `TokenMerging({self.factor}, ...)`."
             )
 
-    def call(self, inputs, merged):
+    def call(self, inputs, merged, merged_mask=None):
+        if merged_mask is not None:
+            merged = hide(merged, ops.cast(merged_mask, "bool"))
         shape = ops.shape(inputs)
         count = ops.shape(merged)[1]
         groups = ops.reshape(

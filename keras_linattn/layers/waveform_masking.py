@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.lengths import is_empty
+from keras_linattn.layers._base_layer import BaseLayer
+
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class TrailingZerosMask(keras.Operation):
@@ -16,6 +19,8 @@ class TrailingZerosMask(keras.Operation):
         position = ops.arange(ops.shape(waveforms)[1], dtype="int32")
         position = ops.expand_dims(position, 0)
         sounding = ops.not_equal(waveforms, 0)  # NaN is
+        if is_empty(waveforms.shape):
+            return sounding  # nothing has no maximum
         last = ops.where(sounding, position, -1)
         return position <= ops.max(last, axis=1, keepdims=True)
 
@@ -24,7 +29,7 @@ class TrailingZerosMask(keras.Operation):
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class WaveformMasking(keras.layers.Layer):
+class WaveformMasking(BaseLayer):
     """Adds the feature axis, and hides the zeros at a waveform's end.
 
     Samples that are exactly 0 up to the end are padding. Zeros before another
@@ -66,3 +71,6 @@ class WaveformMasking(keras.layers.Layer):
 
     def compute_output_shape(self, waveforms_shape):
         return (*waveforms_shape, 1)
+
+    def get_config(self):
+        return super().get_config()  # Keras' own fails for a policy object

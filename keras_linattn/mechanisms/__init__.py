@@ -5,6 +5,9 @@ from keras_linattn.mechanisms._registry import available as available
 from keras_linattn.mechanisms._registry import get as get
 from keras_linattn.mechanisms._registry import name_of as name_of
 from keras_linattn.mechanisms._registry import register as register
+from keras_linattn.mechanisms._registry import (
+    with_input_sizes as with_input_sizes,
+)
 from keras_linattn.mechanisms._traits import Traits as Traits
 from keras_linattn.mechanisms.agent import Agent as Agent
 from keras_linattn.mechanisms.cosformer import CosFormer as CosFormer

@@ -5,8 +5,13 @@ import inspect
 import keras
 from keras import ops
 
+from keras_linattn.core.arguments import takes_numpy
+from keras_linattn.core.lengths import empty_sum
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.mechanisms._lengths import check_known_lengths
+from keras_linattn.mechanisms._lengths import check_other_lengths
 from keras_linattn.mechanisms._traits import Traits
 
 
@@ -14,8 +19,8 @@ class Mechanism(keras.layers.Layer):
     """Attention on projected heads; the formula without the projections.
 
     A subclass declares `traits` and writes `attend`. It receives heads in the
-    accumulation dtype (float32 under half-precision policies) whose masked
-    keys and values are already 0, so the formula need not think of either.
+    accumulation dtype (float32 under half-precision policies) that are already
+    0 behind their masks, so the formula need not think of either.
 
     Call arguments:
         query: tensor `[B, H, T, D]`.
@@ -46,6 +51,10 @@ class Mechanism(keras.layers.Layer):
 
     traits = Traits()
     num_hosts = 0  # layers that attend through this object, set by them
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def build(self, query_shape, key_shape, value_shape):
         """Makes the weights, if any, from shapes `[B, H, T, D]`.
@@ -87,13 +96,20 @@ class Mechanism(keras.layers.Layer):
         causal=False,
         training=None,
     ):
-        self.check_call(query.shape, key.shape, value.shape, causal)
         dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
+        query, key, value = self._prepare(query, key, value, key_mask, causal)
+        if is_empty(query.shape, key.shape):
+            return ops.cast(self._see_nothing(query, key, value), dtype)
+        # NaN behind the mask must not reach a product, nor its gradients.
+        query = hide(query, query_mask)
         output = self.attend(
             query, key, value, key_mask, query_mask, causal, training
         )
         return ops.cast(output, dtype)
+
+    def rematerialized_call(self, layer_call, *args, **kwargs):
+        """`layer_call` itself: the layer around it is what is recomputed."""
+        return layer_call
 
     def attention_scores(
         self,
@@ -115,12 +131,7 @@ class Mechanism(keras.layers.Layer):
         Raises:
             ValueError: if the mechanism has no such matrix (trait `explicit`).
         """
-        if not self.traits.explicit:
-            raise ValueError(
-                f"`{type(self).__name__}` has no equivalent attention matrix. "
-                "Received: return_attention_scores=True. Use a mechanism with "
-                "the trait `explicit`, or leave the scores out."
-            )
+        self.check_scores()
         batch, heads, length, _ = ops.shape(key)
         identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
@@ -177,6 +188,21 @@ class Mechanism(keras.layers.Layer):
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
 
+    def compute_output_spec(
+        self,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        **options,
+    ):
+        # Refuse while the model is made, not when the first batch arrives.
+        self.check_call(query.shape, key.shape, value.shape, causal)
+        shape = self.compute_output_shape(query.shape, key.shape, value.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
     def get_config(self):
         """Keras' config, and each constructor argument under its own name.
 
@@ -189,13 +215,21 @@ class Mechanism(keras.layers.Layer):
             **{name: getattr(self, name) for name in own},
         }
 
-    def _prepare(self, query, key, value, key_mask):
-        """Accumulation dtype for all, and nothing behind a masked key."""
+    def _prepare(self, query, key, value, key_mask, causal=True):
+        """Checked, in the accumulation dtype, nothing behind a masked key."""
+        self.check_call(query.shape, key.shape, value.shape, causal)
+        key, value = check_other_lengths(self, query, key, value, causal)
         dtype = accumulation_dtype(query.dtype)
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
+
+    def _see_nothing(self, query, key, value):
+        """The output where there are no keys, no queries, or no batch: 0."""
+        shape = (*ops.shape(query)[:3], value.shape[3])
+        tensors = (query, key, value, *self.trainable_variables)
+        return ops.zeros(shape, query.dtype) + empty_sum(*tensors)
 
     def refuse_state(self):
         """Raises the `ValueError` of a mechanism that has no states."""
@@ -203,6 +237,15 @@ class Mechanism(keras.layers.Layer):
             f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
             "with the trait `recurrent`, such as 'linear_transformer'."
         )
+
+    def check_scores(self):
+        """Raises a `ValueError` if there is no matrix of scores to return."""
+        if not self.traits.explicit:
+            raise ValueError(
+                f"`{type(self).__name__}` has no equivalent attention matrix. "
+                "Received: return_attention_scores=True. Use a mechanism with "
+                "the trait `explicit`, or leave the scores out."
+            )
 
     def check_call(self, query, key, value, causal=False):
         """Raises a `ValueError` if heads of these shapes cannot be attended.
@@ -243,13 +286,7 @@ class Mechanism(keras.layers.Layer):
                 "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
                 "another mechanism."
             )
-        if _differ(query[2], key[2]) and (causal or not self.traits.cross):
-            rule = "Causal attention" if causal else type(self).__name__
-            raise ValueError(
-                f"{rule} needs queries and keys of the same length. "
-                f"{received}. Use a mechanism with the trait `cross`, without "
-                "a causal mask, for cross-attention."
-            )
+        check_known_lengths(self, query, key, causal, received)
 
 
 def constructor_arguments(cls):

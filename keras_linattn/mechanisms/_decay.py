@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.chunks import fitting_size
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.poison import run_contained
@@ -16,14 +17,22 @@ EPSILON = 1e-5  # added to mean squares
 
 def normalise_rows(x):
     """Each row divided by its root mean square: RMSNorm, nothing learned."""
-    square = ops.mean(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(square + EPSILON)
+    return _divided_by_size(x, ops.mean)
 
 
 def unit_rows(x):
     """Each row divided by its length; a row of 0 stays 0."""
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(square + EPSILON)
+    return _divided_by_size(x, ops.sum)
+
+
+def _divided_by_size(x, reduce):
+    """x / sqrt(reduce(x^2) + EPSILON), rows of 1e30 included."""
+    # Of large rows the squares overflow: their largest entry is taken as 1.
+    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
+    scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
+    x = x * scale
+    square = reduce(ops.square(x), axis=-1, keepdims=True)
+    return x * ops.rsqrt(square + EPSILON * ops.square(scale))
 
 
 class DecayMechanism(Mechanism):
@@ -103,6 +112,8 @@ class DecayMechanism(Mechanism):
         inputs=None,
     ):
         self.check_call(query.shape, key.shape, value.shape, causal)
+        if query_mask is not key_mask:  # which `step` hides, too
+            query = hide(query, query_mask)
         state = self.initial_state_for(query, value)
         return self.step(state, query, key, value, key_mask, inputs)[0]
 
@@ -114,10 +125,12 @@ class DecayMechanism(Mechanism):
         )
 
     def step(self, state, query, key, value, key_mask=None, inputs=None):
-        self.check_call(query.shape, key.shape, value.shape, causal=True)
         dtype = query.dtype
         query = hide(query, key_mask)
         query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         if query.shape[2] == 1:

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.causal import attend_causally
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.products import kernel_attention
@@ -32,8 +33,7 @@ class KernelMechanism(Mechanism):
         return key_dim
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # A power of 1e30 behind the mask would be a NaN in the gradients.
-        query = self.query_features(hide(query, query_mask))
+        query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
         if causal:
             return attend_causally(query, key, value)[0]
@@ -52,6 +52,9 @@ class KernelMechanism(Mechanism):
         self.check_recurrent()
         dtype = query.dtype
         query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
         key = hide(self.key_features(key), key_mask)
         query = self.query_features(query)
         output, state = attend_causally(query, key, value, state)

@@ -1,10 +1,17 @@
 """Mechanisms by name."""
 
+import difflib
+import inspect
+
 import keras
 
 from keras_linattn.mechanisms._base import Mechanism
 
 _CLASSES = {}
+_VARIADIC = (
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+)
 
 
 def register(name, package=None):
@@ -16,13 +23,16 @@ def register(name, package=None):
         name: str, the key. For the mechanisms of this package it is also the
             name of the file and of the tests.
         package: str or `None`, the prefix of Keras' registration, written
-            into saved files. Defaults to the top-level module of the class.
+            into saved files. Defaults to that of Keras, `"Custom"`, whatever
+            module or script defines the class.
 
     Returns:
         The decorator, which returns the class.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if a class of another name or module has taken the name.
+            The same class defined again, as by a notebook's cell that is run
+            again, replaces the older one.
         TypeError: if what is decorated is not a `Mechanism` class.
 
     Example:
@@ -43,14 +53,14 @@ def register(name, package=None):
                 "`register` decorates subclasses of `Mechanism`. "
                 f"Received: {cls!r}."
             )
-        if name in _CLASSES:
+        taken = _CLASSES.get(name, cls)
+        if _qualified_name(taken) != _qualified_name(cls):
             raise ValueError(
                 f"The mechanism name {name!r} is taken by "
-                f"`{_CLASSES[name].__name__}`. Received: {cls!r}. Choose "
-                "another name."
+                f"`{taken.__name__}`. Received: {cls!r}. Choose another name."
             )
-        prefix = package or cls.__module__.partition(".")[0]
         _CLASSES[name] = cls
+        prefix = package or _default_package(cls)
         return keras.saving.register_keras_serializable(prefix)(cls)
 
     return decorate
@@ -83,7 +93,8 @@ def get(identifier, **defaults):
         A `Mechanism`.
 
     Raises:
-        ValueError: if the name is unknown; the message lists what exists.
+        ValueError: if the name is unknown, with the nearest one; if a dict has
+            a key that the mechanism does not take.
         TypeError: if the identifier is of another type.
 
     Example:
@@ -103,14 +114,57 @@ def get(identifier, **defaults):
         return _lookup(identifier)(**defaults)
     if isinstance(identifier, dict) and "class_name" in identifier:
         return _deserialize(identifier)
-    if isinstance(identifier, dict) and "name" in identifier:
+    if isinstance(identifier, dict) and isinstance(identifier.get("name"), str):
         arguments = {k: v for k, v in identifier.items() if k != "name"}
-        return _lookup(identifier["name"])(**{**defaults, **arguments})
+        cls = _lookup(identifier["name"])
+        _check_arguments(identifier["name"], cls, arguments)
+        return cls(**{**defaults, **arguments})
     raise TypeError(
         "A mechanism is given by name, by a dict with 'name' and constructor "
         "arguments, as a `Mechanism` class or as an object. "
         f"Received: {identifier!r} of type {type(identifier).__name__}."
     )
+
+
+def with_input_sizes(identifier, sequence_length=None, grid=None):
+    """Adds the sizes of the inputs that a mechanism asks for by its traits.
+
+    The trait `needs_length` asks for `sequence_length`, the trait `grid` for
+    `grid`. A value that a dict holds for either of them stays.
+
+    Args:
+        identifier: as in `get`. An object, its Keras config and a class that
+            is not registered are returned as they are.
+        sequence_length: int > 0 or `None`, the longest input. Defaults to
+            `None`: unknown.
+        grid: tuple `(rows, columns)` or `None`, where the sequences are
+            images row by row. Defaults to `None`: they are not.
+
+    Returns:
+        `identifier`, or a dict of the name and all arguments.
+
+    Raises:
+        ValueError: if the name is unknown.
+        TypeError: if the identifier is of another type.
+
+    Example:
+
+    >>> from keras_linattn import mechanisms
+    >>> mechanisms.with_input_sizes("linformer", sequence_length=512)
+    {'name': 'linformer', 'sequence_length': 512}
+    >>> mechanisms.with_input_sizes("xca", sequence_length=512)
+    'xca'
+    """
+    sizes = {"sequence_length": sequence_length, "grid": grid}
+    traits = get(identifier).traits
+    wanted = {"sequence_length": traits.needs_length, "grid": traits.grid}
+    config = _as_dict(identifier)
+    added = {
+        size: value
+        for size, value in sizes.items()
+        if wanted[size] and value is not None and size not in config
+    }
+    return {**config, **added} if config and added else identifier
 
 
 def name_of(mechanism):
@@ -135,6 +189,25 @@ def name_of(mechanism):
     return None
 
 
+def _as_dict(identifier):
+    """A dict of the name and constructor arguments; empty if there is none."""
+    if isinstance(identifier, dict):
+        return {} if "class_name" in identifier else identifier
+    name = identifier
+    if isinstance(identifier, type):
+        name = name_of(identifier)
+    return {"name": name} if isinstance(name, str) else {}
+
+
+def _qualified_name(cls):
+    return cls.__module__, cls.__qualname__
+
+
+def _default_package(cls):
+    own = __name__.partition(".")[0]
+    return own if cls.__module__.partition(".")[0] == own else "Custom"
+
+
 def _lookup(name):
     if name not in _CLASSES:
         raise ValueError(_unknown(name))
@@ -156,10 +229,42 @@ def _deserialize(config):
     return mechanism
 
 
+def _check_arguments(name, cls, arguments):
+    parameters = _parameters(cls)
+    for key in arguments:
+        if key not in parameters:
+            raise ValueError(
+                f"The mechanism {name!r} has no argument {key!r}."
+                f"{_did_you_mean(key, parameters)} Received: {arguments!r}. "
+                f"It takes {', '.join(parameters)}."
+            )
+
+
+def _parameters(cls):
+    """Names of constructor arguments; `**kwargs` means those of the base."""
+    names = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        kinds = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name: None for p in kinds if p.kind not in _VARIADIC}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in kinds):
+            break
+        if base is keras.layers.Layer:
+            break
+    return [name for name in names if name not in ("self", "name")]
+
+
 def _unknown(name):
+    names = available()
     return (
-        f"Unknown mechanism {name!r}. Available: {', '.join(available())}. "
-        "A mechanism of your own must be registered with "
-        "`keras_linattn.mechanisms.register` (import its module) before it is "
-        "named or a model with it is loaded."
+        f"Unknown mechanism {name!r}.{_did_you_mean(name, names)} Received: "
+        f"{name!r}. Available: {', '.join(names)}. A mechanism of your own "
+        "must be registered with `keras_linattn.mechanisms.register` (import "
+        "its module) before it is named or a model with it is loaded."
     )
+
+
+def _did_you_mean(name, names):
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""

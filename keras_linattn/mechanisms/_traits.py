@@ -33,14 +33,14 @@ class Traits:
             `inputs`. Defaults to `False`.
         needs_length: takes an argument `sequence_length` and works up
             to that length, or up to the one it is built with. Defaults to
-            `False`.
+            `False`. The models pass it, and `grid`, where they know it.
         tolerance: float, largest error in float32 against the float64
             reference, relative and absolute. Defaults to 1e-5.
         cost: time, in the letters of `core/shapes.py`.
         state: size of the summary for each head, in the same letters.
         source: authors, year, arXiv id.
         grid: takes an argument `grid=(rows, columns)`, for sequences that are
-            images row by row. Defaults to `False`.
+            images row by row, beside its other arguments. Defaults to `False`.
         known_failures: pairs `(check, reason)` of conformance checks that are
             expected to fail. Defaults to none.
 

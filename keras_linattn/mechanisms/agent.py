@@ -28,8 +28,8 @@ from keras import ops
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
+from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
@@ -101,6 +101,8 @@ class Agent(Mechanism):
         self.kernel_size = kernel_size
         self.grid = check_kernel(kernel_size, grid)
         check_landmarks(num_landmarks, grid)
+        if not is_square(num_landmarks):
+            self.traits = dataclasses.replace(self.traits, grid=False)
         if kernel_size is None:
             self.traits = dataclasses.replace(
                 self.traits,
@@ -121,8 +123,6 @@ class Agent(Mechanism):
             )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         agents, filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

@@ -21,6 +21,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.causal import attend_causally
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
@@ -127,13 +128,6 @@ class CosFormer(KernelMechanism):
 
     def _features(self, x):
         length = ops.shape(x)[2]
-        if isinstance(length, int) and length > self.sequence_length:
-            raise ValueError(
-                "cosFormer takes inputs up to the length `sequence_length`, "
-                "beyond which its weights are negative. Received: shape "
-                f"{tuple(x.shape)}, sequence_length={self.sequence_length}. "
-                "Build it with a larger `sequence_length`."
-            )
         return feature_map(x, ops.arange(length), self.sequence_length)
 
     def num_features_for(self, key_dim):
@@ -149,6 +143,9 @@ class CosFormer(KernelMechanism):
     def step(self, state, query, key, value, key_mask=None):
         dtype = query.dtype
         query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
         length = ops.shape(query)[2]
         position = ops.reshape(state["position"], (-1, 1, 1))
         position = position + ops.arange(length, dtype="int32")

@@ -19,14 +19,15 @@ are: landmarks by segment or block means, one linear map after each softmax,
 which starts as the identity, and no activation or normalisation around it.
 """
 
+import dataclasses
 import math
 
 import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.segments import check_landmarks
+from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
@@ -102,6 +103,8 @@ class InteractiveMultiHead(Mechanism):
         super().__init__(**kwargs)
         self.num_landmarks = num_landmarks
         self.grid = check_landmarks(num_landmarks, grid)
+        if not is_square(num_landmarks):
+            self.traits = dataclasses.replace(self.traits, grid=False)
 
     def build(self, query_shape, key_shape, value_shape):
         self.query_mixing = self._mixing("query_mixing", query_shape[1])
@@ -116,8 +119,6 @@ class InteractiveMultiHead(Mechanism):
         )
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         queries, query_filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

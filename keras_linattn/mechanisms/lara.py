@@ -36,6 +36,7 @@ with a = 0, does the estimate tend to softmax attention as C grows; with few
 samples 1 has the smaller error.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -46,6 +47,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.segments import check_landmarks
+from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
 from keras_linattn.mechanisms._base import Mechanism
@@ -209,6 +211,8 @@ class LinearRandomized(Mechanism):
         self.noise_stddev = noise_stddev
         self.antithetic = antithetic
         self.grid = check_landmarks(num_landmarks, grid)
+        if not is_square(num_landmarks):
+            self.traits = dataclasses.replace(self.traits, grid=False)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
@@ -248,8 +252,6 @@ class LinearRandomized(Mechanism):
         return noise * self.noise_stddev
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         queries, query_filled = self._landmarks(
             query, self.query_map, query_mask
         )

@@ -149,14 +149,6 @@ class Linformer(Mechanism):
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
         length = ops.shape(key)[2]
-        if isinstance(length, int) and length > self.sequence_length:
-            raise ValueError(
-                "Linformer takes inputs up to the length it was built for, "
-                f"{self.sequence_length}. Received: key shape "
-                f"{tuple(key.shape)}. Build it with a larger "
-                "`sequence_length`, or use 'modified_linformer', which has "
-                "no fixed length."
-            )
         projections = (
             ops.cast(first_columns(p, length), key.dtype)
             for p in (self.key_projection, self.value_projection)

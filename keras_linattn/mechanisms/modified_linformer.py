@@ -13,9 +13,8 @@ Causally the factorised reading takes A over the keys up to each position,
     out_t = sum_j softmax_D(q_t)_j (sum_(s <= t) e^(k_sj) v_s) / Z_tj,
     Z_tj = sum_(s <= t) e^(k_sj),
 
-in chunks of 64. Exponents are relative to the largest key before the chunk or
-its first one, so a feature may rise by 80 above all before it within a chunk
-(beyond that the result is NaN). The projected reading has a K~ for each
+in chunks of 64. No exponent is over 0, see `Blocks`: a feature of the keys may
+rise by any number. The projected reading has a K~ for each
 position and no linear causal form.
 
 Cost: O((T + S) D V) factorised, O((T + S) D (D + V)) projected; the summary
@@ -34,10 +33,10 @@ import math
 import keras
 from keras import ops
 
-from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
@@ -52,7 +51,9 @@ from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
 CHUNK_SIZE = 64
-LOWEST = -1e30  # the largest of no keys; finite, since inf - inf is NaN
+BLOCK = 8
+FLOOR = -1e38  # the largest of no keys; finite, since inf - inf is NaN
+HIDDEN = -3e38  # in place of a hidden key: exp(HIDDEN - FLOOR) is 0
 READINGS = ("factorised", "projected")
 
 
@@ -87,12 +88,12 @@ def attend_projected(query, key, value, key_mask=None):
 
 def largest_of(state):
     """The largest key in a state `[..., D, V + 2]`, `[..., D, 1]`."""
-    return ops.where(state[..., -1:] > 0, state[..., :1], LOWEST)
+    return ops.where(state[..., -1:] > 0, state[..., :1], FLOOR)
 
 
 def add_chunk(chunk, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
-    ours, theirs = largest_of(state), largest_of(chunk)
+    ours, theirs = largest_of(state), chunk[..., :1]
     largest = ops.maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]
     sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
@@ -114,37 +115,170 @@ def attend_causally(query, key, value, visible, state):
         The output `[B, H, T, V]`, and the state after the last position.
     """
     length = ops.shape(query)[2]
-    size = fitting_size(CHUNK_SIZE, length)
+    size = chunk_size_of(length)
     weights = split_chunks(masked_softmax(query, axis=-1), size)
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
-    visible = split_chunks(ops.cast(visible, "int32"), size)
-    first = ops.logical_and(visible > 0, ops.cumsum(visible, axis=-2) == 1)
-    first = ops.sum(ops.where(first, key, 0), axis=-2, keepdims=True)
-    visible = visible > 0
-    largest = ops.max(ops.where(visible, key, LOWEST), axis=-2, keepdims=True)
-    own = ops.where(visible, ops.exp(key - ops.stop_gradient(largest)), 0)
-    chunk = ops.concatenate(
-        [
-            ops.stop_gradient(ops.swapaxes(largest, -1, -2)),
-            key_value_product(own, value),
-        ],
-        axis=-1,
-    )
+    key = ops.where(split_chunks(visible, size), key, HIDDEN)
+    own = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
+    own = ops.maximum(own, FLOOR)
+    sums = key_value_product(ops.exp(key - own), value)
+    chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
     before, state = loop_over_chunks(add_chunk, chunk, state)
-    # What the exponents in a chunk are relative to: nothing of its future.
-    past = ops.swapaxes(largest_of(before), -1, -2)  # [B, H, N, 1, D]
-    sees_any = ops.any(visible, axis=-2, keepdims=True)
-    start = ops.where(sees_any, ops.maximum(past, first), past)
-    start, past = ops.stop_gradient(start), ops.stop_gradient(past)
-    key = ops.where(visible, ops.exp(key - start), 0)
-    fade = ops.exp(past - start)
-    total = fade * ops.swapaxes(before[..., -1:], -1, -2)
-    total = total + ops.cumsum(key, axis=-2)  # [B, H, N, C, D], Z
-    weights = safe_divide(weights, total)
-    scores = ops.tril(ops.matmul(weights, ops.swapaxes(key, -1, -2)))
+    past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
+    blocks = Blocks(key, past)
+    total = blocks.totals(before[..., -1:])
+    # At least 1 where a key is visible, else 0.
+    weights = in_blocks(weights) / ops.maximum(total, 0.5)
+    scores = blocks.scores(weights)
     output = ops.matmul(scores, value[..., :-1])
-    output = output + ops.matmul(weights * fade, before[..., 1:-1])
+    faded = weights * blocks.since_start
+    faded = faded * ops.exp(ops.expand_dims(past, -2) - blocks.start)
+    faded = ops.reshape(faded, ops.shape(key))
+    output = output + ops.matmul(faded, before[..., 1:-1])
     return join_chunks(output, length), state
+
+
+def chunk_size_of(length):
+    """`CHUNK_SIZE`, or the power of 2 that holds a known, shorter length."""
+    if not isinstance(length, int):
+        return CHUNK_SIZE
+    return min(CHUNK_SIZE, 1 << max(0, length - 1).bit_length())
+
+
+class Blocks:
+    """The keys of chunks, in blocks `[..., N, C, D]` of a few positions.
+
+    Every exponential is of a number <= 0. Between a key s and a later position
+    t there is a position whose M, the largest key up to it, splits the
+    exponent: k_s <= M <= M_t. So no factor overflows, and none is 0 whose
+    product with the other is not.
+
+    Args:
+        key: tensor `[..., C, D]`, a chunk.
+        past: tensor `[..., 1, D]`, the largest key before it.
+    """
+
+    def __init__(self, key, past):
+        self.key = in_blocks(key)
+        constant = ops.stop_gradient(self.key)
+        inside = running(ops.maximum, rows_of(constant))
+        ends = running(ops.maximum, [past[..., 0, :], *rows_of(inside[-1])])
+        self.start = stack_rows(ends[:-1])[..., None, :]
+        # M_t, and what it is at the end of each block.
+        self.largest = ops.maximum(stack_rows(inside), self.start)
+        self.end = stack_rows(ends[1:])[..., None, :]
+        self.since_start = ops.exp(self.start - self.largest)
+        self.own = ops.exp(self.key - self.largest)
+
+    def totals(self, before):
+        """sum over s <= t of exp(k_s - M_t), `before` `[..., D, 1]` included.
+
+        That one is relative to the past.
+        """
+        largest, own = rows_of(self.largest), rows_of(self.own)
+        inside = list(own[:1])
+        for i in range(1, len(own)):
+            fade = ops.exp(largest[i - 1] - largest[i])
+            inside.append(fade * inside[-1] + own[i])
+        starts = [before[..., 0]]
+        fades = rows_of(ops.exp(self.start - self.end)[..., 0, :])
+        for fade, block in zip(fades, rows_of(inside[-1]), strict=True):
+            starts.append(fade * starts[-1] + block)
+        starts = stack_rows(starts[:-1])[..., None, :]
+        return stack_rows(inside) + self.since_start * starts
+
+    def scores(self, weights):
+        """sum_j weights_tj exp(k_sj - M_tj) for s <= t, else 0.
+
+        Args:
+            weights: tensor `[..., N, C, D]`.
+
+        Returns:
+            Tensor `[..., N C, N C]`.
+        """
+        *rest, size, dim = ops.shape(self.key)
+        scores = ops.sum(weights * self.own, axis=-1)[..., None, None]
+        arrays = self.key, self.largest, weights
+        half = 1
+        while half < size:
+            pairs = (*rest, size // (2 * half), 2, half, dim)
+            halves = [halves_of(ops.reshape(x, pairs)) for x in arrays]
+            (key, _), (early, late), (_, weight) = halves
+            middle = early[..., -1:, :]
+            scores = join_scores(
+                scores,
+                ops.exp(key - middle),
+                weight * ops.exp(middle - late),
+            )
+            half *= 2
+        *rest, count, _, _ = ops.shape(self.key)
+        first = ops.exp(self.key - self.end)
+        second = arrays[2] * self.since_start
+        scores = ops.reshape(scores, (*rest, count, size, size))
+        half = 1
+        while half < count:
+            pairs = (*rest, count // (2 * half), 2, half)
+            (key, _), (_, weight), (early, _), (_, late) = (
+                halves_of(ops.reshape(x, (*pairs, x.shape[-2], dim)), -4)
+                for x in (first, second, self.end, self.start)
+            )
+            middle = early[..., -1:, :, :]
+            pairs = (*pairs[:-2], half * size, dim)
+            scores = join_scores(
+                scores,
+                ops.reshape(key * ops.exp(early - middle), pairs),
+                ops.reshape(weight * ops.exp(middle - late), pairs),
+            )
+            half *= 2
+        return ops.reshape(scores, (*rest, count * size, count * size))
+
+
+def join_scores(scores, key, query):
+    """Scores of pairs of runs, from those of each run.
+
+    Args:
+        scores: tensor `[..., 2 P, C, C]`.
+        key: tensor `[..., P, C, D]`, of the first runs.
+        query: tensor `[..., P, C, D]`, of the second runs.
+
+    Returns:
+        Tensor `[..., P, 2 C, 2 C]`.
+    """
+    cross = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    early, late = halves_of(
+        ops.reshape(scores, (*ops.shape(cross)[:-2], 2, *cross.shape[-2:]))
+    )
+    upper = ops.concatenate([early, ops.zeros_like(cross)], axis=-1)
+    lower = ops.concatenate([cross, late], axis=-1)
+    return ops.concatenate([upper, lower], axis=-2)
+
+
+def halves_of(x, axis=-3):
+    # Not two slices: their gradients are two whole arrays to be added.
+    return ops.unstack(x, 2, axis=axis)
+
+
+def rows_of(x):
+    return ops.unstack(x, x.shape[-2], axis=-2)
+
+
+def stack_rows(rows):
+    return ops.stack(rows, axis=-2)
+
+
+def running(function, parts):
+    """The first part, the first two, ... put together by `function`."""
+    result = list(parts[:1])
+    for part in parts[1:]:
+        result.append(function(result[-1], part))
+    return result
+
+
+def in_blocks(x):
+    """`[..., C, D]` to `[..., C / 8, 8, D]`."""
+    *rest, size, dim = ops.shape(x)
+    block = min(size, BLOCK)
+    return ops.reshape(x, (*rest, size // block, block, dim))
 
 
 @register("modified_linformer")
@@ -223,6 +357,8 @@ class ModifiedLinformer(Mechanism):
             self.refuse_state()
         dtype = query.dtype
         heads = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            return ops.cast(self._see_nothing(*heads), dtype), state
         output, state = self._causally(state, *heads, key_mask)
         return ops.cast(output, dtype), state
 

@@ -146,8 +146,6 @@ class Nystromformer(Mechanism):
             self.kernel = add_kernel(self, self.kernel_size, value_shape[1], 1)
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # NaN behind the mask must not reach others through a product.
-        query = hide(query, query_mask)
         output = attend(
             query,
             key,

@@ -20,24 +20,27 @@ factors that cancel in the quotient:
   largest exponent among visible keys. So the normaliser is 1 at least, where
   one maximum for all keys (the authors' code) can lose a query that looks
   along another feature;
-- causally one constant, e^SHIFT, for all keys, since a maximum would look
-  ahead. Keys of |u| up to about 16 have weights then. No exponent passes
-  |w|^2/2, and that of a key that does not point along w stays near 0; what is
-  above LARGEST after the shift is cut off there, so that nothing overflows.
+- causally none for the keys, since a maximum would look ahead. Their features
+  are FLOOR at least and e^LARGEST at most, so that nothing overflows or counts
+  as hidden: keys whose exponents are above -57 where the query's are largest
+  (|u| up to about 10) have exact weights, and the weights of smaller ones tend
+  to equal ones.
+
+Exponents grow with the square of a head, and so does their rounding: |u| = 100
+costs three digits of the weights. Outputs stay within the values at any size.
 """
 
 import keras
 from keras import ops
 
-from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_exp
-from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
-# A float32 reaches from e^-87 to e^88; sums over the length need room above.
-SHIFT, LARGEST = 40.0, 75.0
+# Times values of 1e30, exponentials of a few tens still are float32 numbers.
+FLOOR, LARGEST = 1e-30, 75.0
 
 
 def query_exponents(query, projection):
@@ -55,18 +58,13 @@ def key_exponents(key, projection):
 
 
 def attend(query, key, value, projection, key_mask=None):
-    """Attention both ways, the keys' exponents at most 0 in each feature."""
-    queries = query_exponents(query, projection)
-    keys = key_exponents(key, projection)
-    if key_mask is not None:
-        # A finite floor: with -inf, nothing visible is inf - inf = NaN.
-        floor = ops.cast(-1e30, keys.dtype)
-        keys = ops.where(spread(key_mask, 4, 2), keys, floor)
-    largest = ops.stop_gradient(ops.max(keys, axis=2, keepdims=True))
-    keys = ops.exp(keys - largest)
-    if key_mask is not None:
-        keys = ops.where(spread(key_mask, 4, 2), keys, ops.zeros_like(keys))
-    return kernel_attention(masked_exp(queries + largest), keys, value)
+    """Attention both ways."""
+    return log_kernel_attention(
+        query_exponents(query, projection),
+        key_exponents(key, projection),
+        value,
+        key_mask,
+    )
 
 
 def orthogonal_gaussian(rows, dim, seed=None):
@@ -77,7 +75,9 @@ def orthogonal_gaussian(rows, dim, seed=None):
         dim: int, D.
         seed: int, `keras.random.SeedGenerator` or `None`.
     """
-    seed = seed or keras.random.SeedGenerator()
+    # A generator, since two draws from one number would share theirs.
+    if not isinstance(seed, keras.random.SeedGenerator):
+        seed = keras.random.SeedGenerator(seed)
     blocks = -(-rows // dim)
     square = keras.random.normal((blocks, dim, dim), seed=seed)
     basis, triangle = ops.qr(square)
@@ -170,7 +170,7 @@ class Performer(KernelMechanism):
     def key_features(self, key):
         projection = ops.cast(self.projection, key.dtype)
         exponents = key_exponents(key, projection)
-        return ops.exp(ops.minimum(exponents + SHIFT, LARGEST))
+        return ops.exp(ops.minimum(exponents, LARGEST)) + FLOOR
 
     def num_features_for(self, key_dim):
         return self.num_features

@@ -31,7 +31,7 @@ from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.masks import hide
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -153,8 +153,7 @@ class PolaFormer(KernelMechanism):
         return paired_features(query / scale, key / scale, exponent)
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        # A power of 1e30 behind the mask would be a NaN in the gradients.
-        *queries, key = self._features(hide(query, query_mask), key)
+        *queries, key = self._features(query, key)
         attend = _first_of_causal if causal else kernel_attention
         output = [
             attend(features, key, half)
@@ -184,6 +183,9 @@ class PolaFormer(KernelMechanism):
         self.check_recurrent()
         dtype = query.dtype
         query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
         *queries, key = self._features(query, key)
         stepped = [
             attend_causally(features, key, half, before)

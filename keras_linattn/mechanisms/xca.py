@@ -15,7 +15,6 @@ local patch interaction is a part of the block, not of the attention.
 
 from keras import ops
 
-from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
@@ -93,4 +92,4 @@ class XCA(Mechanism):
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
         temperature = ops.cast(self.temperature, query.dtype)
         temperature = ops.reshape(temperature, (-1, 1, 1))
-        return attend(hide(query, query_mask), key, value, temperature)
+        return attend(query, key, value, temperature)

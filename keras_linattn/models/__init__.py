@@ -4,6 +4,7 @@ from keras_linattn.models.audio_classifier import (
     AudioClassifier as AudioClassifier,
 )
 from keras_linattn.models.causal_lm import CausalLM as CausalLM
+from keras_linattn.models.decoding import bucket_length as bucket_length
 from keras_linattn.models.text_classifier import (
     TextClassifier as TextClassifier,
 )

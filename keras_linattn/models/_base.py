@@ -1,11 +1,17 @@
 """What the functional models share: config, dtype policies, the blocks."""
 
+import functools
+import inspect
+
 import keras
 
+from keras_linattn import mechanisms
 from keras_linattn.layers import LinearTransformerEncoder
 from keras_linattn.layers import MaskedAveragePooling
 from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._base_layer import takes_numpy
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
@@ -13,51 +19,102 @@ from keras_linattn.layers._sublayers import with_mechanism
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
 
+def stores_arguments(init):
+    """Decorates a model's constructor: its arguments become attributes.
+
+    Each argument, passed or default, is stored under its own name, unless the
+    constructor has stored a value there itself. `get_config` returns them.
+    Lists become tuples, since files hold lists for both. `dtype` is left out,
+    since `policy` holds it, and so are `**kwargs`, which Keras holds.
+    """
+    signature = inspect.signature(init)
+    names = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.name not in ("self", "dtype")
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]
+
+    @functools.wraps(init)
+    def construct(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        for name in names:
+            value = bound.arguments[name]
+            if name not in vars(self):
+                is_list = isinstance(value, list)
+                setattr(self, name, tuple(value) if is_list else value)
+        self._config_names = tuple(names)
+
+    construct.__signature__ = signature  # Keras does not look at __wrapped__
+    return construct
+
+
 class FunctionalModel(keras.Model):
     """A functional model whose config is its constructor's arguments.
 
-    A subclass makes its graph in the constructor, calls
-    `keras.Model.__init__`, and stores its arguments under their own names and
-    the dtype policy as `policy`.
+    A subclass decorates its constructor with `stores_arguments`. There it
+    makes its graph, calls `keras.Model.__init__`, and stores the dtype policy
+    as `policy`.
     """
 
-    # Names of constructor arguments stored as attributes of the same name.
-    _arguments = (
-        "hidden_dim",
-        "num_layers",
-        "num_heads",
-        "intermediate_dim",
-        "dropout",
-    )
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        takes_numpy(cls)
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._arguments}
-        mechanism = self.mechanism
-        if not isinstance(mechanism, (str, dict)):
-            mechanism = keras.saving.serialize_keras_object(mechanism)
+        config = {name: getattr(self, name) for name in self._config_names}
         return {
             **config,
-            "mechanism": mechanism,
+            "mechanism": _serialized(self.mechanism),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen_layers": self._frozen_layers(),
             "dtype": policy_for_config(
                 self.policy, [x for x in self.layers if x.weights]
             ),
         }
 
+    def _frozen_layers(self):
+        """Names of the layers that are frozen while the model is not."""
+        frozen = [x.name for x in self.layers if not x.trainable]
+        return frozen if self.trainable else []
+
     @classmethod
     def from_config(cls, config):
         config = with_mechanism(config)
+        frozen = config.get("frozen_layers", ())
+        config = {k: v for k, v in config.items() if k != "frozen_layers"}
         if isinstance(config.get("dtype"), dict):
             policy = keras.dtype_policies.deserialize(config["dtype"])
             config = {**config, "dtype": policy}
-        return cls(**config)
+        model = cls(**config)
+        for name in frozen:
+            model.get_layer(name).trainable = False
+        return model
+
+
+def _serialized(mechanism):
+    """What was passed as `mechanism`, as JSON."""
+    if isinstance(mechanism, dict):
+        return dict(mechanism)
+    if isinstance(mechanism, type):
+        name = mechanisms.name_of(mechanism)
+        if name is None:
+            raise ValueError(
+                "The class of a mechanism must be registered for its model to "
+                f"be saved. Received: mechanism={mechanism!r}. Decorate it "
+                "with `keras_linattn.mechanisms.register`."
+            )
+        return name
+    if isinstance(mechanism, str):
+        return mechanism
+    return keras.saving.serialize_keras_object(mechanism)
 
 
 class Classifier(FunctionalModel):
     """A functional model of `add_encoder` and `add_head`."""
-
-    _arguments = (*FunctionalModel._arguments, "num_classes")
 
     def get_config(self):
         return {
@@ -68,18 +125,22 @@ class Classifier(FunctionalModel):
         }
 
 
-def add_encoder(x, num_layers, *options):
+def add_encoder(x, num_layers, block, policy, **sizes):
     """Pre-norm encoder blocks and a last normalisation, `(B, T, F)` each.
 
-    `options` are those of `add_blocks` after the numbers.
+    Args:
+        x: tensor `(B, T, F)`.
+        num_layers: int > 0, blocks.
+        block: dict of constructor arguments of the blocks.
+        policy: dtype policy of the model.
+        **sizes: those of the inputs, see `mechanisms.with_input_sizes`.
     """
-    x = add_blocks(x, range(num_layers), *options)
-    return final_norm(options[-1])(x)
+    x = add_blocks(x, range(num_layers), block, policy, **sizes)
+    return final_norm(policy)(x)
 
 
-def add_hourglass(x, factor, num_layers, *options):
-    """`add_encoder` whose blocks but the last attend over merged tokens."""
-    policy = options[-1]
+def add_hourglass(x, factor, num_layers, block, policy, sequence_length=None):
+    """`add_encoder` whose blocks except the last attend to merged tokens."""
     name = "hourglass_merging"
     merged = TokenMerging(
         factor,
@@ -87,32 +148,53 @@ def add_hourglass(x, factor, num_layers, *options):
         dtype=sublayer_policy(policy, name),
         name=name,
     )(x)
-    merged = add_blocks(merged, range(num_layers - 1), *options)
+    merged = add_blocks(
+        merged,
+        range(num_layers - 1),
+        block,
+        policy,
+        sequence_length=shortened(sequence_length, factor),
+    )
     name = "hourglass_extension"
     x = TokenExtension(factor, dtype=sublayer_policy(policy, name), name=name)(
         x, merged
     )
-    x = add_blocks(x, [num_layers - 1], *options)
+    x = add_blocks(
+        x, [num_layers - 1], block, policy, sequence_length=sequence_length
+    )
     return final_norm(policy)(x)
 
 
-def add_blocks(
-    x, numbers, num_heads, intermediate_dim, dropout, mechanism, policy
-):
+def add_blocks(x, numbers, block, policy, **sizes):
     """Pre-norm encoder blocks named after `numbers`, `(B, T, F)` each."""
+    block = {
+        **block,
+        "mechanism": mechanisms.with_input_sizes(block["mechanism"], **sizes),
+    }
+    if block["intermediate_dim"] is None:
+        block["intermediate_dim"] = 2 * x.shape[-1]
     for number in numbers:
         name = f"encoder_{number}"
         x = LinearTransformerEncoder(
-            intermediate_dim=intermediate_dim,
-            num_heads=num_heads,
-            dropout=dropout,
+            **block,
             activation="gelu",
             normalize_first=True,
-            mechanism=mechanism,
             dtype=sublayer_policy(policy, name),
             name=name,
         )(x)
     return x
+
+
+def shortened(sequence_length, factor=1):
+    """The longest sequence after groups of `factor` are merged.
+
+    Args:
+        sequence_length: int > 0 or `None`: unknown.
+        factor: int > 0. Defaults to 1.
+    """
+    if sequence_length is None:
+        return None
+    return -(-positive("sequence_length", sequence_length) // factor)
 
 
 def final_norm(policy):

@@ -1,9 +1,15 @@
 """Generation with KerasHub's samplers, as KerasHub's own models do it."""
 
+import functools
+
 import keras
 from keras import ops
 
 from keras_linattn.models import decoding
+
+# Compiled functions that a model keeps, each for one number of prompts, one
+# bucket of lengths and one set of stop tokens.
+MOST_COMPILED = 16
 
 
 class Generator:
@@ -80,7 +86,8 @@ class Generator:
 
         Args:
             inputs: dict of int `token_ids` and bool `padding_mask`, both
-                `(B, L)`: prompts at the start, room for new tokens after them.
+                `(B, L)`: prompts that begin in one column, the first or a
+                later one, and room for new tokens after them.
             stop_token_ids: tuple of int, or `None` to go on until L.
 
         Returns:
@@ -94,9 +101,27 @@ class Generator:
         Returns:
             Callable with the arguments of `generate_step`.
         """
-        # KerasHub's function asks of a model what this one has too.
+        if self.generate_function is None:
+            # Of each shape its own, so that the oldest can be released.
+            compiled = functools.lru_cache(MOST_COMPILED)(self._compiled)
+
+            def generate(inputs, stop_token_ids=None):
+                shape = tuple(inputs["token_ids"].shape)
+                function = compiled(shape, stop_token_ids)
+                return function(inputs, stop_token_ids)
+
+            self.generate_function = generate
+        return self.generate_function
+
+    def _compiled(self, shape, stop_token_ids):
+        # KerasHub's function asks of a model what this one has too. It leaves
+        # what it made in `generate_function`, or returns what is there.
         hub = decoding.import_keras_hub()
-        return hub.models.CausalLM.make_generate_function(self)
+        before, self.generate_function = self.generate_function, None
+        try:
+            return hub.models.CausalLM.make_generate_function(self)
+        finally:
+            self.generate_function = before
 
     def generate(
         self,
@@ -107,8 +132,9 @@ class Generator:
     ):
         """Continues prompts, with the sampler given to `compile`.
 
-        The function is compiled once for each number of prompts and
-        `max_length`.
+        TensorFlow and JAX compile for each number of prompts and each power of
+        two that `max_length` lies under, from 64 on. The last 16 compiled
+        functions are kept.
 
         Args:
             inputs: str, list of str, int array `(B, L)`, or a dict of
@@ -143,10 +169,14 @@ class Generator:
             prompts = decoding.as_arrays(inputs, max_length, pad_id)
         decoding.check_prompts(prompts["padding_mask"])
         outputs = self.make_generate_function()(
-            prompts,
+            decoding.in_bucket(prompts, pad_id),
             decoding.stop_tokens(stop_token_ids, self.tokenizer),
         )
-        outputs = {k: ops.convert_to_numpy(v) for k, v in outputs.items()}
+        length = prompts["token_ids"].shape[1]
+        outputs = {
+            name: ops.convert_to_numpy(output)[:, -length:]
+            for name, output in outputs.items()
+        }
         if strip_prompt:
             outputs = decoding.without_prompt(outputs, prompts, pad_id)
         if not is_text:

@@ -11,6 +11,8 @@ from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
 from keras_linattn.models._base import layer_norm
+from keras_linattn.models._base import shortened
+from keras_linattn.models._base import stores_arguments
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -41,6 +43,11 @@ class AudioClassifier(Classifier):
         activation: of the output. Defaults to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`; an
             object is shared by all blocks. Defaults to `"modified_linformer"`.
+        sequence_length: int > 0 or `None`, samples of the longest input. Only
+            mechanisms with the trait `needs_length` use it, such as
+            `"linformer"`. Defaults to `None`: unknown.
+        remat: bool, recompute the encoder blocks in the backward pass, see
+            `LinearTransformerEncoder`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -71,8 +78,7 @@ class AudioClassifier(Classifier):
     then a transformer); Verma, 2020, arXiv 2101.10277 (the attention).
     """
 
-    _arguments = (*Classifier._arguments, "strides", "kernel_sizes")
-
+    @stores_arguments
     def __init__(
         self,
         num_classes,
@@ -85,35 +91,31 @@ class AudioClassifier(Classifier):
         dropout=0.1,
         activation="softmax",
         mechanism="modified_linformer",
+        sequence_length=None,
+        remat=False,
         dtype=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype)
-        intermediate_dim = intermediate_dim or 2 * hidden_dim
         waveforms = keras.Input((None,), dtype="float32", name="waveforms")
         x = _add_stem(waveforms, strides, kernel_sizes, hidden_dim, policy)
+        block = {
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+            "dropout": dropout,
+            "mechanism": mechanism,
+            "remat": remat,
+        }
         x = add_encoder(
             x,
             num_layers,
-            num_heads,
-            intermediate_dim,
-            dropout,
-            mechanism,
+            block,
             policy,
+            sequence_length=shortened(sequence_length, math.prod(strides)),
         )
         outputs = add_head(x, num_classes, dropout, activation, policy)
         super().__init__(inputs=waveforms, outputs=outputs, **kwargs)
         self.policy = policy
-        self.num_classes = num_classes
-        self.strides = tuple(strides)
-        self.kernel_sizes = tuple(kernel_sizes)
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.activation = activation
-        self.mechanism = mechanism
 
     @property
     def total_stride(self):
@@ -127,7 +129,7 @@ def _add_stem(waveforms, strides, kernel_sizes, hidden_dim, policy):
         raise ValueError(
             "`strides` and `kernel_sizes` must hold one entry for each "
             f"convolution, at least one. Received: strides={strides!r}, "
-            f"kernel_sizes={kernel_sizes!r}."
+            f"kernel_sizes={kernel_sizes!r}. Make both of one length."
         )
     # The samples are masked in float32: half precision has fewer zeros.
     x = WaveformMasking(dtype="float32", name="masking")(waveforms)

@@ -1,7 +1,10 @@
 """Language model whose cost for a token does not grow with the context."""
 
+from contextlib import nullcontext
+
 import keras
 
+from keras_linattn import mechanisms
 from keras_linattn.layers import CausalConvolution
 from keras_linattn.layers import LinearTransformerDecoder
 from keras_linattn.layers import LinearTransformerDecoderGroup
@@ -12,6 +15,8 @@ from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import FunctionalModel
 from keras_linattn.models._base import final_norm
 from keras_linattn.models._base import output_dense
+from keras_linattn.models._base import shortened
+from keras_linattn.models._base import stores_arguments
 from keras_linattn.models._decoding_step import step_model
 from keras_linattn.models._generator import Generator
 
@@ -52,6 +57,12 @@ class CausalLM(Generator, FunctionalModel):
         layers_per_state: int > 0, neighbouring blocks that share keys, values
             and state, see `LinearTransformerDecoderGroup`. Defaults to 1.
         tokenizer: KerasHub tokenizer or `None`: bytes. Saved with the model.
+        sequence_length: int > 0 or `None`, tokens of the longest sequence,
+            generated ones included. Only mechanisms with the trait
+            `needs_length` use it, such as `"cosformer"`. Defaults to `None`:
+            unknown.
+        remat: bool, recompute the decoder blocks in the backward pass, see
+            `keras.RematScope`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -82,13 +93,7 @@ class CausalLM(Generator, FunctionalModel):
     state); Yang et al., 2024, arXiv 2412.06464 (the default mechanism).
     """
 
-    _arguments = (
-        *FunctionalModel._arguments,
-        "vocabulary_size",
-        "kernel_size",
-        "layers_per_state",
-    )
-
+    @stores_arguments
     def __init__(
         self,
         vocabulary_size=None,
@@ -101,11 +106,14 @@ class CausalLM(Generator, FunctionalModel):
         kernel_size=4,
         layers_per_state=1,
         tokenizer=None,
+        sequence_length=None,
+        remat=False,
         dtype=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype)
-        intermediate_dim = intermediate_dim or 4 * hidden_dim
+        if intermediate_dim is None:
+            intermediate_dim = 4 * hidden_dim
         if vocabulary_size is None:
             own = tokenizer is not None
             vocabulary_size = (
@@ -117,12 +125,14 @@ class CausalLM(Generator, FunctionalModel):
             "dropout": dropout,
             "activation": "gelu",
             "normalize_first": True,
-            "mechanism": mechanism,
+            "mechanism": mechanisms.with_input_sizes(
+                mechanism, sequence_length=shortened(sequence_length)
+            ),
         }
         layers = [
             _embedding(vocabulary_size, hidden_dim, tokenizer, policy),
             _convolution(kernel_size, policy),
-            *_decoders(num_layers, layers_per_state, policy, block),
+            *_decoders(num_layers, layers_per_state, remat, policy, block),
             final_norm(policy),
             output_dense("logits", vocabulary_size, policy),
         ]
@@ -132,15 +142,6 @@ class CausalLM(Generator, FunctionalModel):
         super().__init__(inputs=tokens, outputs=x, **kwargs)
         self.policy = policy
         self.vocabulary_size = vocabulary_size
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.mechanism = mechanism
-        self.kernel_size = kernel_size
-        self.layers_per_state = layers_per_state
-        self.tokenizer = tokenizer
 
     def _streaming_layers(self):
         """The layers with a state, in their order."""
@@ -256,10 +257,13 @@ def _convolution(kernel_size, policy):
     )
 
 
-def _decoders(num_layers, layers_per_state, policy, block):
+def _decoders(num_layers, layers_per_state, remat, policy, block):
     """Blocks, or groups that share a state; the last group may be smaller."""
     positive("num_layers", num_layers)
     step = positive("layers_per_state", layers_per_state)
+    # Without `remat` an outer scope of the user stays in force.
+    scope = keras.RematScope(mode="full") if remat else nullcontext()
+    decoders = []
     for first in range(0, num_layers, step):
         name = f"decoder_{first}"
         options = {
@@ -268,7 +272,10 @@ def _decoders(num_layers, layers_per_state, policy, block):
             "name": name,
         }
         size = min(step, num_layers - first)
-        if size > 1:
-            yield LinearTransformerDecoderGroup(size, **options)
-        else:
-            yield LinearTransformerDecoder(**options)
+        with scope:
+            decoders.append(
+                LinearTransformerDecoderGroup(size, **options)
+                if size > 1
+                else LinearTransformerDecoder(**options)
+            )
+    return decoders

@@ -5,7 +5,42 @@ from keras import ops
 from keras import tree
 
 NEW_TOKENS = 256  # generated where no `max_length` is given
+SHORTEST_BUCKET = 64  # positions; below, a call takes no longer
 NEVER = -1e9  # a logit: probability 0
+
+
+def bucket_length(length, shortest=SHORTEST_BUCKET):
+    """Returns the next power of two, so that few lengths are compiled.
+
+    TensorFlow and JAX compile a function anew for each shape. Pad a batch to
+    this length at the end, where `CausalLM` and `TextClassifier` ignore it.
+
+    Args:
+        length: int >= 0, the longest sequence of a batch.
+        shortest: int > 0, the least length to return. Defaults to 64.
+
+    Returns:
+        int, `shortest` times a power of two that is at least `length`.
+
+    Raises:
+        ValueError: if `length` is below 0 or `shortest` below 1.
+
+    Example:
+
+    >>> import keras_linattn
+    >>> lengths = (3, 64, 65, 1000)
+    >>> [keras_linattn.models.bucket_length(length) for length in lengths]
+    [64, 64, 128, 1024]
+    """
+    if length < 0 or shortest < 1:
+        raise ValueError(
+            "`length` must be at least 0, and `shortest` at least 1. "
+            f"Received: length={length}, shortest={shortest}."
+        )
+    bucket = shortest
+    while bucket < length:
+        bucket *= 2
+    return bucket
 
 
 def import_keras_hub():
@@ -125,12 +160,29 @@ def without_prompt(outputs, prompt, pad_id):
     return pack(unpack(tokens, added), tokens.shape[1], pad_id)
 
 
+def in_bucket(prompts, pad_id):
+    """Prompts moved to the end of a longer row, of one of a few lengths.
+
+    In front, where the sampler's loop does not begin yet, the added columns
+    cost no steps.
+    """
+    length = prompts["token_ids"].shape[1]
+    added = [(0, 0), (bucket_length(length) - length, 0)]
+    return {
+        "token_ids": np.pad(
+            prompts["token_ids"], added, constant_values=pad_id
+        ),
+        "padding_mask": np.pad(prompts["padding_mask"], added),
+    }
+
+
 def sample(model, inputs, stop_token_ids):
     """Continues each row, with constant cost for each token.
 
     Args:
         model: a `CausalLM`.
-        inputs: dict of `token_ids` and `padding_mask`, both `(B, L)`.
+        inputs: dict of `token_ids` and `padding_mask`, both `(B, L)`. All rows
+            begin at the first column that the mask of one of them shows.
         stop_token_ids: tuple of int or `None`.
 
     Returns:
@@ -138,14 +190,24 @@ def sample(model, inputs, stop_token_ids):
     """
     tokens = ops.cast(inputs["token_ids"], "int32")
     prompt = ops.cast(inputs["padding_mask"], "bool")
-    index = ops.min(ops.sum(ops.cast(prompt, "int32"), axis=-1))
+    positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
+    start = _first_column(prompt)
+    counts = ops.sum(ops.cast(prompt, "int32"), axis=-1)
+    index = start + ops.min(counts)
+    # Columns in front are kept, and hold no new stop token.
+    front = ops.expand_dims(positions < start, 0)
+    kept = ops.logical_or(prompt, front)
     # The sampler feeds position index - 1 itself; a state must not see it
     # twice. Longer prompts catch up in the sampler's loop.
-    positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
-    earlier = ops.expand_dims(positions < index - 1, 0)
+    earlier = ops.expand_dims(positions < index - 1 - start, 0)
     earlier = ops.logical_and(earlier, ops.ones_like(prompt))
     state = model.get_initial_state(ops.shape(tokens)[0])
-    hidden, state = model.encode_with_state(tokens, state, earlier)
+    moved = ops.minimum(positions + start, positions[-1])
+    hidden, state = model.encode_with_state(
+        ops.take(tokens, moved, axis=1), state, earlier
+    )
+    # Copies of the first one in front: contrastive search compares with all.
+    hidden = ops.take(hidden, ops.maximum(positions - start, 0), axis=1)
 
     def step(tokens, state, index):
         last = ops.slice(tokens, [0, index - 1], [ops.shape(tokens)[0], 1])
@@ -166,13 +228,20 @@ def sample(model, inputs, stop_token_ids):
         prompt=tokens,
         cache=state,
         index=index,
-        mask=prompt,
+        mask=kept,
         stop_token_ids=stop_token_ids,
         hidden_states=hidden,
         model=model,
     )
-    mask = _until_stop(tokens, prompt, stop_token_ids)
+    mask = _until_stop(tokens, kept, stop_token_ids)
+    mask = ops.logical_and(mask, ops.logical_not(front))
     return {"token_ids": tokens, "padding_mask": mask}
+
+
+def _first_column(mask):
+    """The first column with a True entry, an int32 scalar."""
+    used = ops.cast(ops.any(mask, axis=0), "int32")
+    return ops.cast(ops.argmax(used), "int32")
 
 
 def _without_padding(logits, tokenizer):

@@ -11,6 +11,8 @@ from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
 from keras_linattn.models._base import add_hourglass
+from keras_linattn.models._base import shortened
+from keras_linattn.models._base import stores_arguments
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -45,6 +47,11 @@ class TextClassifier(Classifier):
             found is added to the tokens before the last block: for long
             documents. Needs two layers or more. Defaults to 1: all blocks
             attend over all tokens.
+        sequence_length: int > 0 or `None`, tokens of the longest input. Only
+            mechanisms with the trait `needs_length` use it, such as
+            `"linformer"`. Defaults to `None`: unknown.
+        remat: bool, recompute the encoder blocks in the backward pass, see
+            `LinearTransformerEncoder`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -74,16 +81,7 @@ class TextClassifier(Classifier):
     and Zhai et al., 2023, arXiv 2305.11392 (the hourglass).
     """
 
-    _arguments = (
-        *Classifier._arguments,
-        "vocabulary_size",
-        "ngram_orders",
-        "num_buckets",
-        "embedding_dim",
-        "merge_factor",
-        "hourglass_factor",
-    )
-
+    @stores_arguments
     def __init__(
         self,
         num_classes,
@@ -100,12 +98,13 @@ class TextClassifier(Classifier):
         activation="softmax",
         mechanism="modified_linformer",
         hourglass_factor=1,
+        sequence_length=None,
+        remat=False,
         dtype=None,
         **kwargs,
     ):
         _check_hourglass(hourglass_factor, num_layers)
         policy = keras.dtype_policies.get(dtype)
-        intermediate_dim = intermediate_dim or 2 * hidden_dim
         tokens = keras.Input((None,), dtype="int32", name="tokens")
         x = NGramEmbedding(
             vocabulary_size,
@@ -121,35 +120,25 @@ class TextClassifier(Classifier):
             dtype=sublayer_policy(policy, "merging"),
             name="merging",
         )(x)
-        blocks = (
-            num_layers,
-            num_heads,
-            intermediate_dim,
-            dropout,
-            mechanism,
-            policy,
-        )
+        block = {
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+            "dropout": dropout,
+            "mechanism": mechanism,
+            "remat": remat,
+        }
+        longest = shortened(sequence_length, merge_factor)
         if hourglass_factor == 1:
-            x = add_encoder(x, *blocks)
+            x = add_encoder(
+                x, num_layers, block, policy, sequence_length=longest
+            )
         else:
-            x = add_hourglass(x, hourglass_factor, *blocks)
+            x = add_hourglass(
+                x, hourglass_factor, num_layers, block, policy, longest
+            )
         outputs = add_head(x, num_classes, dropout, activation, policy)
         super().__init__(inputs=tokens, outputs=outputs, **kwargs)
         self.policy = policy
-        self.num_classes = num_classes
-        self.vocabulary_size = vocabulary_size
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.ngram_orders = tuple(ngram_orders)
-        self.num_buckets = num_buckets
-        self.embedding_dim = embedding_dim
-        self.merge_factor = merge_factor
-        self.hourglass_factor = hourglass_factor
-        self.dropout = dropout
-        self.activation = activation
-        self.mechanism = mechanism
 
     def serving_preprocessors(self):
         """The signature that takes strings, see `export_saved_model`."""

@@ -7,6 +7,7 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
+from keras_linattn.models._base import stores_arguments
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -27,11 +28,15 @@ class VisionTransformer(Classifier):
         dropout: float in [0, 1). Defaults to 0.
         activation: of the output. Defaults to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Defaults to `"modified_linformer"`.
+            object is shared by all blocks. Mechanisms with the trait `grid`
+            get the grid of patches, those with the trait `needs_length` the
+            number of patches. Defaults to `"modified_linformer"`.
         stem_filters: tuple of ints > 0, stages of convolutions before the
             patches: each stage is two of 3 x 3, with so many filters, of which
             the second has a stride of 2, so that a patch covers twice as many
             pixels a side. For few images to train on. Defaults to `()`: none.
+        remat: bool, recompute the encoder blocks in the backward pass, see
+            `LinearTransformerEncoder`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -62,13 +67,7 @@ class VisionTransformer(Classifier):
     2020, arXiv 2101.10277 (the attention).
     """
 
-    _arguments = (
-        *Classifier._arguments,
-        "image_shape",
-        "patch_size",
-        "stem_filters",
-    )
-
+    @stores_arguments
     def __init__(
         self,
         num_classes,
@@ -82,41 +81,38 @@ class VisionTransformer(Classifier):
         activation="softmax",
         mechanism="modified_linformer",
         stem_filters=(),
+        remat=False,
         dtype=None,
         **kwargs,
     ):
         policy = keras.dtype_policies.get(dtype)
-        intermediate_dim = intermediate_dim or 2 * hidden_dim
         images = keras.Input(tuple(image_shape), name="images")
-        x = PatchEmbedding(
+        x = _add_stem(images, stem_filters, policy)
+        patches = PatchEmbedding(
             patch_size,
             hidden_dim,
             dtype=sublayer_policy(policy, "patches"),
             name="patches",
-        )(_add_stem(images, stem_filters, policy))
+        )
+        rows, columns = patches.grid(x.shape)
+        block = {
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+            "dropout": dropout,
+            "mechanism": mechanism,
+            "remat": remat,
+        }
         x = add_encoder(
-            x,
+            patches(x),
             num_layers,
-            num_heads,
-            intermediate_dim,
-            dropout,
-            mechanism,
+            block,
             policy,
+            sequence_length=rows * columns,
+            grid=(rows, columns),
         )
         outputs = add_head(x, num_classes, dropout, activation, policy)
         super().__init__(inputs=images, outputs=outputs, **kwargs)
         self.policy = policy
-        self.num_classes = num_classes
-        self.image_shape = tuple(image_shape)
-        self.patch_size = patch_size
-        self.stem_filters = tuple(stem_filters)
-        self.hidden_dim = hidden_dim
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.dropout = dropout
-        self.activation = activation
-        self.mechanism = mechanism
 
     def serving_preprocessors(self):
         """The signature that takes bytes, see `export_saved_model`."""

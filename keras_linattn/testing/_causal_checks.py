@@ -15,6 +15,8 @@ from keras_linattn.testing._subject import visible_rows
 
 # Around the chunk length of 64, and well past it.
 LENGTHS = (1, 7, 64, 65, 150)
+SCALES = (20, 30, 1e3)
+HEADS = ("query", "key", "value")
 PIECES = ((20,), (1,) * 20, (7, 1, 12))
 
 
@@ -36,7 +38,7 @@ def check_future_is_invisible(subject):
     other = subject.inputs(queries=70, keys=70, seed=1)
     mechanism = subject.build(inputs)
     expected = run(mechanism, inputs, causal=True)
-    everything = ("query", "key", "value")
+    everything = HEADS
     changes = [(everything, scale) for scale in (1, 1e6, -1e30)]
     changes += itertools.product(
         (everything, ("key",), ("value",)), (np.nan, np.inf)
@@ -88,17 +90,32 @@ def _expect_refusal(subject, causal, said):
 def check_steps_give_the_whole(subject):
     """Whole = pieces of any size = token by token."""
     inputs = subject.inputs(queries=20, keys=20, value_dim=3, visible=0.8)
+    _compare_pieces(subject, inputs, PIECES)
+
+
+def check_large_inputs_give_the_whole(subject):
+    """Whole = pieces = reference where keys rise by tens and thousands."""
+    for scale in SCALES:
+        inputs = subject.inputs(queries=20, keys=20, value_dim=3, scale=scale)
+        compare_with_reference(subject, inputs, causal=True)
+        _compare_pieces(subject, inputs, PIECES[1:])
+
+
+def _compare_pieces(subject, inputs, every):
     mechanism = subject.build(inputs)
     expected = visible_rows(run(mechanism, inputs, causal=True), inputs)
     step = step_of(mechanism)
-    for pieces in PIECES:
-        state = mechanism.initial_state(2, 2, 4, 3)
+    batch, heads, _, key_dim = inputs.key.shape
+    for pieces in every:
+        state = mechanism.initial_state(
+            batch, heads, key_dim, inputs.value.shape[3]
+        )
         outputs, start = [], 0
         for size in pieces:
             now = slice(start, start + size)
-            heads = (inputs.query, inputs.key, inputs.value)
             before = state
-            arrays = [*(x[:, :, now] for x in heads), inputs.key_mask[:, now]]
+            arrays = [getattr(inputs, x)[:, :, now] for x in HEADS]
+            arrays.append(inputs.masks()[0][:, now])
             output, state = step(state, *map(ops.convert_to_tensor, arrays))
             _require_same_structure(before, state)
             outputs.append(ops.convert_to_numpy(output))
@@ -126,4 +143,5 @@ CHECKS = {
     check_future_is_invisible: lambda t: t.causal,
     check_refuses_causal: lambda t: not t.causal,
     check_steps_give_the_whole: lambda t: t.recurrent,
+    check_large_inputs_give_the_whole: lambda t: t.recurrent,
 }

@@ -12,25 +12,43 @@ from keras_linattn.testing._subject import weights_of
 
 HEADS = ("query", "key", "value")
 STEP = 1e-6
+SPLIT = 3  # positions in the first of two pieces
 MANY = 500  # entries; of more, those whose gradient is 0 are moved together
 
 
-def fast_gradients(mechanism, inputs, cotangent, causal=None):
+def whole(mechanism, inputs, causal, heads):
+    """The output for tensors in the place of the heads of `inputs`."""
+    return mechanism(
+        *heads,
+        key_mask=inputs.key_mask,
+        query_mask=inputs.query_mask,
+        causal=causal,
+    )
+
+
+def in_two_pieces(mechanism, inputs, causal, heads):
+    """`whole`, in which the second piece knows the first by its state only."""
+    state = mechanism.initial_state_for(heads[0], heads[2])
+    outputs = []
+    for piece in (slice(None, SPLIT), slice(SPLIT, None)):
+        output, state = mechanism.step(
+            state,
+            *(x[:, :, piece] for x in heads),
+            key_mask=inputs.masks()[0][:, piece],
+        )
+        outputs.append(output)
+    return ops.concatenate(outputs, axis=2)
+
+
+def fast_gradients(mechanism, inputs, cotangent, causal=None, attend=whole):
     """The backend's gradients of sum(output * cotangent), by name."""
     if causal is None:
         causal = mechanism.traits.forms[0]
     visible = ops.convert_to_tensor(inputs.masks()[1][:, None, :, None])
     cotangent = ops.convert_to_tensor(cotangent)
 
-    def total(query, key, value):
-        output = mechanism(
-            query,
-            key,
-            value,
-            key_mask=inputs.key_mask,
-            query_mask=inputs.query_mask,
-            causal=causal,
-        )
+    def total(*heads):
+        output = attend(mechanism, inputs, causal, heads)
         # Rows of hidden queries mean nothing, and may be NaN.
         output = ops.where(visible, output, ops.zeros_like(output))
         return ops.sum(output * cotangent)
@@ -77,12 +95,22 @@ def directions_of(gradient):
     return np.stack([*units, rest]).reshape(-1, *gradient.shape)
 
 
-def compare_gradients(subject, inputs, causal=None):
+def compare_gradients(subject, inputs, causal=None, attend=whole, start=0):
+    """Raises an `AssertionError` unless gradients and reference agree.
+
+    Args:
+        subject: `Subject`.
+        inputs: `Inputs`.
+        causal: bool or `None`, see `compare_with_reference`.
+        attend: callable, `whole` or another way to the same output.
+        start: int, the first position whose output counts. Defaults to 0.
+    """
     mechanism = subject.build(inputs)
     shape = (*inputs.query.shape[:3], inputs.value.shape[3])
     cotangent = np.random.default_rng(9).standard_normal(shape)
     cotangent = cotangent.astype("float32")
-    fast = fast_gradients(mechanism, inputs, cotangent, causal)
+    cotangent[:, :, :start] = 0
+    fast = fast_gradients(mechanism, inputs, cotangent, causal, attend)
     for name, gradient in fast.items():
         along = directions_of(gradient)
         slow = slow_gradient(
@@ -104,6 +132,13 @@ def check_gradients_match_reference(subject):
 def check_causal_gradients_match_reference(subject):
     shape = {"queries": 5, "keys": 5, "key_dim": 3, "value_dim": 2}
     compare_gradients(subject, subject.inputs(**shape, visible=0.6), True)
+
+
+def check_gradients_pass_through_states(subject):
+    """Of a second piece's outputs, by what the first one left in its state."""
+    shape = {"queries": 5, "keys": 5, "key_dim": 3, "value_dim": 2}
+    inputs = subject.inputs(**shape, batch=1)
+    compare_gradients(subject, inputs, True, in_two_pieces, start=SPLIT)
 
 
 def check_gradients_are_finite(subject):
@@ -128,6 +163,24 @@ def check_gradients_are_finite(subject):
             require(not behind.any(), f"gradient of {name} leaks")
 
 
+def check_nan_behind_the_mask_reaches_no_gradient(subject):
+    """Bit for bit the gradients of 0 behind the mask, in each form."""
+    inputs = subject.inputs(batch=3, queries=6, keys=6, visible=0.6)
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    cotangent = np.random.default_rng(9).standard_normal(shape)
+    cotangent = cotangent.astype("float32")
+    mechanism = subject.build(inputs)
+    for causal in subject.traits.forms:
+        expected, found = (
+            fast_gradients(mechanism, spoil(inputs, x), cotangent, causal)
+            for x in (0.0, np.nan)
+        )
+        for name, gradient in found.items():
+            np.testing.assert_array_equal(
+                gradient, expected[name], f"gradient of {name}"
+            )
+
+
 def _always(traits):
     return True
 
@@ -135,5 +188,7 @@ def _always(traits):
 CHECKS = {
     check_gradients_match_reference: _always,
     check_causal_gradients_match_reference: lambda t: len(t.forms) == 2,
+    check_gradients_pass_through_states: lambda t: t.recurrent,
     check_gradients_are_finite: _always,
+    check_nan_behind_the_mask_reaches_no_gradient: _always,
 }

@@ -79,6 +79,29 @@ def check_symbolic_inputs(subject):
     assert_close(output, run(mechanism, inputs), subject.traits.tolerance)
 
 
+def check_refuses_lengths_at_run_time(subject):
+    """Unknown lengths that break a rule: an error or NaN, never numbers."""
+    traits = subject.traits
+    mechanism = subject.build(subject.inputs())
+    bound = getattr(mechanism, "sequence_length", None)
+    for causal in traits.forms:
+        lengths = [(5, 3)] if causal or not traits.cross else []
+        if traits.needs_length and bound <= 64:
+            lengths.append((bound + 1, bound + 1))
+        for queries, keys in lengths:
+            arrays = arrays_of(subject.inputs(queries=queries, keys=keys))
+            try:
+                output = with_free_sizes(
+                    lambda *heads: mechanism(*heads, causal=causal),
+                    [("b", 2, "t", 4), ("b", 2, "s", 4), ("b", 2, "s", 4)],
+                    ["float32"] * 3,
+                )(*arrays[:3])
+            except Exception:  # each backend has its own
+                continue
+            if not np.isnan(output).any():
+                raise AssertionError(f"numbers for lengths {queries}, {keys}")
+
+
 def check_no_quadratic_array(subject):
     """Twice the length forms at most twice as large an array."""
     for causal in subject.traits.forms:
@@ -98,6 +121,10 @@ def check_no_quadratic_array(subject):
             )
 
 
+def _has_a_rule_of_lengths(traits):
+    return traits.causal or traits.needs_length or not traits.cross
+
+
 def _always(traits):
     return True
 
@@ -106,5 +133,6 @@ CHECKS = {
     check_compiles: _always,
     check_free_batch_and_length: _always,
     check_symbolic_inputs: _always,
+    check_refuses_lengths_at_run_time: _has_a_rule_of_lengths,
     check_no_quadratic_array: lambda t: t.linear,
 }

@@ -105,6 +105,8 @@ def check_refuses_too_long_an_input(subject):
     longer = subject.inputs(batch=1, queries=8192, keys=8192)
     heads = (longer.query, longer.key, longer.value)
     _expect_error(mechanism, heads, "length")
+    symbols = [keras.Input((2, 8192, 4)) for _ in heads]
+    _expect_error(mechanism, symbols, "length")
     shorter = subject.inputs(queries=4, keys=4)
     assert_close(
         run(mechanism, shorter),
@@ -113,11 +115,32 @@ def check_refuses_too_long_an_input(subject):
     )
 
 
+def check_refuses_scores_that_are_not_there(subject):
+    """When a model is made too, not only when its first batch arrives."""
+    mechanism = subject.cls(**subject.config)
+    layer = LinearSelfAttention(
+        2, 4, mechanism=mechanism, causal=mechanism.traits.forms[0]
+    )
+    for x in (keras.Input((6, 8)), np.ones((1, 6, 8), "float32")):
+        try:
+            layer(x, return_attention_scores=True)
+        except ValueError as error:
+            rule = "no equivalent attention matrix"
+            require(rule in str(error), f"no {rule!r} in: {error}")
+        else:
+            raise AssertionError(f"scores are returned for {type(x)}")
+
+
 def _expect_error(mechanism, heads, rule):
     shapes = [x.shape for x in heads]
     try:
         mechanism(
-            *(ops.convert_to_tensor(x) for x in heads),
+            *(
+                x
+                if keras.backend.is_keras_tensor(x)
+                else ops.convert_to_tensor(x)
+                for x in heads
+            ),
             causal=mechanism.traits.forms[0],
         )
     except ValueError as error:
@@ -137,4 +160,5 @@ CHECKS = {
     check_saves_and_loads: _always,
     check_refuses_heads_that_do_not_fit: _always,
     check_refuses_too_long_an_input: lambda t: t.needs_length,
+    check_refuses_scores_that_are_not_there: lambda t: not t.explicit,
 }

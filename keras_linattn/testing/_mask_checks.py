@@ -1,6 +1,8 @@
 """Checks of masks: exact, and nothing behind them is ever seen."""
 
+import keras
 import numpy as np
+from keras import ops
 
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import require
@@ -76,6 +78,47 @@ def check_padding_is_exact(subject):
             )
 
 
+def check_empty_inputs_give_the_empty_result(subject):
+    """No batch, no queries, no keys: 0 where there is anything at all."""
+    mechanism = subject.build(subject.inputs())
+    sizes = [(0, 6, 6), (2, 0, 0)]
+    if subject.traits.cross and subject.traits.bidirectional:
+        sizes += [(2, 6, 0), (2, 0, 6)]
+    for batch, queries, keys in sizes:
+        inputs = subject.inputs(
+            batch=batch, queries=queries, keys=keys, visible=0.5
+        )
+        bare = inputs.replace(key_mask=None, query_mask=None)
+        for given in (inputs, bare):
+            output = run(mechanism, given)
+            np.testing.assert_array_equal(
+                output, np.zeros((batch, 2, queries, 4), "float32")
+            )
+
+
+def check_no_new_position_leaves_the_state(subject):
+    """Neither does a batch of none fail."""
+    inputs = subject.inputs()
+    mechanism = subject.build(inputs)
+    _, state = mechanism.step(
+        mechanism.initial_state(2, 2, 4, 4), *_tensors(inputs)
+    )
+    nothing = _tensors(subject.inputs(queries=0, keys=0))
+    output, after = mechanism.step(state, *nothing)
+    require(tuple(output.shape) == (2, 2, 0, 4), f"shape {output.shape}")
+    for old, new in zip(keras.tree.flatten(state), keras.tree.flatten(after)):
+        old, new = ops.convert_to_numpy(old), ops.convert_to_numpy(new)
+        np.testing.assert_array_equal(old, new)
+    state = mechanism.initial_state(0, 2, 4, 4)
+    output, _ = mechanism.step(state, *_tensors(subject.inputs(batch=0)))
+    require(tuple(output.shape) == (0, 2, 6, 4), f"shape {output.shape}")
+
+
+def _tensors(inputs):
+    heads = (inputs.query, inputs.key, inputs.value)
+    return [ops.convert_to_tensor(x) for x in heads]
+
+
 def _always(traits):
     return True
 
@@ -84,4 +127,6 @@ CHECKS = {
     check_masked_keys_are_inert: _always,
     check_no_visible_key_gives_zero: _always,
     check_padding_is_exact: _always,
+    check_empty_inputs_give_the_empty_result: _always,
+    check_no_new_position_leaves_the_state: lambda t: t.recurrent,
 }

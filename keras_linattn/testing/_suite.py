@@ -22,6 +22,23 @@ _MODULES = (
     _keras_checks,
 )
 
+# What no argument of the constructor changes: one configuration shows it.
+# `check_mechanism` asks all of them all the same.
+OF_ONE_CONFIG = (
+    _causal_checks.check_refuses_causal,
+    _causal_checks.check_refuses_to_see_the_future,
+    _graph_checks.check_compiles,
+    _graph_checks.check_no_quadratic_array,
+    _graph_checks.check_symbolic_inputs,
+    _grid_checks.check_grid_compiles,
+    _grid_checks.check_grid_refuses_another_length,
+    _keras_checks.check_refuses_heads_that_do_not_fit,
+    _keras_checks.check_refuses_too_long_an_input,
+    _keras_checks.check_saves_and_loads,
+    _output_checks.check_inputs_are_unchanged,
+    _precision_checks.check_half_precision,
+)
+
 
 def checks_for(traits):
     """The checks that traits call for.

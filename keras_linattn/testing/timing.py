@@ -1,11 +1,9 @@
 """Times of a layer, forward and training step, on the backend at hand.
 
-    from keras_linattn.testing import timing
-    call = timing.forward(layer)  # a built layer
-    timing.wait(call(x))  # compiles
-    print(timing.seconds(call, x, repeats=5))
-
-The one place of the package that speaks to each backend in its own words.
+from keras_linattn.testing import timing
+call = timing.forward(layer)  # a built layer
+timing.wait(call(x))  # compiles
+print(timing.seconds(call, x, repeats=5))
 """
 
 import pathlib
@@ -14,6 +12,8 @@ import time
 import keras
 from keras import ops
 
+from keras_linattn.core import backends
+
 
 def forward(layer):
     """Callable of a tensor: the layer compiled, without gradients.
@@ -21,31 +21,7 @@ def forward(layer):
     Args:
         layer: built `keras.layers.Layer` of one input.
     """
-
-    def jax():
-        import jax
-
-        def function(trainable, other, x):
-            return layer.stateless_call(trainable, other, x)[0]
-
-        compiled, state = jax.jit(function), _jax_state(layer)
-        return lambda x: compiled(*state, x)
-
-    def tensorflow():
-        import tensorflow as tf
-
-        return tf.function(layer.call, autograph=False)
-
-    def torch():
-        import torch
-
-        def function(x):
-            with torch.no_grad():
-                return layer(x)
-
-        return function
-
-    return pick(jax=jax, tensorflow=tensorflow, torch=torch)()
+    return backends.current().forward(layer)
 
 
 def training_step(layer):
@@ -54,57 +30,16 @@ def training_step(layer):
     Args:
         layer: built `keras.layers.Layer` of one input.
     """
-
-    def loss(outputs):
-        return sum(ops.mean(ops.square(y)) for y in keras.tree.flatten(outputs))
-
-    def jax():
-        import jax
-
-        def function(trainable, x, other):
-            return loss(layer.stateless_call(trainable, other, x)[0])
-
-        compiled = jax.jit(jax.grad(function, argnums=(0, 1)))
-        trainable, other = _jax_state(layer)
-        return lambda x: compiled(trainable, x, other)
-
-    def tensorflow():
-        import tensorflow as tf
-
-        weights = [v.value for v in layer.trainable_variables]
-
-        @tf.function(autograph=False)
-        def function(x):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                total = loss(layer.call(x))
-            return tape.gradient(total, [x, *weights])
-
-        return function
-
-    def torch():
-        import torch
-
-        weights = [v.value for v in layer.trainable_variables]
-
-        def function(x):
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(loss(layer(x)), [x, *weights])
-
-        return function
-
-    return pick(jax=jax, tensorflow=tensorflow, torch=torch)()
+    return backends.current().training_step(layer, _mean_square)
 
 
-def pick(**choices):
-    """The choice of the backend at hand."""
-    return choices[keras.backend.backend()]
+def _mean_square(outputs):
+    return sum(ops.mean(ops.square(y)) for y in keras.tree.flatten(outputs))
 
 
 def wait(result):
     """Returns once the result, a tensor or a tree of them, is there."""
-    if keras.backend.backend() == "jax":
-        keras.tree.flatten(result)[0].block_until_ready()
+    backends.current().wait(result)
 
 
 def seconds(function, *arguments, repeats=1):
@@ -131,10 +66,3 @@ def free_memory():
     lines = path.read_text().splitlines()
     free = [line.split()[1] for line in lines if "MemAvailable" in line]
     return 1024 * int(free[0])
-
-
-def _jax_state(layer):
-    return (
-        [v.value for v in layer.trainable_variables],
-        [v.value for v in layer.non_trainable_variables],
-    )

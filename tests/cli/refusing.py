@@ -1,6 +1,6 @@
 """What the command says to arguments that it refuses."""
 
-from keras_linattn.cli.main import main
+from keras_linattn_cli.main import main
 
 
 def refuses(capsys, *arguments):

@@ -1,6 +1,7 @@
 """The command: what it prints, writes and refuses."""
 
 import inspect
+import os
 import pathlib
 import re
 import subprocess
@@ -15,12 +16,14 @@ from refusing import refuses
 import keras_linattn
 from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
-from keras_linattn.cli import list as list_
-from keras_linattn.cli.main import main
-from keras_linattn.cli.main import one_line
 from keras_linattn.mechanisms import _registry
+from keras_linattn_cli import list as list_
+from keras_linattn_cli.errors import one_line
+from keras_linattn_cli.errors import quiet_frameworks
+from keras_linattn_cli.main import main
 
 PACKAGE = pathlib.Path(keras_linattn.__file__).parent
+pytestmark = pytest.mark.once
 
 
 def small_model(mechanism="linear_transformer"):
@@ -71,20 +74,20 @@ def test_wrong_arguments(arguments, capsys):
     assert "keras-linattn" in capsys.readouterr().err
 
 
-def test_help_needs_no_keras():
-    """The subcommands import it, when they run."""
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--help"], 0), (["--version"], 0), (["export", "--help"], 0), ([], 2)],
+    ids=str,
+)
+def test_help_and_usage_errors_need_no_keras(arguments, status):
     code = f"""
-        import sys, types
-
-        package = types.ModuleType("keras_linattn", "A stand-in.")
-        package.__path__, package.__version__ = [{str(PACKAGE)!r}], "0"
-        sys.modules["keras_linattn"] = package
-        from keras_linattn.cli.main import main
+        import sys
+        from keras_linattn_cli.main import main
 
         try:
-            main(["--help"])
-        finally:
-            print("keras" in sys.modules)
+            main({arguments!r})
+        except SystemExit as stop:
+            print(stop.code, {{"keras", "numpy", "rich"}} & set(sys.modules))
         """
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -93,8 +96,41 @@ def test_help_needs_no_keras():
         timeout=60,
     )
     assert child.returncode == 0, child.stderr
-    assert child.stdout.splitlines()[-1] == "False"
-    assert "list" in child.stdout and "export" in child.stdout
+    assert child.stdout.splitlines()[-1] == f"{status} set()"
+
+
+def test_frameworks_say_nothing():
+    child = subprocess.run(
+        [sys.executable, "-m", "keras_linattn_cli.main", "list"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert child.returncode == 0
+    assert child.stderr == ""
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError])
+def test_a_bug_keeps_its_traceback(kind, model_file, tmp_path, monkeypatch):
+    def export_saved_model(model, path, overwrite):
+        raise kind("unsupported operand")
+
+    monkeypatch.setattr(
+        "keras_linattn.export.export_saved_model", export_saved_model
+    )
+    with pytest.raises(kind, match="unsupported operand"):
+        main(["export", str(model_file), str(tmp_path / "1")])
+
+
+def test_logs_are_shown_with_an_error(capfd):
+    """And only then, whoever writes them to the file descriptor."""
+    with quiet_frameworks():
+        os.write(2, b"a log line")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(ZeroDivisionError), quiet_frameworks():
+        os.write(2, b"a log line")
+        raise ZeroDivisionError
+    assert capfd.readouterr().err == "a log line"
 
 
 def test_list_has_every_mechanism_and_its_traits(capsys):
@@ -250,7 +286,7 @@ def test_export_imports_the_mechanism_s_module(
     sys.path.remove(str(tmp_path))
 
     said = refuses(capsys, "export", "model.keras", "1")
-    assert f"Unknown mechanism '{name}>OfThisModule'. Available: " in said
+    assert f"Unknown mechanism '{name}>OfThisModule'. " in said
     assert "import its module" in said
     assert main(["export", "model.keras", "1", "--import", name]) == 0
     assert capsys.readouterr().out == "Wrote 1\n"

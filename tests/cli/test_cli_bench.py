@@ -4,9 +4,9 @@ import pytest
 from refusing import refuses
 
 from keras_linattn import mechanisms
-from keras_linattn.cli import bench
-from keras_linattn.cli.main import main
 from keras_linattn.testing import timing
+from keras_linattn_cli import bench
+from keras_linattn_cli.main import main
 
 pytest.importorskip("rich")
 

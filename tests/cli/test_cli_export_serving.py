@@ -9,8 +9,10 @@ import pytest
 from refusing import refuses
 
 import keras_linattn
-from keras_linattn.cli.main import main
 from keras_linattn.models import TextClassifier
+from keras_linattn_cli.main import main
+
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

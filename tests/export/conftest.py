@@ -11,6 +11,13 @@ from keras_linattn.export import serving_directory
 from keras_linattn.models import TextClassifier
 
 
+def pytest_collection_modifyitems(items):
+    """What writes a file in place of a SavedModel knows no backend."""
+    for item in items:
+        if "quick" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.once)
+
+
 @dataclasses.dataclass
 class Published:
     base: pathlib.Path

@@ -29,8 +29,8 @@ from keras_linattn.models import VisionTransformer
 BACKEND = keras.backend.backend()
 BATCHES, LENGTHS = (1, 5), (1, 7, 128, 1000)
 SHAPES = [(batch, length) for length in LENGTHS for batch in BATCHES]
-if BACKEND == "jax":  # which compiles for each: every length, both batches
-    SHAPES = [(1, 1), (5, 7), (1, 128), (5, 1000)]
+if BACKEND == "jax":  # which compiles for each: one position, and chunks
+    SHAPES = [(1, 1), (5, 130)]
 TOLERANCE = 1e-5
 
 
@@ -117,13 +117,6 @@ def identifier(name):
     )
 
 
-# Under torch each export starts a process under TensorFlow, which loads the
-# `.keras` file; that those load is tested for all in tests/matrix.
-EXPORTED = (
-    ["modified_linformer", "linformer", "linear_transformer", "softmax"]
-    if BACKEND == "torch"
-    else mechanisms.available()
-)
 CASES = {
     "plain": Case(plain_classifier),
     "vision": Case(vision_transformer, image_batch),
@@ -133,15 +126,20 @@ CASES = {
     ),
     **{
         name: Case(functools.partial(text_classifier, identifier(name)))
-        for name in EXPORTED
+        for name in mechanisms.available()
         if mechanisms.get(name).traits.bidirectional
     },
     **{
         f"{name}-causal": Case(functools.partial(decoder, identifier(name)))
-        for name in EXPORTED
+        for name in mechanisms.available()
         if mechanisms.get(name).traits.causal
     },
 }
+if BACKEND == "torch":
+    # Each export starts a process under TensorFlow, which loads the `.keras`
+    # file; that those load is tested for all in tests/matrix.
+    TRIED = ("plain", "linformer", "linear_transformer-causal")
+    CASES = {name: CASES[name] for name in TRIED}
 
 
 @dataclasses.dataclass
@@ -183,7 +181,7 @@ def unexportable_model():
 # --- What is written
 
 
-@pytest.mark.parametrize("export", ["plain", "softmax"], indirect=True)
+@pytest.mark.parametrize("export", ["plain", "linformer"], indirect=True)
 def test_runs_in_tensorflow(export):
     """All of them run in its C API, which is below its Python."""
     tf = pytest.importorskip("tensorflow")

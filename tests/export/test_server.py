@@ -118,6 +118,7 @@ def test_answers_by_both_protocols(server, published):
         )
 
 
+@pytest.mark.once
 def test_refusals_reach_the_user(server):
     client.wait_until_ready(server.url, NAME, seconds=SECONDS)
     with pytest.raises(RuntimeError, match="refused"):
@@ -128,6 +129,7 @@ def test_refusals_reach_the_user(server):
         client.wait_until_ready(server.url, "cats", seconds=0)
 
 
+@pytest.mark.once
 def test_a_new_version_fails_no_request(server, published):
     client.wait_until_ready(server.url, NAME, seconds=SECONDS)
     keras.utils.set_random_seed(1)
@@ -167,6 +169,7 @@ def test_a_new_version_fails_no_request(server, published):
     assert seen == sorted(seen) and set(seen) == {1, 2}
 
 
+@pytest.mark.once
 def test_the_example_runs(server, published):
     rest, grpc = (x.rpartition(":")[2] for x in (server.url, server.address))
     child = subprocess.run(
@@ -188,6 +191,7 @@ def test_the_example_runs(server, published):
     ]
 
 
+@pytest.mark.once
 def test_the_example_without_a_server():
     child = subprocess.run(
         [sys.executable, CLIENT, NAME, "--text", "x", "--wait", "0"]

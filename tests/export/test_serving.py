@@ -138,6 +138,7 @@ def test_warmup_replays_through_the_model(published):
         ((key, proto),) = request.inputs.items()
         array = tf.make_ndarray(proto)
         if key == "text":
+            assert array.tolist() == [b"linear attention"]
             array = np.frombuffer(array[0], "uint8")[None].astype("int32") + 1
         np.testing.assert_allclose(
             received, predict(published.model, array), rtol=0, atol=1e-5
@@ -280,16 +281,40 @@ def test_models_config_keeps_what_a_user_wrote(tmp_path, quick):
     path = tmp_path / "models.config"
     config = path.read_text().replace(
         'name: "kept"',
-        'name: "kept" model_version_policy { all {} }',
+        'name: "kept" model_version_policy { all {} }  # not { the last',
     )
     head, begin, rest = config.partition("model_config_list {")
-    own = 'config { name: "z" base_path: "/z" }'
-    path.write_text(head + begin + rest.rpartition("}")[0] + own + "}")
+    own = "config { name: 'z' # }\n base_path: \"/z\" }"
+    written = f"# mine\n{head}{begin}{rest.rpartition('}')[0]}{own}}} # end"
+    path.write_text(written)
     (tmp_path / "old" / "1" / "saved_model.pb").unlink()
     publish(tmp_path, "new")
     models = {model.name: model for model in models_config(tmp_path)}
     assert list(models) == ["kept", "z", "new"]
     assert models["kept"].model_version_policy.HasField("all")
+    # To the letter: one entry went, one came.
+    old = written.index("  config {"), written.index("  config {", 30)
+    before, after = written[: old[0]] + written[old[1] :], path.read_text()
+    assert after.startswith(before.removesuffix("} # end"))
+    assert after.endswith("}\n} # end")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# only a comment\n",
+        "# mine\nmodel_config_list < config < name: 'z' base_path: '/z' > >",
+        "model_config_list { config: [{ name: 'z' base_path: '/z' }] }",
+        "model_config_list: {}",
+    ],
+)
+def test_models_config_in_other_forms(tmp_path, quick, text):
+    (tmp_path / "models.config").write_text(text)
+    publish(tmp_path, "new")
+    names = [model.name for model in models_config(tmp_path)]
+    assert names == (["z", "new"] if "'z'" in text else ["new"])
+    comment = text.partition("\n")[0] if text[0] == "#" else ""
+    assert comment in (tmp_path / "models.config").read_text()
 
 
 def test_configs_are_left_alone_where_nothing_is_new(tmp_path, quick):

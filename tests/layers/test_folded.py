@@ -19,7 +19,7 @@ from keras_linattn.testing import timing
 
 SEPARABLE = ("modified_linformer", "linear_transformer")
 # JAX compiles each operation anew for each shape.
-EXAMPLES = 5 if keras.backend.backend() == "jax" else 20
+EXAMPLES = 3 if keras.backend.backend() == "jax" else 20
 every = pytest.mark.parametrize("name", SEPARABLE)
 
 

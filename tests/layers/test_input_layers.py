@@ -12,6 +12,7 @@ from keras_linattn import StridedConvolution
 from keras_linattn import TokenExtension
 from keras_linattn import TokenMerging
 from keras_linattn import WaveformMasking
+from keras_linattn.layers.ngram_embedding import ngram_buckets
 
 
 def random(*shape):
@@ -90,17 +91,76 @@ def test_ngrams_are_told_apart_by_order_and_place():
     assert np.abs(output[1] - output[5]).max() > 1e-4  # "12" and "21"
 
 
-def test_ngrams_hash_without_overflow():
-    layer = NGramEmbedding(257, 4, orders=(6,), num_buckets=8192)
-    buckets = numpy(layer._hash(np.full((1, 9), 256, "int32"), 6))[0]
-    value = 0
-    for _ in range(6):
-        value = (value * 257 + 256) % 8192
-    assert buckets[-1] == value
-    with pytest.raises(ValueError, match="under 2..31"):
-        NGramEmbedding(2**16, 4, num_buckets=2**16)
+def buckets(ngrams, num_buckets):
+    """Bucket of each row."""
+    order = ngrams.shape[1]
+    tokens = ops.convert_to_tensor(ngrams.astype("int32"))
+    return numpy(ngram_buckets(tokens, (order,), num_buckets)[order])[:, -1]
+
+
+def test_ngrams_have_the_same_bucket_on_every_backend():
+    """Numbers of Python's exact integers; large tokens overflow nothing."""
+    largest = 2**31 - 1
+    tokens = np.array([[1, 2, 300, 46337, largest, largest]])
+    expected = {
+        2: [324775, 154210, 210283, 581294, 842472, 835019],
+        6: [324775, 154210, 452365, 620577, 22099, 888670],
+    }
+    for order, wanted in expected.items():
+        found = ngram_buckets(
+            ops.convert_to_tensor(tokens.astype("int32")), (order,), 2**20
+        )
+        assert numpy(found[order])[0].tolist() == wanted
+
+
+def shapes_of_ngrams(vocabulary, order, count):
+    """Random n-grams, and such that differ in one place or by steps."""
+    rng = np.random.default_rng(0)
+    free = rng.integers(1, vocabulary, (count, order))
+    yield free
+    for place in (0, order - 1):
+        some = np.tile(free[:1], (min(vocabulary, count), 1))
+        some[:, place] = np.arange(len(some))
+        yield some
+    yield (np.arange(count)[:, None] + np.arange(order)) % vocabulary
+    some, steps = free * 0, np.arange(count)
+    some[:, 0], some[:, -1] = steps // 64 * 4, steps % 64 * 4
+    yield some % vocabulary
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "num_buckets"),
+    [
+        (8192, 8192),
+        (32768, 8192),
+        (256, 256),
+        (257, 8192),
+        (250_000, 2**16),
+        (2**30, 1000),
+    ],
+)
+@pytest.mark.parametrize("order", [2, 5])
+def test_ngrams_spread_as_random_numbers_do(vocabulary, num_buckets, order):
+    for some in shapes_of_ngrams(vocabulary, order, 2000):
+        some = np.unique(some, axis=0)
+        empty = (1 - 1 / num_buckets) ** len(some)
+        two_empty = (1 - 2 / num_buckets) ** len(some)
+        variance = num_buckets * (
+            (num_buckets - 1) * two_empty + empty - num_buckets * empty**2
+        )
+        distinct = len(np.unique(buckets(some, num_buckets)))
+        ideal = num_buckets * (1 - empty)
+        assert distinct >= ideal - 4 * variance**0.5 - 1
+
+
+def test_ngrams_refuse_sizes():
+    NGramEmbedding(2**16, 4, num_buckets=2**16)
     with pytest.raises(ValueError, match="orders="):
         NGramEmbedding(257, 4, orders=(0, 1))
+    for name in ("vocabulary_size", "embed_dim", "num_buckets"):
+        sizes = {"vocabulary_size": 9, "embed_dim": 2, name: 0}
+        with pytest.raises(ValueError, match=f"{name}=0"):
+            NGramEmbedding(**sizes)
 
 
 # --- TokenMerging

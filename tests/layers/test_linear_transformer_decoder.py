@@ -294,6 +294,22 @@ def test_refuses_other_calls_than_it_was_built_for():
 
 
 @pytest.mark.parametrize("symbolic", [False, True])
+def test_refuses_caches_that_would_be_ignored(symbolic):
+    layer = LinearTransformerDecoder(12, 2, mechanism="linear_transformer")
+    layer.build((2, 5, 8))
+    x, cache = random(2, 5, 8), layer.get_initial_state(2)
+    if symbolic:
+        x, cache = keras.tree.map_structure(
+            lambda a: keras.KerasTensor(tuple(a.shape)), (x, cache)
+        )
+    caches = {"self_attention_cache": cache}
+    with pytest.raises(ValueError, match="use_causal_mask=False. Leave the"):
+        layer(x, use_causal_mask=False, **caches)
+    with pytest.raises(ValueError, match="belongs to an `encoder_sequence`"):
+        layer(x, cross_attention_cache=cache, **caches)
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
 def test_refuses_what_attention_refuses(symbolic):
     x = keras.Input((5, 8)) if symbolic else random(2, 5, 8)
     pairs = (

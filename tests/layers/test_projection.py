@@ -67,6 +67,30 @@ def test_is_the_layers_call(name, dtype):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("equation", ["abc,cde->abde", "abcd,def->abcef"])
+def test_bias_of_as_many_heads_as_positions(equation, dtype):
+    """Of one feature each; TensorFlow's Keras adds such a bias to axis 1."""
+    shape = (2, 3, 5) if equation.startswith("abc,") else (2, 3, 4, 5)
+    layer = keras.layers.EinsumDense(
+        equation,
+        output_shape=(*(None,) * (len(shape) - 2), 3, 1),
+        bias_axes=equation[-2:],
+        bias_initializer="random_normal",
+        activity_regularizer="l2",
+        dtype=dtype,
+    )
+    layer.build(shape)
+    x, through = random(*shape), Through(layer, _projection.project)
+    found = numpy(ops.cast(through(x), "float32"))
+    expected = x @ numpy(layer.kernel)[..., 0] + numpy(layer.bias)[..., 0]
+    np.testing.assert_allclose(found[..., 0], expected, atol=0.05)
+    loss = ops.cast(ops.stop_gradient(sum(through.losses)), "float32")
+    np.testing.assert_allclose(
+        numpy(loss), 0.005 * np.sum(expected**2), rtol=0.02
+    )
+
+
 def called(options, change=lambda layer: None):
     """Is the layer itself called, and not in our way around it?"""
     layer, x = dense("heads", **options)

@@ -46,7 +46,6 @@ def forced_gates(name, inputs, strength, policy="float32"):
     ("name", "policy"),
     [
         *((name, "float32") for name in NAMES),
-        ("gated_linear", "mixed_bfloat16"),
         ("gated_delta", "mixed_bfloat16"),
     ],
 )

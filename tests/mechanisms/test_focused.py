@@ -82,5 +82,5 @@ def test_refuses_what_it_cannot_be():
         Focused(focusing_power=0.5)
     with pytest.raises(ValueError, match="no recurrent form"):
         Focused().initial_state(1, 1, 4, 4)
-    with pytest.raises(ValueError, match="a length of 6"):
+    with pytest.raises(ValueError, match=r"2, 6, 4\), grid=\(2, 4\)"):
         run(Focused(grid=(2, 4)), random_inputs())

@@ -9,7 +9,7 @@ from keras_linattn.mechanisms import modified_linformer
 from keras_linattn.testing import compare_with_reference
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
-from keras_linattn.testing._subject import run
+from keras_linattn.testing._gradient_checks import compare_gradients
 
 
 def numpy(x):
@@ -67,9 +67,9 @@ def test_large_keys_do_not_overflow(reading):
     assert np.isfinite(numpy(mechanism(*heads(inputs)))).all()
 
 
-@pytest.mark.parametrize("drift", [-2, 0, 1])
+@pytest.mark.parametrize("drift", [-2, 0, 1, 10, 1e5])
 def test_causal_keys_may_stand_anywhere(drift):
-    """Far from 0, rising or falling by hundreds, hidden at the start."""
+    """Far from 0, rising or falling by any number, hidden at the start."""
     inputs = random_inputs(queries=150, keys=150, visible=0.8)
     key = inputs.key + np.float32([500, -500])[:, None, None, None]
     key = key + np.float32(drift) * np.arange(150, dtype="float32")[:, None]
@@ -82,15 +82,34 @@ def test_causal_keys_may_stand_anywhere(drift):
     )
 
 
-def test_a_feature_that_rises_too_far_is_nan_not_wrong():
-    inputs = random_inputs(batch=1, queries=4, keys=4)
-    key = inputs.key.copy()
-    key[:, :, 2, 1] = 200
-    output = run(
-        mechanisms.get("modified_linformer"), inputs.replace(key=key), True
+@pytest.mark.parametrize("scale", [1e-6, 20, 30, 1e6, 1e30])
+def test_causal_inputs_may_be_of_any_size(scale):
+    inputs = random_inputs(queries=150, keys=150, visible=0.8, scale=scale)
+    compare_with_reference(
+        subjects("modified_linformer")[0],
+        inputs.replace(value=inputs.value / np.float32(scale)),
+        causal=True,
     )
-    assert np.isfinite(output[:, :, :2]).all()
-    assert np.isnan(output[:, :, 2:]).all()
+
+
+def test_a_large_value_is_gone_once_a_key_has_risen_past_it():
+    inputs = random_inputs(batch=1, queries=40, keys=40)
+    key, value = inputs.key.copy(), inputs.value.copy()
+    key[:, :, 20:] += 300
+    value[:, :, :20] *= 1e30
+    compare_with_reference(
+        subjects("modified_linformer")[0],
+        inputs.replace(key=key, value=value),
+        causal=True,
+    )
+
+
+@pytest.mark.parametrize("rise", [3, 100])
+def test_causal_gradients_of_keys_that_rise(rise):
+    inputs = random_inputs(batch=1, heads=1, queries=20, keys=20, key_dim=2)
+    steps = np.arange(20, dtype="float32")[:, None]
+    inputs = inputs.replace(key=inputs.key + rise * (steps // 5))
+    compare_gradients(subjects("modified_linformer")[0], inputs, True)
 
 
 def test_the_projected_reading_has_no_states():

@@ -31,6 +31,18 @@ def test_rows_are_orthogonal_in_blocks():
         np.testing.assert_allclose(off, 0, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_number_as_seed_fixes_both_draws_and_they_differ(seed):
+    rows, again = (
+        ops.convert_to_numpy(orthogonal_gaussian(4, 4, seed)) for _ in range(2)
+    )
+    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_array_equal(rows, drawn(4, 4, seed))
+    square = keras.random.normal((1, 4, 4), seed=seed)
+    lengths = np.linalg.norm(ops.convert_to_numpy(square)[0], axis=-1)
+    assert np.abs(np.linalg.norm(rows, axis=-1) - lengths).min() > 1e-3
+
+
 def test_rows_are_gaussian():
     """Mean 0 in every entry, covariance 1: no row has a preferred side."""
     rows = drawn(6000, 3, seed=1)

@@ -1,6 +1,7 @@
 """The classifiers: config, files, policies, masks, any mechanism."""
 
 import inspect
+import json
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ TEXT = {
     "dropout": 0.2,
     "activation": "sigmoid",
     "mechanism": "linear_transformer",
+    "sequence_length": 22,
 }
 HOURGLASS = {**TEXT, "num_layers": 3, "hourglass_factor": 3}
 IMAGE = {
@@ -52,6 +54,7 @@ AUDIO = {
     "dropout": 0.2,
     "activation": "sigmoid",
     "mechanism": "linear_transformer",
+    "sequence_length": 150,
 }
 CASES = [
     (TextClassifier, TEXT),
@@ -79,6 +82,7 @@ def data(cls, batch=4):
     ("cls", "options"), [(TextClassifier, HOURGLASS), *CASES[1:]]
 )
 def test_config_is_the_constructor(cls, options):
+    options = {**options, "remat": True}
     model = cls(**options)
     config = model.get_config()
     for name, parameter in inspect.signature(cls).parameters.items():
@@ -88,18 +92,22 @@ def test_config_is_the_constructor(cls, options):
     assert cls.from_config(config).get_config() == config
 
 
-@every
+BIDIRECTIONAL = [
+    name
+    for name in mechanisms.available()
+    if mechanisms.get(name).traits.bidirectional
+]
+
+
 @pytest.mark.parametrize(
-    "mechanism",
+    ("cls", "options", "mechanism"),
     [
-        n
-        for n in mechanisms.available()
-        if mechanisms.get(n).traits.bidirectional
+        # The models take turns: none knows more of a mechanism than its name.
+        pytest.param(*CASES[number % len(CASES)], name, id=name)
+        for number, name in enumerate(BIDIRECTIONAL)
     ],
 )
 def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
-    if mechanisms.get(mechanism).traits.needs_length:
-        mechanism = {"name": mechanism, "sequence_length": 16}
     model = cls(**{**options, "mechanism": mechanism})
     x = data(cls)
     model.save(tmp_path / "model.keras")
@@ -131,7 +139,7 @@ def test_policies(cls, options, dtype, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
-@with_hourglass
+@every
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(cls, options, tmp_path):
     model = cls(**options)
@@ -231,6 +239,128 @@ def test_vision_refuses_images_that_do_not_fit():
         VisionTransformer(  # 5 x 4 after the stem
             3, image_shape=(10, 8, 1), patch_size=2, stem_filters=(4,)
         )
+
+
+# --- Arguments
+
+
+@every
+def test_arguments_may_be_numpy_numbers(cls, options):
+    given = {
+        name: np.int64(value) if type(value) is int else value
+        for name, value in options.items()
+    }
+    config = cls(**given, name="model").get_config()
+    assert config == cls(**options, name="model").get_config()
+    json.dumps(config)
+
+
+@every
+def test_clones(cls, options):
+    model = cls(**options)
+    same = keras.models.clone_model(model)
+    same.set_weights(model.get_weights())
+    np.testing.assert_array_equal(
+        predict(same, data(cls)), predict(model, data(cls))
+    )
+
+
+@keras.saving.register_keras_serializable("tests")
+class Wide(VisionTransformer):
+    """A subclass with arguments of its own."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(3, hidden_dim=4 * width, num_heads=width, **kwargs)
+        self.width = width
+
+    def get_config(self):
+        config = super().get_config()
+        own = ("num_classes", "hidden_dim", "num_heads")
+        config = {k: v for k, v in config.items() if k not in own}
+        return {**config, "width": self.width}
+
+
+def test_subclasses_reload(tmp_path):
+    model = Wide(2, image_shape=(8, 4, 3), num_layers=1)
+    assert model.num_heads == 2 and model.activation == "softmax"
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == model.get_config()
+    x = data(VisionTransformer)
+    np.testing.assert_array_equal(predict(loaded, x), predict(model, x))
+
+
+# --- Sizes that mechanisms ask for
+
+
+ON_GRIDS = [n for n in mechanisms.available() if mechanisms.get(n).traits.grid]
+GRID = {**IMAGE, "image_shape": (8, 12, 3)}  # of 2 x 3 patches
+
+
+def mechanism_in(model, block="encoder_0"):
+    return model.get_layer(block).mechanism
+
+
+@pytest.mark.parametrize("name", ON_GRIDS)
+def test_vision_passes_its_grid(name):
+    model = VisionTransformer(**{**GRID, "mechanism": name})
+    assert model.get_config()["mechanism"] == name
+    own = mechanisms.get(name, grid=(2, 3))
+    expected = VisionTransformer(**{**GRID, "mechanism": own})
+    expected.set_weights(model.get_weights())
+    x = np.random.default_rng(0).random((2, 8, 12, 3), dtype="float32")
+    np.testing.assert_allclose(
+        predict(model, x), predict(expected, x), atol=1e-6
+    )
+    assert mechanism_in(model).grid == (2, 3)
+
+
+@pytest.mark.parametrize("name", ON_GRIDS)
+def test_vision_with_a_mechanism_on_a_sequence(name):
+    for mechanism in ({"name": name, "grid": None}, mechanisms.get(name)):
+        model = VisionTransformer(**{**GRID, "mechanism": mechanism})
+        assert mechanism_in(model).grid is None
+    if hasattr(mechanism, "num_landmarks"):  # 5 do not make a square
+        mechanism = {"name": name, "num_landmarks": 5}
+        model = VisionTransformer(**{**GRID, "mechanism": mechanism})
+        assert mechanism_in(model).grid is None
+
+
+def test_vision_takes_a_class():
+    options = {**GRID, "num_layers": 2, "mechanism": mechanisms.Focused}
+    model = VisionTransformer(**options)
+    first, second = (mechanism_in(model, f"encoder_{i}") for i in (0, 1))
+    assert first is not second
+    assert first.grid == second.grid == (2, 3)
+    config = model.get_config()
+    assert config["mechanism"] == "focused"
+    assert VisionTransformer.from_config(config).get_config() == config
+
+
+@pytest.mark.parametrize("name", ["linformer", "cosformer"])
+def test_models_pass_the_longest_length(name):
+    def lengths(cls, options):
+        model = cls(**{**options, "mechanism": name})
+        blocks = [x for x in model.layers if x.name.startswith("encoder_")]
+        return [block.mechanism.sequence_length for block in blocks]
+
+    assert lengths(VisionTransformer, GRID) == [6]
+    assert lengths(TextClassifier, {**TEXT, "sequence_length": 23}) == [12]
+    long = {**HOURGLASS, "sequence_length": 23}
+    assert lengths(TextClassifier, long) == [4, 4, 12]
+    assert lengths(AudioClassifier, {**AUDIO, "sequence_length": 83}) == [11]
+    for cls, options in ((TextClassifier, HOURGLASS), (AudioClassifier, AUDIO)):
+        with pytest.raises(ValueError, match="'sequence_length': ..."):
+            lengths(cls, {**options, "sequence_length": None})
+        with pytest.raises(ValueError, match="sequence_length=0"):
+            lengths(cls, {**options, "sequence_length": 0})
+
+
+@with_hourglass
+def test_remat_reaches_every_block(cls, options):
+    model = cls(**options, remat=True)
+    blocks = [x for x in model.layers if x.name.startswith("encoder_")]
+    assert blocks and all(block.remat for block in blocks)
 
 
 # --- Waveforms

@@ -193,6 +193,7 @@ def test_a_failing_check_is_found(bench, monkeypatch):
         assert len(failures) == count and "off by one" in failures[0]
 
 
+@pytest.mark.once
 def test_a_mechanism_that_fails_its_checks_gets_no_number(
     bench, monkeypatch, tmp_path
 ):
@@ -258,6 +259,7 @@ def content():
     }
 
 
+@pytest.mark.once
 def test_page_and_pictures(bench, tmp_path):
     report = bench("report")
     report.write(content(), tmp_path)
@@ -285,6 +287,7 @@ def test_page_and_pictures(bench, tmp_path):
     assert path.read_text(encoding="utf-8") == text + "\nWritten by hand.\n"
 
 
+@pytest.mark.once
 def test_joins_runs(bench, tmp_path):
     main, report = bench("__main__"), bench("report")
     paths = [tmp_path / "a" / report.JSON, tmp_path / "b" / report.JSON]
@@ -329,3 +332,40 @@ def test_smoke_run(tmp_path):
         assert run["machine"]["keras"] == keras.__version__
     page = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert f"| `{LINEAR}` | " in page
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the others compile for long"
+)
+def test_generate_measures_each_call(bench):
+    pytest.importorskip("keras_hub")
+    generate = bench("generate")
+    arguments = ["--prompts", "3", "--longest", "5", "--new", "1"]
+    options = generate.parse([*arguments, "--hidden-dim", "4"])
+    result = generate.measure(options)
+    assert len(result["seconds"]) == 3 and result["shapes"] == 1
+    assert list(result["memory"]) == [1] and result["memory"][1] > 1e6
+    memory = generate.report({**result, "memory": {1: 5e6, 50: 6e6}})[-1]
+    assert memory == "resident MB after calls: 1: 5, 50: 6"
+
+
+def test_tables_of_two_dtypes_are_apart(bench):
+    report = bench("report")
+    result = {"floor": {"first": 1.0, "rounds": [0.5, 0.5]}}
+    runs = [
+        {"backend": "torch", "group": "times", "kind": "forward"}
+        | {"length": 9, "dtype": dtype, "batch": 8, "results": result, **SIZES}
+        for dtype in ("bfloat16", "float32")
+    ]
+    page = report.page({"command": "", "verify": "no", "runs": runs})
+    assert "batch 8, bfloat16" in page and "batch 8, float32" in page
+
+
+def test_times_in_half_precision(bench):
+    job = {"length": 9, "kind": "step", "cases": [LINEAR], **SIZES}
+    policy = keras.config.dtype_policy()
+    try:
+        found = bench("layers").times({**job, "dtype": "bfloat16", "batch": 2})
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert min(found["results"][LINEAR]["rounds"]) > 0

@@ -24,6 +24,7 @@ from tools.bench import report
 ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = ("tensorflow", "jax", "torch")
 GROUPS = ("times", "memory", "profile", "decoding")
+DTYPES = ("float32", "bfloat16", "float16")
 LENGTHS = (256, 1024, 4096, 8192, 16384)
 CONTEXTS = (1024, 16384, 262144, 1048576)
 MECHANISMS = (
@@ -78,6 +79,8 @@ def parse(arguments=None):
     add("--context", nargs="+", type=positive, default=CONTEXTS)
     add("--dim", type=positive, default=512, help="of input and all heads")
     add("--heads", type=positive, default=8)
+    add("--batch", type=positive, default=1)
+    add("--dtype", nargs="+", choices=DTYPES, default=("float32",))
     add("--rounds", type=positive, default=7)
     add(
         "--verify",
@@ -129,12 +132,17 @@ def checked(case):
 
 def jobs_of(options, cases, decoders):
     """The measurements, those of one length in one process."""
-    sizes = {"dim": options.dim, "heads": options.heads}
+    sizes = {
+        "dim": options.dim,
+        "heads": options.heads,
+        "batch": options.batch,
+    }
     taking_turns = {"cases": cases, "rounds": options.rounds, **sizes}
     kinds = ("forward", "step")
     jobs = {
         "times": [
-            {"length": length, "kind": kind, **taking_turns}
+            {"length": length, "kind": kind, "dtype": dtype, **taking_turns}
+            for dtype in options.dtype
             for length in options.length
             for kind in kinds
         ],

@@ -44,6 +44,12 @@ class Shape:
         return self.dim // self.heads
 
 
+def shape_of(job):
+    """The `Shape` that a job asks for."""
+    sizes = ("length", "dim", "heads", "batch")
+    return Shape(**{name: job[name] for name in sizes if name in job})
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One thing to measure.

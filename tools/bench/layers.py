@@ -3,6 +3,9 @@
 import functools
 import math
 
+import keras
+from keras import ops
+
 from keras_linattn import testing
 from keras_linattn.testing import timing
 from tools import _machine
@@ -25,14 +28,18 @@ def times(job):
     """Seconds by case, all cases taking turns round after round.
 
     Args:
-        job: dict of `length`, `dim`, `heads`, `kind`, `cases`, `rounds`.
+        job: dict of `length`, `dim`, `heads`, `kind`, `cases`, `rounds`, and
+            optionally `batch` (1) and `dtype` (`"float32"`), of inputs and
+            weights.
 
     Returns:
         Dict with `results`: by case, `first` (seconds of the first call,
         compilation included) and `rounds`, or `refused`, why there are none.
     """
-    shape = cases.Shape(job["length"], job["dim"], job["heads"])
-    x = runtime.random_tensor(shape.input)
+    shape = cases.shape_of(job)
+    dtype = job.get("dtype", "float32")
+    keras.config.set_dtype_policy(dtype)
+    x = ops.cast(runtime.random_tensor(shape.input), dtype)
     results, running = {}, {}
     for name in job["cases"]:
         case = cases.get(name)
@@ -54,7 +61,7 @@ def times(job):
 
 def memory(job):
     """Bytes at the peak of one case's second call over those before it all."""
-    shape = cases.Shape(job["length"], job["dim"], job["heads"])
+    shape = cases.shape_of(job)
     case = cases.get(job["case"])
     refused = too_large(case, shape, job["kind"])
     if refused:

@@ -52,7 +52,8 @@ def layer(make, shape):
             "The peers are torch modules. Received: backend "
             f"{keras.backend.backend()!r}. Run them with --backend torch."
         )
-    return keras.layers.TorchModuleWrapper(make(shape))
+    dtype = getattr(library("torch"), keras.config.dtype_policy().compute_dtype)
+    return keras.layers.TorchModuleWrapper(make(shape).to(dtype))
 
 
 def library(name):
@@ -182,3 +183,44 @@ def linformer(shape):
     return library("linformer").LinformerSelfAttention(
         shape.dim, shape.length, k=256, heads=shape.heads
     )
+
+
+@peer("fla_gated_delta", causal=True)
+def fla_gated_delta(shape):
+    """flash-linear-attention's kernel between projections like ours; CUDA."""
+    torch = library("torch")
+    rule = library("fla.ops.gated_delta_rule").chunk_gated_delta_rule
+
+    class SelfAttention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            linear, dim = torch.nn.Linear, shape.dim
+            self.projections = torch.nn.ModuleList(
+                linear(dim, dim) for _ in range(3)
+            )
+            self.gates = torch.nn.ModuleList(
+                linear(dim, shape.heads) for _ in range(2)
+            )
+            self.output = linear(dim, dim)
+
+        def forward(self, x):
+            heads = (shape.heads, shape.key_dim)
+            query, key, value = (
+                project(x).unflatten(-1, heads) for project in self.projections
+            )
+            step, decay = (gate(x) for gate in self.gates)
+            attended, _ = rule(
+                query,
+                key,
+                value,
+                g=torch.nn.functional.logsigmoid(decay.float()),
+                beta=step.sigmoid(),
+                scale=1.0,
+                use_qk_l2norm_in_kernel=True,
+            )
+            attended = torch.nn.functional.rms_norm(
+                attended, (shape.key_dim,), eps=1e-5
+            )
+            return self.output(attended.flatten(-2))
+
+    return SelfAttention()

@@ -23,7 +23,7 @@ def run(job):
         Dict of `operations`, lists `[name, count, ms]` from the longest on,
         and `total`, the milliseconds of all.
     """
-    shape = cases.Shape(job["length"], job["dim"], job["heads"])
+    shape = cases.shape_of(job)
     layer = layers.built(cases.get(job["case"]), shape)
     function = layers.KINDS[job["kind"]](layer)
     x = runtime.random_tensor(shape.input)
@@ -33,7 +33,7 @@ def run(job):
 
     for _ in range(2):
         call()
-    record = timing.pick(jax=_xla, tensorflow=_tensorflow, torch=_torch)
+    record = runtime.pick(jax=_xla, tensorflow=_tensorflow, torch=_torch)
     counts, times = collections.Counter(), collections.Counter()
     for name, count, milliseconds in record(call):
         counts[name] += count / CALLS

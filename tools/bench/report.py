@@ -14,9 +14,10 @@ KINDS = {
 }
 NOTES = """\
 - Floor: the four dense projections of a layer (query, key, value, output) as
-  bare matrix products, no bias, no attention. Self-attention, batch 1,
-  float32. `linear:NAME` is `LinearSelfAttention(mechanism=NAME, causal=True)`,
-  `both:NAME` the same with `causal=False`, `keras_mha` is
+  bare matrix products, no bias, no attention. Self-attention; batch 1 and
+  float32 where a table says nothing else. `linear:NAME` is
+  `LinearSelfAttention(mechanism=NAME, causal=True)`, `both:NAME` the same
+  with `causal=False`, `keras_mha` is
   `keras.layers.MultiHeadAttention` with `use_causal_mask=True`,
   `keras_mha_both` without.
 - A cell is the median over rounds of each round's ratio to the floor, and the
@@ -62,7 +63,8 @@ def page(content):
         for part in dict.fromkeys(run.get("part", 0) for run in own):
             of_part = [run for run in own if run.get("part", 0) == part]
             for kind, title in KINDS.items():
-                lines += times_table(of_part, kind, title)
+                for group in by_dtype(of_part):
+                    lines += times_table(group, kind, title)
         lines += memory_table(own) + decoding_table(own) + profile_tables(own)
     return "\n".join([*lines, "", ""])
 
@@ -80,7 +82,7 @@ def machines(runs):
             continue
         facts = dict(found[0])
         loads = [machine["load"] for machine in found]
-        plain = ("processor", "system", "backend")
+        plain = ("processor", "system", "backend", "accelerator")
         facts["load"] = f"{min(loads)} to {max(loads)} as the jobs began"
         said = (v if k in plain else f"{k} {v}" for k, v in facts.items())
         lines.append(f"- {', '.join(said)}")
@@ -99,6 +101,14 @@ def failures(runs):
     return ["", *lines] if lines else []
 
 
+def by_dtype(runs):
+    """Lists of the runs of one dtype each, in the order of the runs."""
+    groups = {}
+    for run in runs:
+        groups.setdefault(run.get("dtype", "float32"), []).append(run)
+    return list(groups.values())
+
+
 def times_table(runs, kind, title):
     runs = [run for run in runs if run.get("kind") == kind and "results" in run]
     if not runs:
@@ -112,6 +122,8 @@ def times_table(runs, kind, title):
         cells.append("" if first is None else f"{first:.1f} s")
         rows.append([f"`{name}`", *cells])
     sizes = f"d_model {runs[0]['dim']}, {runs[0]['heads']} heads"
+    sizes += f", batch {runs[0].get('batch', 1)}"
+    sizes += f", {runs[0].get('dtype', 'float32')}"
     rounds = f"{runs[0]['rounds']} rounds"
     return ["", f"{title} ({sizes}, {rounds}):", "", *table(heads, rows)]
 

@@ -2,11 +2,16 @@
 
 import os
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_linattn.testing import timing
 from tools import _machine
+
+
+def pick(**choices):
+    """The choice of the backend at hand."""
+    return choices[keras.backend.backend()]
 
 
 def stepper(function, donated=()):
@@ -36,7 +41,7 @@ def stepper(function, donated=()):
 
         return without_gradients
 
-    return timing.pick(jax=jax, tensorflow=tensorflow, torch=torch)()
+    return pick(jax=jax, tensorflow=tensorflow, torch=torch)()
 
 
 def random_tensor(shape, seed=0):
@@ -47,4 +52,24 @@ def random_tensor(shape, seed=0):
 def machine():
     """What the numbers depend on, and how busy the machine is."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    return {**_machine.machine(), "load": round(load, 2)}
+    gpu = pick(jax=_jax_gpu, tensorflow=_no_gpu, torch=_torch_gpu)()
+    found = {"accelerator": gpu} if gpu else {}
+    return {**_machine.machine(), **found, "load": round(load, 2)}
+
+
+def _jax_gpu():
+    import jax
+
+    (device, *_) = jax.devices()
+    return None if device.platform == "cpu" else device.device_kind
+
+
+def _torch_gpu():
+    import torch
+
+    available = torch.cuda.is_available()
+    return torch.cuda.get_device_name() if available else None
+
+
+def _no_gpu():
+    """TensorFlow is measured on CPUs only."""

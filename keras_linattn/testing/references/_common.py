@@ -27,8 +27,15 @@ def normalise(weights, axis=-1):
     return weights / np.where(total == 0, 1.0, total)
 
 
-def elu_plus_one(x):
-    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+def log_kernel_weights(query, key, pairs):
+    """Rows of phi(Q) phi(K)^T that sum to 1, from log phi: none underflows."""
+    weights = np.zeros((*query.shape[:3], key.shape[2]))
+    for s in range(key.shape[2]):  # no array [T, S, R]
+        x = query + key[:, :, s, None]
+        largest = x.max(axis=-1)
+        total = np.exp(x - largest[..., None]).sum(axis=-1)
+        weights[..., s] = largest + np.log(total)
+    return softmax(weights, -1, pairs)
 
 
 def transpose(x):

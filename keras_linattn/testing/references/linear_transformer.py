@@ -3,15 +3,17 @@ to 1, phi = elu + 1."""
 
 import numpy as np
 
-from keras_linattn.testing.references._common import elu_plus_one
-from keras_linattn.testing.references._common import normalise
-from keras_linattn.testing.references._common import transpose
+from keras_linattn.testing.references._common import log_kernel_weights
 from keras_linattn.testing.references._common import visible_pairs
 
 CONFIGS = ({},)
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
-    similarity = elu_plus_one(query) @ transpose(elu_plus_one(key))
     pairs = visible_pairs(key_mask, query.shape[2], causal)
-    return normalise(np.where(pairs, similarity, 0.0)) @ value
+    return log_kernel_weights(log_phi(query), log_phi(key), pairs) @ value
+
+
+def log_phi(x):
+    """log(elu(x) + 1)."""
+    return np.where(x > 0, np.log1p(np.maximum(x, 0)), x)

@@ -3,12 +3,9 @@
 import importlib
 import os
 import sys
-import zipfile
-import zlib
 
-# What Keras, h5py and zipfile raise on a damaged file, and `main` would take
-# for a bug of this package.
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, LookupError)
+from keras_linattn_cli.errors import UserError
+from keras_linattn_cli.errors import one_line
 
 
 def add_to(subparsers):
@@ -73,17 +70,17 @@ def run(options):
 def _check_options(options):
     serving = options.to == "serving"
     if serving and options.overwrite:
-        raise ValueError(
+        raise UserError(
             "A version is never replaced. Received: `--overwrite` with "
             "`--to serving`. Leave it out for the next version."
         )
     if serving and options.name is None:
-        raise ValueError(
+        raise UserError(
             "The server finds a model by its name. Received: `--to serving` "
             "without `--name`. Add `--name NAME`."
         )
     if not serving and (options.name, options.version) != (None, None):
-        raise ValueError(
+        raise UserError(
             "Only a model for a server has a name and a version. Received: "
             f"name {options.name!r} and version {options.version!r} without "
             "`--to serving`. Add it, or leave them out."
@@ -92,7 +89,7 @@ def _check_options(options):
 
 def _check_paths(options):
     if not os.path.exists(options.model):
-        raise FileNotFoundError(
+        raise UserError(
             "The model must be a `.keras` file. "
             f"Received: {options.model!r}, which does not exist. Write one "
             "with `model.save('model.keras')`."
@@ -100,7 +97,7 @@ def _check_paths(options):
     if options.to == "serving" or options.overwrite:
         return
     if os.path.lexists(options.folder):
-        raise FileExistsError(
+        raise UserError(
             f"The folder must not exist. Received: {options.folder!r}, which "
             "exists. Choose another, or replace a SavedModel with "
             "`--overwrite`."
@@ -113,7 +110,14 @@ def _import_modules(modules):
     if modules and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for module in modules:
-        importlib.import_module(module)
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "`--import` takes a module that Python finds here. Received: "
+                f"{module!r}: {error}. Check its name, or run the command in "
+                "its folder."
+            ) from error
 
 
 def _load(path):
@@ -121,9 +125,10 @@ def _load(path):
 
     try:
         return keras.saving.load_model(path, compile=False)
-    except DAMAGED as error:
-        raise ValueError(
+    except Exception as error:  # zipfile, h5py and Keras each raise their own
+        raise UserError(
             "The model must be a whole `.keras` file, as `model.save` writes "
-            f"it. Received: {path!r}, which is damaged or something else: "
-            f"{type(error).__name__}: {error}. Copy or save it again."
+            f"it, whose classes are registered. Received: {path!r}, which does "
+            f"not load: {type(error).__name__}: {one_line(error)} Save it "
+            "again, or name the module of its classes with `--import`."
         ) from error

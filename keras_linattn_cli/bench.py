@@ -10,6 +10,8 @@ import inspect
 import sys
 import time
 
+from keras_linattn_cli.errors import UserError
+
 SOFTMAX = "softmax (Keras)"
 KINDS = ("forward", "step")
 ROUNDS = 7
@@ -63,14 +65,14 @@ def positive(text):
 
 def run(options):
     if options.dim % options.heads:
-        raise ValueError(
+        raise UserError(
             "`--heads` must divide `--dim`. Received: "
             f"--dim {options.dim} --heads {options.heads}."
         )
     layers, refused = _layers(options)
     times, left_out = measure(layers, _input(options), options.seconds)
     if not times:
-        raise RuntimeError(
+        raise UserError(
             "No time was left to measure anything. Received: "
             f"--seconds {options.seconds}. Give it more."
         )

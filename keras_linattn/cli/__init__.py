@@ -1,1 +1,0 @@
-"""The command `keras-linattn`: parses, calls the public API, prints."""

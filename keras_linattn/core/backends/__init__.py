@@ -1,0 +1,77 @@
+"""The one room where backends are named: fast forms and their dispatch.
+
+A function is written in `core` in its portable form, from `keras.ops` only:
+
+    @backends.with_fast_forms
+    def product_plus(addend, x, y):
+        return addend + ops.matmul(x, y)
+
+`core/backends/torch.py` (or `jax.py`, `tensorflow.py`) may define a function
+of the same name and arguments, which runs instead under that backend. A fast
+form returns `NotImplemented` for inputs that it does not take; then the
+portable form runs. `keras_linattn.config.set_fast_forms(False)`, or the
+environment variable `KERAS_LINATTN_FAST_FORMS=0`, turns all of them off.
+
+Both give the same numbers: `tests/core/test_backends.py` compares each pair.
+"""
+
+import functools
+import importlib
+import importlib.util
+import os
+
+import keras
+
+_FAST_FORMS = os.environ.get("KERAS_LINATTN_FAST_FORMS", "1") != "0"
+DISPATCHED = {}  # by name: each function that may have fast forms
+
+
+def fast_forms():
+    """Returns whether fast forms are in use."""
+    return _FAST_FORMS
+
+
+def set_fast_forms(enabled):
+    """Turns all fast forms on or off.
+
+    Args:
+        enabled: bool.
+    """
+    global _FAST_FORMS
+    _FAST_FORMS = bool(enabled)
+
+
+def with_fast_forms(portable):
+    """Lets the current backend replace a function by its fast form.
+
+    The portable form stays available as the attribute `portable`.
+    """
+    name = portable.__name__
+
+    @functools.wraps(portable)
+    def dispatch(*args, **kwargs):
+        fast = fast_form(name) if _FAST_FORMS else None
+        if fast is not None:
+            result = fast(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return portable(*args, **kwargs)
+
+    dispatch.portable = portable
+    DISPATCHED[name] = dispatch
+    return dispatch
+
+
+def fast_form(name):
+    """Returns the current backend's form of a function, or `None`."""
+    return getattr(current(), name, None)
+
+
+@functools.cache
+def current():
+    """Returns the module of this process' backend, or `None` without one."""
+    module = f"{__name__}.{keras.backend.backend()}"
+    if importlib.util.find_spec(module) is None:
+        return None
+    # Imported when first needed: it imports `core`, which imports this file.
+    return importlib.import_module(module)

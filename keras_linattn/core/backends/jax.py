@@ -1,0 +1,139 @@
+"""JAX: fast forms, recomputation, and compiling for tests and benchmarks."""
+
+import functools
+import itertools
+
+import jax
+import keras
+from jax import export
+from keras import ops
+
+# --- Fast forms -----------------------------------------------------------
+
+
+def convolve_channels(value, kernel, grid):
+    """The sum of shifted copies, one for each entry of the kernel.
+
+    Measured on 2 CPU cores at 4,096 positions of 8 x 64 channels: 6 to 25
+    times as fast as a grouped convolution under XLA. Under TensorFlow's own
+    kernels it is 2 to 25 times as slow, under torch 2 to 3 times.
+    """
+    kernel = ops.expand_dims(kernel, -2)  # [K, H, 1, V]
+    batch, heads, length, dim = ops.shape(value)
+    sizes = (length,) if grid is None else grid
+    if grid is not None:
+        value = ops.reshape(value, (batch, heads, *grid, dim))
+    half = kernel.shape[0] // 2
+    outer = [(0, 0)]
+    padding = outer * 2 + [(half, half)] * len(sizes) + outer
+    value = ops.pad(value, padding)
+    output = 0
+    for shifts in itertools.product(range(kernel.shape[0]), repeat=len(sizes)):
+        window = tuple(slice(i, i + n) for i, n in zip(shifts, sizes))
+        weight = kernel[shifts]  # [H, 1, V]
+        weight = weight if grid is None else ops.expand_dims(weight, -2)
+        output = output + value[(slice(None), slice(None), *window)] * weight
+    return ops.reshape(output, (batch, heads, length, dim))
+
+
+# --- Compiling, for the conformance suite and the benchmarks ---------------
+
+
+def compile_function(function):
+    """`function` of tensors, compiled by XLA."""
+    return jax.jit(function)
+
+
+def quick(function):
+    """`function`, as the suite calls it: JAX compiles each operation alone."""
+    return jax.jit(function)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_mechanism(mechanism):
+    names = ("causal", "training")
+    return jax.jit(mechanism.stateless_call, static_argnames=names)
+
+
+def call_mechanism(mechanism, heads, causal, options):
+    """The mechanism's output, compiled as a whole, once for each shape."""
+    if options.get("training"):
+        # A compiled call would not write back the state of a generator.
+        return mechanism(*heads, causal=causal, **options)
+    if not mechanism.built:
+        mechanism.build(*(x.shape for x in heads))
+        mechanism.built = True
+    function = _compiled_mechanism(mechanism)
+    return function(*_values(mechanism), *heads, causal=causal, **options)[0]
+
+
+def trace_free_sizes(function, shapes, dtypes):
+    """`function` traced once for all sizes that are given as a letter."""
+    scope = export.SymbolicScope()
+    structs = [
+        jax.ShapeDtypeStruct(
+            export.symbolic_shape(", ".join(map(str, shape)), scope=scope),
+            dtype,
+        )
+        for shape, dtype in zip(shapes, dtypes, strict=True)
+    ]
+    return export.export(jax.jit(function))(*structs).call
+
+
+def gradients(function, tensors, variables):
+    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+
+    def total(tensors, values):
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*tensors)
+
+    values = [v.value for v in variables]
+    both = jax.jit(jax.grad(total, argnums=(0, 1)))
+    by_tensor, by_variable = both(tensors, values)
+    return [*by_tensor, *by_variable]
+
+
+def array_sizes(function, tensors):
+    """Yields the number of entries of each array that `function` forms."""
+    from jax.extend.core import jaxprs_in_params
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            yield from (output.aval.size for output in equation.outvars)
+            for inner in jaxprs_in_params(equation.params):
+                yield from walk(inner)
+
+    yield from walk(jax.make_jaxpr(function)(*tensors).jaxpr)
+
+
+def forward(layer):
+    """Callable of a tensor: the layer compiled, without gradients."""
+
+    def function(trainable, other, x):
+        return layer.stateless_call(trainable, other, x)[0]
+
+    compiled, values = jax.jit(function), _values(layer)
+    return lambda x: compiled(*values, x)
+
+
+def training_step(layer, loss):
+    """Callable of a tensor: gradients of `loss` by it and by all weights."""
+
+    def function(trainable, x, other):
+        return loss(layer.stateless_call(trainable, other, x)[0])
+
+    compiled = jax.jit(jax.grad(function, argnums=(0, 1)))
+    trainable, other = _values(layer)
+    return lambda x: compiled(trainable, x, other)
+
+
+def wait(result):
+    """Returns once the tensors in `result` have been computed."""
+    keras.tree.flatten(result)[0].block_until_ready()
+
+
+def _values(layer):
+    """Values of the trainable and of the other variables."""
+    kinds = (layer.trainable_variables, layer.non_trainable_variables)
+    return [[v.value for v in variables] for variables in kinds]

@@ -1,0 +1,19 @@
+"""Sizes at which a fast form begins to pay, with the measurement behind each.
+
+Measured on two CPU cores with `python -m tools.bench`, d_model 512, 8 heads,
+float32; docs/benchmarks.md has the tables.
+
+| constant | value | chosen because |
+| --- | ---: | --- |
+| CHUNK_SIZE | 64 | 64 and 128 were the fastest for D = 64 |
+| SHORTEST | 512 | below, separate parts cost more than they save |
+| SEGMENT | 256 | positions that XLA keeps in a CPU's cache |
+| GROUP | 8 | chunks whose running sum is unrolled |
+| SHORT_FOR_TORCH | 2048 | its softmax kernel is slower on longer sequences |
+"""
+
+CHUNK_SIZE = 64
+SHORTEST = 512
+SEGMENT = 256
+GROUP = 8
+SHORT_FOR_TORCH = 2048
