@@ -5,6 +5,8 @@ import math
 from keras import backend
 from keras import ops
 
+from keras_linattn.core.numerics import cumsum
+
 GROUP = 8  # chunks whose running sum is unrolled
 
 
@@ -103,7 +105,7 @@ def running_sums(x, start=None):
 def cumulative_sums(x, start):
     """`running_sums` by `ops.cumsum`."""
     x = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
-    running = ops.cumsum(x, axis=2)
+    running = cumsum(x, axis=2)
     # Shifted, not subtracted: a chunk's own sum holds its future positions.
     return running[:, :, :-1], running[:, :, -1]
 

@@ -24,6 +24,46 @@ def accumulation_dtype(dtype):
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
+def matmul(x, y):
+    """`ops.matmul`, of float64 too.
+
+    Under torch Keras rounds the products of float64 to `floatx()`.
+    """
+    if backend.backend() == "torch" and _is_float64(x):
+        return x @ y
+    return ops.matmul(x, y)
+
+
+def cumsum(x, axis):
+    """`ops.cumsum`, of float64 too; see `matmul`."""
+    if backend.backend() == "torch" and _is_float64(x):
+        return x.cumsum(axis)
+    return ops.cumsum(x, axis=axis)
+
+
+def mean(x, axis, keepdims=False):
+    """`ops.mean` over one axis, of float64 too; see `matmul`."""
+    if backend.backend() == "torch" and _is_float64(x):
+        return x.mean(axis, keepdim=keepdims)
+    return ops.mean(x, axis=axis, keepdims=keepdims)
+
+
+def maximum(x, y):
+    """`ops.maximum`, of float64 too; see `matmul`.
+
+    Args:
+        x: tensor.
+        y: tensor, or a number.
+    """
+    if backend.backend() == "torch" and _is_float64(x):
+        return ops.where(x < y, ops.cast(y, x.dtype), x)
+    return ops.maximum(x, y)
+
+
+def _is_float64(x):
+    return backend.standardize_dtype(x.dtype) == "float64"
+
+
 def safe_divide(numerator, denominator):
     """`numerator / denominator`, and `numerator` where the denominator is 0.
 

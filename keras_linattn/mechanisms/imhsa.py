@@ -26,6 +26,7 @@ from keras import ops
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import landmark_means
 from keras_linattn.core.segments import softmax_over
@@ -37,7 +38,7 @@ from keras_linattn.mechanisms._traits import Traits
 def attention_map(query, key, visible=None):
     """softmax(Q K^T / sqrt D) over the visible keys `(B, S)`."""
     query = query / math.sqrt(query.shape[-1])
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
     return softmax_over(scores, visible)
 
 
@@ -45,7 +46,7 @@ def mix_heads(maps, mixing):
     """sum over g of `mixing[h, g] * maps[:, g]`."""
     batch, heads, rows, columns = ops.shape(maps)
     flat = ops.reshape(maps, (batch, heads, rows * columns))
-    mixed = ops.matmul(mixing, flat)
+    mixed = matmul(mixing, flat)
     return ops.reshape(mixed, (batch, heads, rows, columns))
 
 
@@ -54,8 +55,8 @@ def attend(query, key, value, landmarks, mixings, key_mask=None, filled=None):
     queries, keys = landmarks
     to_landmarks = attention_map(query, keys, filled)
     from_keys = attention_map(queries, key, key_mask)
-    summary = ops.matmul(mix_heads(from_keys, mixings[1]), value)
-    return ops.matmul(mix_heads(to_landmarks, mixings[0]), summary)
+    summary = matmul(mix_heads(from_keys, mixings[1]), value)
+    return matmul(mix_heads(to_landmarks, mixings[0]), summary)
 
 
 @register("imhsa")

@@ -41,6 +41,8 @@ from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.numerics import softmax_parts
 from keras_linattn.core.poison import run_contained
@@ -71,7 +73,7 @@ def attend_factorised(query, key, value, key_mask=None):
     weights, total = position_weights(key, key_mask)
     total = ops.expand_dims(total, -1)  # [B, H, D, 1]
     summary = safe_divide(key_value_product(weights, value), total)
-    return ops.matmul(masked_softmax(query, axis=-1), summary)
+    return matmul(masked_softmax(query, axis=-1), summary)
 
 
 def attend_projected(query, key, value, key_mask=None):
@@ -80,9 +82,9 @@ def attend_projected(query, key, value, key_mask=None):
     total = ops.expand_dims(total, -1)
     key_summary = safe_divide(key_value_product(weights, key), total)
     value_summary = safe_divide(key_value_product(weights, value), total)
-    scores = ops.matmul(query, ops.swapaxes(key_summary, -1, -2))
+    scores = matmul(query, ops.swapaxes(key_summary, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
-    return ops.matmul(masked_softmax(scores, axis=-1), value_summary)
+    return matmul(masked_softmax(scores, axis=-1), value_summary)
 
 
 def largest_of(state):
@@ -93,7 +95,7 @@ def largest_of(state):
 def add_chunk(chunk, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
     ours, theirs = largest_of(state), largest_of(chunk)
-    largest = ops.maximum(ours, theirs)
+    largest = maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]
     sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
     return ops.concatenate([largest, sums], axis=-1)
