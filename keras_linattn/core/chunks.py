@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.backends.thresholds import GROUP
+from keras_linattn.core.numerics import cumsum
 
 
 def fitting_size(size, length):
@@ -108,7 +109,7 @@ def running_sums(x, start=None):
 def cumulative_sums(x, start):
     """`running_sums` by `ops.cumsum`, which is fast under torch only."""
     x = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
-    running = ops.cumsum(x, axis=2)
+    running = cumsum(x, axis=2)
     # Shifted, not subtracted: a chunk's own sum holds its future positions.
     return running[:, :, :-1], running[:, :, -1]
 

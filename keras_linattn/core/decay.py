@@ -14,6 +14,8 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.numerics import cumsum
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
 
@@ -45,10 +47,10 @@ def scalar_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = ops.cumsum(log_decay, axis=-2)
+    running = cumsum(log_decay, axis=-2)
     # Above the diagonal a score may be infinite, and inf * 0 is NaN.
-    scores = ops.tril(ops.matmul(query, ops.swapaxes(key, -1, -2)))
-    inside = ops.matmul(scores * decay_between(running), value)
+    scores = ops.tril(matmul(query, ops.swapaxes(key, -1, -2)))
+    inside = matmul(scores * decay_between(running), value)
     faded = query * ops.exp(running)
     before, state = _earlier_chunks(faded, key, value, running, state, carry)
     return join_chunks(inside + before, length), state
@@ -69,12 +71,12 @@ def vector_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = ops.cumsum(log_decay, axis=-2)
+    running = cumsum(log_decay, axis=-2)
     faded = query * ops.exp(running)
     grown = key * ops.exp(-running)
-    scores = ops.tril(ops.matmul(faded, ops.swapaxes(grown, -1, -2)))
+    scores = ops.tril(matmul(faded, ops.swapaxes(grown, -1, -2)))
     before, state = _earlier_chunks(faded, key, value, running, state, carry)
-    return join_chunks(ops.matmul(scores, value) + before, length), state
+    return join_chunks(matmul(scores, value) + before, length), state
 
 
 def _earlier_chunks(faded, key, value, running, state, carry):
@@ -86,11 +88,11 @@ def _earlier_chunks(faded, key, value, running, state, carry):
     update = key_value_product(key * ops.exp(total - running), value)
     decay = ops.swapaxes(ops.exp(total), -1, -2)
     before, state = carry(decay, update, state)
-    return ops.matmul(faded, before), state
+    return matmul(faded, before), state
 
 
 def decay_step(query, key, value, log_decay, state):
     """One position: T = 1, no chunks. Args and result as above."""
     decay = ops.swapaxes(ops.exp(log_decay), -1, -2)  # [B, H, D or 1, 1]
     state = decay * state + key_value_product(key, value)
-    return ops.matmul(query, state), state
+    return matmul(query, state), state

@@ -17,6 +17,8 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
+from keras_linattn.core.numerics import cumsum
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
 
@@ -43,22 +45,22 @@ def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
         split_chunks(x, chunk_size)
         for x in (query, key, value, beta, log_decay)
     )
-    running = ops.cumsum(log_decay, axis=-2)  # [B, H, N, C, 1]
+    running = cumsum(log_decay, axis=-2)  # [B, H, N, C, 1]
     decay = decay_between(running)
     faded = ops.exp(running)
     transposed = ops.swapaxes(key, -1, -2)
     # U = own - read S_0
-    inverse = inverse_unit_lower(beta * ops.matmul(key, transposed) * decay)
-    read = ops.matmul(inverse, beta * faded * key)
-    own = ops.matmul(inverse, beta * value)
-    scores = ops.matmul(query, transposed) * decay
+    inverse = inverse_unit_lower(beta * matmul(key, transposed) * decay)
+    read = matmul(inverse, beta * faded * key)
+    own = matmul(inverse, beta * value)
+    scores = matmul(query, transposed) * decay
     total = running[..., -1:, :]
     key = key * ops.exp(total - running)
     transition = ops.exp(total) * ops.eye(key_dim, dtype=key.dtype)
     transition = transition - key_value_product(key, read)
     before, state = carry(transition, key_value_product(key, own), state)
-    reading = query * faded - ops.matmul(scores, read)
-    output = ops.matmul(scores, own) + ops.matmul(reading, before)
+    reading = query * faded - matmul(scores, read)
+    output = matmul(scores, own) + matmul(reading, before)
     return join_chunks(output, length), state
 
 
@@ -81,7 +83,7 @@ def inverse_unit_lower(lower):
     while block < size:
         corners = ops.where(_corners(size, block), lower, 0)
         if block > 1:  # at first the blocks are 1
-            corners = ops.matmul(ops.matmul(inverse, corners), inverse)
+            corners = matmul(matmul(inverse, corners), inverse)
         inverse = inverse - corners
         block *= 2
     return inverse
@@ -97,6 +99,6 @@ def _corners(size, block):
 def delta_step(query, key, value, beta, log_decay, state):
     """One position: T = 1, no chunks. Args and result as above."""
     state = ops.exp(log_decay) * state
-    error = ops.matmul(key, state) - value  # [B, H, 1, V]
+    error = matmul(key, state) - value  # [B, H, 1, V]
     state = state - beta * key_value_product(key, error)
-    return ops.matmul(query, state), state
+    return matmul(query, state), state

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_linattn.core import backends
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import product_plus
 
 
@@ -78,7 +79,7 @@ def folded_attention(factors, inputs, value, output):
     mixing = ops.reshape(mixing, (batch, heads * dim, output_kernel.shape[-1]))
     query = join_heads(factors.query)
     if output_bias is None:
-        return ops.matmul(query, mixing)
+        return matmul(query, mixing)
     return product_plus(output_bias, query, mixing)
 
 
@@ -91,4 +92,4 @@ def join_heads(x):
 @backends.with_fast_forms
 def sum_over_positions(weights, x):
     """sum_s w_s^T x_s: `[B, S, R]` and `[B, S, F]` to `[B, R, F]`."""
-    return ops.matmul(ops.swapaxes(weights, -1, -2), x)
+    return matmul(ops.swapaxes(weights, -1, -2), x)

@@ -33,6 +33,38 @@ def accumulation_dtype(dtype):
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
+@backends.per_backend
+def matmul(x, y):
+    """`ops.matmul`, of float64 too.
+
+    Under torch, Keras rounds the products of float64 to `floatx()`.
+    """
+    return ops.matmul(x, y)
+
+
+@backends.per_backend
+def cumsum(x, axis):
+    """`ops.cumsum`, of float64 too; see `matmul`."""
+    return ops.cumsum(x, axis=axis)
+
+
+@backends.per_backend
+def mean(x, axis, keepdims=False):
+    """`ops.mean` over one axis, of float64 too; see `matmul`."""
+    return ops.mean(x, axis=axis, keepdims=keepdims)
+
+
+@backends.per_backend
+def maximum(x, y):
+    """`ops.maximum`, of float64 too; see `matmul`.
+
+    Args:
+        x: tensor.
+        y: tensor, or a number.
+    """
+    return ops.maximum(x, y)
+
+
 def safe_divide(numerator, denominator):
     """`numerator / denominator`, and `numerator` where the denominator is 0.
 

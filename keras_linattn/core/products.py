@@ -10,6 +10,7 @@ from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
 
 LOWEST = -1e30  # log of a feature of 0; finite, since inf - inf is NaN
@@ -17,7 +18,7 @@ LOWEST = -1e30  # log of a feature of 0; finite, since inf - inf is NaN
 
 def key_value_product(key, value):
     """K^T V, the summary of all positions: `[B, H, D, V]`, O(S D V)."""
-    return ops.matmul(ops.swapaxes(key, -1, -2), value)
+    return matmul(ops.swapaxes(key, -1, -2), value)
 
 
 @backends.with_fast_forms
@@ -32,7 +33,7 @@ def product_plus(addend, x, y):
     Returns:
         Tensor `[..., T, V]`.
     """
-    return addend + ops.matmul(x, y)
+    return addend + matmul(x, y)
 
 
 def kernel_attention(query, key, value):
@@ -48,9 +49,9 @@ def kernel_attention(query, key, value):
     Returns:
         Tensor `[B, H, T, V]`; 0 where no key is visible.
     """
-    numerator = ops.matmul(query, key_value_product(key, value))
+    numerator = matmul(query, key_value_product(key, value))
     key_sum = ops.expand_dims(ops.sum(key, axis=2), -1)  # [B, H, R, 1]
-    return safe_divide(numerator, ops.matmul(query, key_sum))
+    return safe_divide(numerator, matmul(query, key_sum))
 
 
 def log_kernel_attention(query, key, value, key_mask=None):
@@ -83,7 +84,7 @@ def log_kernel_attention(query, key, value, key_mask=None):
     meets = ops.max(scores, axis=-1, keepdims=True) > LOWEST / 2
     summary = key_value_product(weights, value)
     summary = summary / ops.swapaxes(total, -1, -2)
-    output = ops.matmul(masked_softmax(scores), summary)
+    output = matmul(masked_softmax(scores), summary)
     return ops.where(meets, output, ops.zeros_like(output))
 
 
@@ -118,7 +119,7 @@ def contain(key, value):
     # One test for a row, its sum, is the cheapest, as a product above all
     # (TensorFlow's sums of rows are slow). A sum that overflows counts too.
     ones = ops.ones((value.shape[-1], 1), value.dtype)
-    finite = ops.isfinite(ops.matmul(value, ones))
+    finite = ops.isfinite(matmul(value, ones))
     nothing = ops.where(finite, 0.0, float("nan"))
     key = key + ops.cast(ops.stop_gradient(nothing), key.dtype)
     return key, ops.where(finite, value, ops.cast(0, value.dtype))
@@ -153,6 +154,6 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
     )
     transposed = ops.swapaxes(key, -1, -2)
     # `tril` selects, whatever is above the diagonal.
-    inside = ops.matmul(ops.tril(ops.matmul(query, transposed)), value)
-    before, state = running_sums(ops.matmul(transposed, value), state)
+    inside = matmul(ops.tril(matmul(query, transposed)), value)
+    before, state = running_sums(matmul(transposed, value), state)
     return join_chunks(product_plus(inside, query, before), length), state

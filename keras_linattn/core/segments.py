@@ -8,6 +8,9 @@ from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
+from keras_linattn.core.numerics import mean
 
 
 def landmark_means(x, num_landmarks, mask=None, grid=None):
@@ -159,7 +162,7 @@ def _equal_means(x, num_segments):
     batch, heads, length, dim = ops.shape(x)
     size = length // num_segments
     x = ops.reshape(x, (batch, heads, num_segments, size, dim))
-    return ops.mean(x, axis=3)
+    return mean(x, axis=3)
 
 
 def _indexed_means(x, index, num_segments, mask):
@@ -173,5 +176,5 @@ def _indexed_means(x, index, num_segments, mask):
     count = ops.sum(member, axis=-1, keepdims=True)  # [B, M, 1]
     filled = ops.squeeze(ops.greater(count, 0), -1)
     # Divided before the product: a sum over many positions loses digits.
-    weights = ops.expand_dims(member / ops.maximum(count, 1), 1)
-    return ops.matmul(weights, hide(x, mask)), filled
+    weights = ops.expand_dims(member / maximum(count, 1), 1)
+    return matmul(weights, hide(x, mask)), filled

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.numerics import matmul
+
 
 class _Cell(keras.layers.Layer):
     """One chunk of an RNN: gives the state before it, and the one after."""
@@ -73,7 +75,7 @@ def carry_chunks(transition, update, start):
         transition, update = inputs[..., :width], inputs[..., width:]
         if width == 1:
             return transition * state + update
-        return ops.matmul(transition, state) + update
+        return matmul(transition, state) + update
 
     shape = (*ops.shape(update)[:-1], width)
     transition = ops.broadcast_to(transition, shape)

@@ -7,6 +7,7 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.numerics import mean
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -17,7 +18,7 @@ EPSILON = 1e-5  # added to mean squares
 
 def normalise_rows(x):
     """Each row divided by its root mean square: RMSNorm, nothing learned."""
-    return _divided_by_size(x, ops.mean)
+    return _divided_by_size(x, mean)
 
 
 def unit_rows(x):

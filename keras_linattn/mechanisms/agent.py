@@ -28,6 +28,7 @@ from keras import ops
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
@@ -40,10 +41,10 @@ from keras_linattn.mechanisms._traits import Traits
 def attend(query, key, value, agents, key_mask=None, filled=None):
     """Both softmaxes; `filled` `(B, M)` says which agents there are."""
     agents = agents / math.sqrt(query.shape[-1])
-    scores = ops.matmul(agents, ops.swapaxes(key, -1, -2))
-    gathered = ops.matmul(softmax_over(scores, key_mask), value)
-    scores = ops.matmul(query, ops.swapaxes(agents, -1, -2))
-    return ops.matmul(softmax_over(scores, filled), gathered)
+    scores = matmul(agents, ops.swapaxes(key, -1, -2))
+    gathered = matmul(softmax_over(scores, key_mask), value)
+    scores = matmul(query, ops.swapaxes(agents, -1, -2))
+    return matmul(softmax_over(scores, filled), gathered)
 
 
 @register("agent")

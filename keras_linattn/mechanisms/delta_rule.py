@@ -22,6 +22,7 @@ from keras import ops
 
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import delta_step
+from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._decay import DecayMechanism
 from keras_linattn.mechanisms._decay import unit_rows
@@ -36,7 +37,7 @@ def write_strength(inputs, kernel, bias):
         kernel: tensor `[F, H]`.
         bias: tensor `[H]`.
     """
-    logits = ops.transpose(ops.matmul(inputs, kernel) + bias, (0, 2, 1))
+    logits = ops.transpose(matmul(inputs, kernel) + bias, (0, 2, 1))
     return ops.expand_dims(ops.sigmoid(logits), -1)
 
 

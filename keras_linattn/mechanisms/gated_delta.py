@@ -20,6 +20,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms.delta_rule import DeltaRule
 
@@ -36,7 +37,7 @@ def log_decay(inputs, kernel, bias, log_rate):
         bias: tensor `[H]`, b.
         log_rate: tensor `[H]`, A.
     """
-    steps = ops.softplus(ops.matmul(inputs, kernel) + bias)
+    steps = ops.softplus(matmul(inputs, kernel) + bias)
     decay = -ops.exp(log_rate) * steps
     return ops.expand_dims(ops.transpose(decay, (0, 2, 1)), -1)
 

@@ -20,6 +20,7 @@ from keras import ops
 
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import vector_decay_product
+from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._decay import DecayMechanism
 from keras_linattn.mechanisms._registry import register
@@ -37,7 +38,7 @@ def log_decay(inputs, down, up, bias, temperature):
         bias: tensor `[H, 1, D]`.
         temperature: float, tau.
     """
-    low = ops.matmul(inputs, down)
+    low = matmul(inputs, down)
     logits = ops.einsum("btr,rhd->bhtd", low, up) + bias
     decay = ops.log_sigmoid(logits) / temperature
     # NaN must stay NaN, which `maximum` does not promise.

@@ -16,6 +16,8 @@ Differs from the paper: W has no bias, as in the authors' later LoLCATs (arXiv
 from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -25,9 +27,9 @@ SMALLEST = 1e-12  # a normaliser that underflows would be taken for no key
 
 def feature_map(x, weight):
     """softmax([x W, -x W]): `[B, H, T, D]` to `[B, H, T, 2 D]`, all > 0."""
-    x = ops.matmul(x, weight)
+    x = matmul(x, weight)
     x = masked_softmax(ops.concatenate([x, -x], axis=-1), axis=-1)
-    return ops.maximum(x, SMALLEST)
+    return maximum(x, SMALLEST)
 
 
 @register("hedgehog")

@@ -26,6 +26,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
@@ -38,7 +39,7 @@ from keras_linattn.mechanisms._traits import Traits
 def attention_map(query, key, visible=None):
     """softmax(Q K^T / sqrt D) over the visible keys `(B, S)`."""
     query = query / math.sqrt(query.shape[-1])
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
     return softmax_over(scores, visible)
 
 
@@ -46,7 +47,7 @@ def mix_heads(maps, mixing):
     """sum over g of `mixing[h, g] * maps[:, g]`."""
     batch, heads, rows, columns = ops.shape(maps)
     flat = ops.reshape(maps, (batch, heads, rows * columns))
-    mixed = ops.matmul(mixing, flat)
+    mixed = matmul(mixing, flat)
     return ops.reshape(mixed, (batch, heads, rows, columns))
 
 
@@ -55,8 +56,8 @@ def attend(query, key, value, landmarks, mixings, key_mask=None, filled=None):
     queries, keys = landmarks
     to_landmarks = attention_map(query, keys, filled)
     from_keys = attention_map(queries, key, key_mask)
-    summary = ops.matmul(mix_heads(from_keys, mixings[1]), value)
-    return ops.matmul(mix_heads(to_landmarks, mixings[0]), summary)
+    summary = matmul(mix_heads(from_keys, mixings[1]), value)
+    return matmul(mix_heads(to_landmarks, mixings[0]), summary)
 
 
 @register("imhsa")

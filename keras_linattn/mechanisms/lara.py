@@ -46,6 +46,9 @@ from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_exp
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
+from keras_linattn.core.numerics import mean
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import is_square
 from keras_linattn.core.segments import landmark_means
@@ -60,9 +63,9 @@ SMALLEST_ALPHA = 1e-8
 
 def map_landmarks(x, kernel, bias, scale, offset):
     """LayerNorm(x W + b) over the last axis."""
-    x = ops.matmul(x, kernel) + bias
-    x = x - ops.mean(x, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(x), axis=-1, keepdims=True)
+    x = matmul(x, kernel) + bias
+    x = x - mean(x, axis=-1, keepdims=True)
+    variance = mean(ops.square(x), axis=-1, keepdims=True)
     return x * ops.rsqrt(variance + EPSILON) * scale + offset
 
 
@@ -70,7 +73,7 @@ def log_densities(samples, x):
     """log p(x_s, w_c) for all pairs: `[B, H, C, S]`."""
     root = math.sqrt(x.shape[-1])
     norms = ops.expand_dims(ops.sum(ops.square(x), axis=-1), 2) / (2 * root)
-    return ops.matmul(samples / root, ops.swapaxes(x, -1, -2)) - norms
+    return matmul(samples / root, ops.swapaxes(x, -1, -2)) - norms
 
 
 def masked_logsumexp(x, mask=None):
@@ -92,15 +95,15 @@ def masked_logsumexp(x, mask=None):
 def log_alpha(query, query_landmarks, balance, coefficient, filled):
     """log alpha_tc `[B, H, T, C]`; `balance` is `[B, H, 1, C]`."""
     scores = query / math.sqrt(query.shape[-1])
-    scores = ops.matmul(scores, ops.swapaxes(query_landmarks, -1, -2))
+    scores = matmul(scores, ops.swapaxes(query_landmarks, -1, -2))
     specific = softmax_over(scores, filled)
     # softmax sums to 1 over the landmarks there are: its mean is 1 / count.
     count = query_landmarks.shape[2]
     if filled is not None:
         count = ops.cast(spread(filled, 4, 3), query.dtype)
-        count = ops.maximum(ops.sum(count, axis=-1, keepdims=True), 1)
+        count = maximum(ops.sum(count, axis=-1, keepdims=True), 1)
     alpha = balance + coefficient * (specific - 1 / count)
-    return ops.log(ops.maximum(alpha, SMALLEST_ALPHA))
+    return ops.log(maximum(alpha, SMALLEST_ALPHA))
 
 
 def attend(query, key, value, means, samples, landmarks, coefficient, masks):
@@ -122,7 +125,7 @@ def attend(query, key, value, means, samples, landmarks, coefficient, masks):
     """
     key_mask, filled = masks
     of_keys = log_densities(samples, key)
-    summary = ops.matmul(softmax_over(of_keys, key_mask), value)
+    summary = matmul(softmax_over(of_keys, key_mask), value)
     total = masked_logsumexp(of_keys, key_mask)  # [B, H, C, 1]
     root = math.sqrt(query.shape[-1])
     own = samples - means / 2
@@ -133,9 +136,9 @@ def attend(query, key, value, means, samples, landmarks, coefficient, masks):
     balance = ops.exp(hide(balance, filled, axis=-1))
     ratio = log_alpha(query, landmarks, balance, coefficient, filled)
     # log p(q, w) without |q|^2, which the softmax over c cancels.
-    ratio = ratio + ops.matmul(query, ops.swapaxes(samples / root, -1, -2))
+    ratio = ratio + matmul(query, ops.swapaxes(samples / root, -1, -2))
     ratio = ratio + _as_row(total - own)
-    return ops.matmul(softmax_over(ratio, filled), summary)
+    return matmul(softmax_over(ratio, filled), summary)
 
 
 def _as_row(x):

@@ -26,6 +26,8 @@ from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import LOWEST
 from keras_linattn.core.products import key_value_product
@@ -39,7 +41,7 @@ FLOOR = 1e-30  # added to phi of negative keys: no visible row counts as empty
 def feature_map(x, floor=0.0):
     """phi(x) = elu(x) + 1, elementwise, `floor` more where x < 0."""
     # elu(x) + 1 itself has no digits left below -17.
-    positive = ops.relu(x) if floor == 0 else ops.maximum(x, floor)
+    positive = ops.relu(x) if floor == 0 else maximum(x, floor)
     return ops.exp(x - positive) + positive
 
 
@@ -124,7 +126,7 @@ class LinearTransformer(KernelMechanism):
         scores = log_feature_map(query) + ops.expand_dims(log, 2)
         summary = key_value_product(weights, value)
         summary = safe_divide(summary, ops.expand_dims(total, -1))
-        return ops.matmul(masked_softmax(scores), summary)
+        return matmul(masked_softmax(scores), summary)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -26,11 +27,11 @@ SHARING = ("none", "headwise", "key_value")
 
 def attend(query, key, value, key_projection, value_projection):
     """Equation 7; the projections are `[H or 1, k, S]`."""
-    keys = ops.matmul(key_projection, key)  # [B, H, k, D]
-    values = ops.matmul(value_projection, value)  # [B, H, k, V]
-    scores = ops.matmul(query, ops.swapaxes(keys, -1, -2))
+    keys = matmul(key_projection, key)  # [B, H, k, D]
+    values = matmul(value_projection, value)  # [B, H, k, V]
+    scores = matmul(query, ops.swapaxes(keys, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
-    return ops.matmul(masked_softmax(scores, axis=-1), values)
+    return matmul(masked_softmax(scores, axis=-1), values)
 
 
 def first_columns(projection, length):

@@ -41,6 +41,8 @@ from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.numerics import softmax_parts
 from keras_linattn.core.poison import run_contained
@@ -73,7 +75,7 @@ def attend_factorised(query, key, value, key_mask=None):
     weights, total = position_weights(key, key_mask)
     total = ops.expand_dims(total, -1)  # [B, H, D, 1]
     summary = safe_divide(key_value_product(weights, value), total)
-    return ops.matmul(masked_softmax(query, axis=-1), summary)
+    return matmul(masked_softmax(query, axis=-1), summary)
 
 
 def attend_projected(query, key, value, key_mask=None):
@@ -82,9 +84,9 @@ def attend_projected(query, key, value, key_mask=None):
     total = ops.expand_dims(total, -1)
     key_summary = safe_divide(key_value_product(weights, key), total)
     value_summary = safe_divide(key_value_product(weights, value), total)
-    scores = ops.matmul(query, ops.swapaxes(key_summary, -1, -2))
+    scores = matmul(query, ops.swapaxes(key_summary, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
-    return ops.matmul(masked_softmax(scores, axis=-1), value_summary)
+    return matmul(masked_softmax(scores, axis=-1), value_summary)
 
 
 def largest_of(state):
@@ -95,7 +97,7 @@ def largest_of(state):
 def add_chunk(chunk, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
     ours, theirs = largest_of(state), chunk[..., :1]
-    largest = ops.maximum(ours, theirs)
+    largest = maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]
     sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
     return ops.concatenate([largest, sums], axis=-1)
@@ -127,7 +129,7 @@ def attend_in_chunks(state, query, key, value, visible):
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
     key = ops.where(split_chunks(visible, size), key, HIDDEN)
     own = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
-    own = ops.maximum(own, FLOOR)
+    own = maximum(own, FLOOR)
     sums = key_value_product(ops.exp(key - own), value)
     chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
     before, state = loop_over_chunks(add_chunk, chunk, state)
@@ -135,13 +137,13 @@ def attend_in_chunks(state, query, key, value, visible):
     blocks = Blocks(key, past)
     total = blocks.totals(before[..., -1:])
     # At least 1 where a key is visible, else 0.
-    weights = in_blocks(weights) / ops.maximum(total, 0.5)
+    weights = in_blocks(weights) / maximum(total, 0.5)
     scores = blocks.scores(weights)
-    output = ops.matmul(scores, value[..., :-1])
+    output = matmul(scores, value[..., :-1])
     faded = weights * blocks.since_start
     faded = faded * ops.exp(ops.expand_dims(past, -2) - blocks.start)
     faded = ops.reshape(faded, ops.shape(key))
-    output = output + ops.matmul(faded, before[..., 1:-1])
+    output = output + matmul(faded, before[..., 1:-1])
     return join_chunks(output, length), state
 
 
@@ -168,11 +170,11 @@ class Blocks:
     def __init__(self, key, past):
         self.key = in_blocks(key)
         constant = ops.stop_gradient(self.key)
-        inside = running(ops.maximum, rows_of(constant))
-        ends = running(ops.maximum, [past[..., 0, :], *rows_of(inside[-1])])
+        inside = running(maximum, rows_of(constant))
+        ends = running(maximum, [past[..., 0, :], *rows_of(inside[-1])])
         self.start = stack_rows(ends[:-1])[..., None, :]
         # M_t, and what it is at the end of each block.
-        self.largest = ops.maximum(stack_rows(inside), self.start)
+        self.largest = maximum(stack_rows(inside), self.start)
         self.end = stack_rows(ends[1:])[..., None, :]
         self.since_start = ops.exp(self.start - self.largest)
         self.own = ops.exp(self.key - self.largest)
@@ -251,7 +253,7 @@ def join_scores(scores, key, query):
     Returns:
         Tensor `[..., P, 2 C, 2 C]`.
     """
-    cross = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    cross = matmul(query, ops.swapaxes(key, -1, -2))
     early, late = halves_of(
         ops.reshape(scores, (*ops.shape(cross)[:-2], 2, *cross.shape[-2:]))
     )

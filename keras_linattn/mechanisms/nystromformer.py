@@ -37,6 +37,7 @@ from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.segments import check_landmarks
 from keras_linattn.core.segments import segment_means
@@ -57,17 +58,17 @@ def pseudo_inverse(matrix, num_iterations=6):
     inverse = safe_divide(ops.swapaxes(matrix, -1, -2), largest)
     identity = ops.eye(matrix.shape[-2], dtype=matrix.dtype)
     for _ in range(num_iterations):
-        product = ops.matmul(matrix, inverse)
-        inner = ops.matmul(product, 7 * identity - product)
-        inner = ops.matmul(product, 15 * identity - inner)
-        inverse = ops.matmul(inverse, 13 * identity - inner) / 4
+        product = matmul(matrix, inverse)
+        inner = matmul(product, 7 * identity - product)
+        inner = matmul(product, 15 * identity - inner)
+        inverse = matmul(inverse, 13 * identity - inner) / 4
     return inverse
 
 
 def scaled_scores(query, key):
     """Q K^T / sqrt D."""
     query = query / math.sqrt(query.shape[-1])
-    return ops.matmul(query, ops.swapaxes(key, -1, -2))
+    return matmul(query, ops.swapaxes(key, -1, -2))
 
 
 def attend(query, key, value, num_landmarks, num_iterations, masks):
@@ -78,10 +79,10 @@ def attend(query, key, value, num_landmarks, num_iterations, masks):
     core = softmax_over(scaled_scores(queries, keys), key_filled)
     core = hide(core, query_filled)
     gathered = softmax_over(scaled_scores(queries, key), key_mask)
-    summary = ops.matmul(gathered, value)  # [B, H, M, V]
-    summary = ops.matmul(pseudo_inverse(core, num_iterations), summary)
+    summary = matmul(gathered, value)  # [B, H, M, V]
+    summary = matmul(pseudo_inverse(core, num_iterations), summary)
     weights = softmax_over(scaled_scores(query, keys), key_filled)
-    return ops.matmul(weights, summary)
+    return matmul(weights, summary)
 
 
 @register("nystromformer")

@@ -34,6 +34,8 @@ import keras
 from keras import ops
 
 from keras_linattn.core.numerics import masked_exp
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -45,16 +47,14 @@ FLOOR, LARGEST = 1e-30, 75.0
 
 def query_exponents(query, projection):
     """w_r . u, `[B, H, T, R]`; |u|^2 / 2 cancels within a row."""
-    return ops.matmul(
-        query / query.shape[-1] ** 0.25, ops.transpose(projection)
-    )
+    return matmul(query / query.shape[-1] ** 0.25, ops.transpose(projection))
 
 
 def key_exponents(key, projection):
     """w_r . u - |u|^2 / 2, `[B, H, S, R]`."""
     key = key / key.shape[-1] ** 0.25
     half_norm = ops.sum(ops.square(key), axis=-1, keepdims=True) / 2
-    return ops.matmul(key, ops.transpose(projection)) - half_norm
+    return matmul(key, ops.transpose(projection)) - half_norm
 
 
 def attend(query, key, value, projection, key_mask=None):
@@ -170,7 +170,7 @@ class Performer(KernelMechanism):
     def key_features(self, key):
         projection = ops.cast(self.projection, key.dtype)
         exponents = key_exponents(key, projection)
-        return ops.exp(ops.minimum(exponents, LARGEST)) + FLOOR
+        return ops.exp(-maximum(-exponents, -LARGEST)) + FLOOR
 
     def num_features_for(self, key_dim):
         return self.num_features

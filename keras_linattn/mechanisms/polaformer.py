@@ -21,6 +21,11 @@ the output, is the layer's `use_gate=True`, which passes through a sigmoid;
 no position embedding of keys; no bias in the convolution and no epsilon, so
 that a row that sees no key is 0, and a query that meets no key in one
 polarity is 0 in that half.
+
+Both ways we work on the logarithms of the features, which is exact at any
+size. Causally queries are relative to their row's largest feature, keys are
+not: their features x^p must be float32 numbers, from 1e-30 to 1e38 over the
+length and the size of the values (with p = 5 heads from 1e-6 to 1e7).
 """
 
 import dataclasses
@@ -32,31 +37,38 @@ from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.lengths import is_empty
-from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.numerics import masked_exp
+from keras_linattn.core.products import LOWEST
+from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
 
-def power_of(x, exponent):
-    """x^p for x >= 0 and p > 1, with derivatives that are 0 at 0."""
+def log_power_of(x, exponent):
+    """log x^p for x > 0, `LOWEST` elsewhere, with derivatives that are 0."""
     positive = x > 0
     # log 0 must not be formed: 0 times its infinite derivative is NaN.
     log = ops.log(ops.where(positive, x, ops.ones_like(x)))
-    return ops.where(positive, ops.exp(exponent * log), ops.zeros_like(x))
+    return ops.where(positive, exponent * log, ops.cast(LOWEST, x.dtype))
 
 
 def polarities(x, exponent):
-    """x+ and x-, each `[B, H, T, D]`; at p = 1 their difference is x."""
-    return tuple(power_of(ops.relu(y), exponent) for y in (x, -x))
+    """log x+ and log x-, each `[B, H, T, D]`; at p = 1, x+ - x- is x."""
+    return tuple(log_power_of(y, exponent) for y in (x, -x))
 
 
 def paired_features(query, key, exponent):
-    """Features `[B, H, ., 2 D]`: same-sign and opposite-sign query, key."""
+    """Logarithms `[B, H, ., 2 D]` of same-sign and opposite-sign query, key."""
     plus, minus = polarities(query, exponent)
     same = ops.concatenate([plus, minus], axis=-1)
     opposite = ops.concatenate([minus, plus], axis=-1)
     return same, opposite, ops.concatenate(polarities(key, exponent), axis=-1)
+
+
+def relative_features(x):
+    """e^x over its row's largest entry; 0 for `LOWEST`."""
+    return ops.where(x > LOWEST / 2, masked_exp(x), ops.zeros_like(x))
 
 
 def halves(value):
@@ -154,9 +166,12 @@ class PolaFormer(KernelMechanism):
 
     def attend(self, query, key, value, key_mask, query_mask, causal, training):
         *queries, key = self._features(query, key)
-        attend = _first_of_causal if causal else kernel_attention
+        if causal:
+            key = ops.exp(key)
         output = [
-            attend(features, key, half)
+            attend_causally(relative_features(features), key, half)[0]
+            if causal
+            else log_kernel_attention(features, key, half, key_mask)
             for features, half in zip(queries, halves(value))
         ]
         output = ops.concatenate(output, axis=-1)
@@ -187,13 +202,10 @@ class PolaFormer(KernelMechanism):
             nothing = self._see_nothing(query, key, value)
             return ops.cast(nothing, dtype), state
         *queries, key = self._features(query, key)
+        key = ops.exp(key)
         stepped = [
-            attend_causally(features, key, half, before)
+            attend_causally(relative_features(features), key, half, before)
             for features, half, before in zip(queries, halves(value), state)
         ]
         outputs, state = zip(*stepped)
         return ops.cast(ops.concatenate(outputs, axis=-1), dtype), state
-
-
-def _first_of_causal(query, key, value):
-    return attend_causally(query, key, value)[0]

@@ -12,10 +12,13 @@ Differs from the paper: a row that sees no key is 0.
 import math
 
 from keras import ops
+from keras.backend import standardize_dtype
 
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import contain
+from keras_linattn.core.segments import softmax_over
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -42,6 +45,11 @@ def pad_features(x, size):
 
 def attend(query, key, value, key_mask=None):
     """Scaled dot-product attention on `[B, H, T, D]`, both ways."""
+    if standardize_dtype(query.dtype) == "float64":
+        # Keras' function rounds float64 to `floatx()` on some backends.
+        scores = matmul(query, ops.swapaxes(key, -1, -2))
+        scores = scores / math.sqrt(key.shape[-1])
+        return matmul(softmax_over(scores, key_mask), value)
     key_dim, value_dim = key.shape[-1], value.shape[-1]
     size = max(key_dim, value_dim)
     visible = None
@@ -67,10 +75,10 @@ def attend_causally(query, key, value, key_mask=None):
     NaN of the future a NaN.
     """
     key, value = contain(key, value)
-    scores = ops.matmul(query, ops.swapaxes(key, -1, -2))
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
     visible = visible_pairs(ops.shape(query)[2], key_mask)
-    return ops.matmul(masked_softmax(scores, visible), value)
+    return matmul(masked_softmax(scores, visible), value)
 
 
 @register("softmax")

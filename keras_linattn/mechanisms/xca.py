@@ -16,6 +16,8 @@ local patch interaction is a part of the block, not of the attention.
 from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import maximum
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._registry import register
@@ -27,14 +29,14 @@ SMALLEST_SQUARE = 1e-24  # lengths below 1e-12 are taken for 1e-12
 def unit_columns(x):
     """Each feature divided by its length along the sequence."""
     squares = ops.sum(ops.square(x), axis=2, keepdims=True)
-    return x * ops.rsqrt(ops.maximum(squares, SMALLEST_SQUARE))
+    return x * ops.rsqrt(maximum(squares, SMALLEST_SQUARE))
 
 
 def attend(query, key, value, temperature):
     """`temperature` is `[H, 1, 1]`; hidden rows of query and key are 0."""
     covariance = key_value_product(unit_columns(query), unit_columns(key))
     weights = masked_softmax(temperature * covariance, axis=-1)  # [.., D, D]
-    return ops.matmul(value, ops.swapaxes(weights, -1, -2))
+    return matmul(value, ops.swapaxes(weights, -1, -2))
 
 
 @register("xca")

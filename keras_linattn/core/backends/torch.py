@@ -141,6 +141,35 @@ class _Arrays:
         torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
 
 
+# --- float64, which Keras' own operations round to `floatx()` --------------
+
+
+def _is_float64(x):
+    return getattr(x, "dtype", None) is torch.float64
+
+
+def matmul(x, y):
+    """Product of float64 tensors."""
+    return x @ y if _is_float64(x) else NotImplemented
+
+
+def cumsum(x, axis):
+    """Running sum of a float64 tensor."""
+    return x.cumsum(axis) if _is_float64(x) else NotImplemented
+
+
+def mean(x, axis, keepdims=False):
+    """Mean of a float64 tensor."""
+    return x.mean(axis, keepdim=keepdims) if _is_float64(x) else NotImplemented
+
+
+def maximum(x, y):
+    """Maximum of a float64 tensor and another one, or a number."""
+    if not _is_float64(x):
+        return NotImplemented
+    return torch.where(x < y, ops.cast(y, x.dtype), x)
+
+
 # --- Gradients and traces, for the conformance suite and the benchmarks ----
 
 
