@@ -19,7 +19,7 @@ class NoAttention(keras_linattn.Mechanism):
 
     traits = keras_linattn.mechanisms.Traits(explicit=False)
 
-    def attend(self, query, key, value, *unused):
+    def attend(self, query, key, value, **unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
 
 

@@ -62,8 +62,23 @@ class Mechanism(keras.layers.Layer):
         With the trait `gated` also from `inputs_shape`, `(B, T, F)`.
         """
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        """The formula: heads `[B, H, T, D]` in, `[B, H, T, V]` out."""
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
+        """Computes the output from heads: the formula.
+
+        Args:
+            query: tensor `[B, H, T, D]`, 0 where `query_mask` hides it.
+            key: tensor `[B, H, S, D]`, 0 where `key_mask` hides it.
+            value: tensor `[B, H, S, V]`, 0 where `key_mask` hides it.
+            key_mask: bool tensor `(B, S)`, or `None`.
+            query_mask: bool tensor `(B, T)`, or `None`.
+            causal: bool.
+            training: bool, or `None`.
+
+        Returns:
+            Tensor `[B, H, T, V]`.
+        """
         raise NotImplementedError(
             f"`{type(self).__name__}` must define `attend`."
         )
@@ -103,7 +118,13 @@ class Mechanism(keras.layers.Layer):
         # NaN behind the mask must not reach a product, nor its gradients.
         query = hide(query, query_mask)
         output = self.attend(
-            query, key, value, key_mask, query_mask, causal, training
+            query,
+            key,
+            value,
+            key_mask=key_mask,
+            query_mask=query_mask,
+            causal=causal,
+            training=training,
         )
         return ops.cast(output, dtype)
 
@@ -170,7 +191,28 @@ class Mechanism(keras.layers.Layer):
             ops.shape(query)[0], query.shape[1], query.shape[3], value.shape[3]
         )
 
-    def step(self, state, query, key, value, key_mask=None):
+    def advance(self, state, query, key, value, *, key_mask):
+        """Computes the causal output after a state, and the next state.
+
+        A mechanism with the trait `recurrent` writes it. `step` has checked
+        and cast the heads, and set hidden keys and values to 0.
+
+        Args:
+            state: tree of tensors, as `state_spec` says.
+            query: tensor `[B, H, T, D]`, T >= 1.
+            key: tensor `[B, H, T, D]`.
+            value: tensor `[B, H, T, V]`.
+            key_mask: bool tensor `(B, T)`, or `None`.
+
+        Returns:
+            The output `[B, H, T, V]` and the new state.
+        """
+        raise NotImplementedError(
+            f"`{type(self).__name__}` has the trait `recurrent` and must "
+            "define `advance`."
+        )
+
+    def step(self, state, query, key, value, key_mask=None, **options):
         """Takes in any number of new positions.
 
         Args:
@@ -179,11 +221,24 @@ class Mechanism(keras.layers.Layer):
             key: tensor `[B, H, T, D]`.
             value: tensor `[B, H, T, V]`.
             key_mask: optional bool tensor `(B, T)`, `True` = visible.
+            **options: further arguments of `advance`.
 
         Returns:
             The output `[B, H, T, V]` and the new state.
+
+        Raises:
+            ValueError: if there is no recurrent form.
         """
-        self.refuse_state()
+        self.check_recurrent()
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
+        output, state = self.advance(
+            state, query, key, value, key_mask=key_mask, **options
+        )
+        return ops.cast(output, dtype), state
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
@@ -237,6 +292,11 @@ class Mechanism(keras.layers.Layer):
             f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
             "with the trait `recurrent`, such as 'linear_transformer'."
         )
+
+    def check_recurrent(self):
+        """Raises a `ValueError` if this configuration has no states."""
+        if not self.traits.recurrent:
+            self.refuse_state()
 
     def check_scores(self):
         """Raises a `ValueError` if there is no matrix of scores to return."""

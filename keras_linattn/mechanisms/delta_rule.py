@@ -23,8 +23,8 @@ from keras import ops
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
-from keras_linattn.mechanisms._decay import DecayMechanism
-from keras_linattn.mechanisms._decay import unit_rows
+from keras_linattn.mechanisms._recurrent import RecurrentMechanism
+from keras_linattn.mechanisms._recurrent import unit_rows
 from keras_linattn.mechanisms._registry import register
 
 
@@ -41,7 +41,7 @@ def write_strength(inputs, kernel, bias):
 
 
 @register("delta_rule")
-class DeltaRule(DecayMechanism):
+class DeltaRule(RecurrentMechanism):
     """Causal attention that corrects what its state holds for a key.
 
     Call arguments, result and errors: see `Mechanism`.
@@ -66,7 +66,7 @@ class DeltaRule(DecayMechanism):
     """
 
     traits = dataclasses.replace(
-        DecayMechanism.traits,
+        RecurrentMechanism.traits,
         gated=True,
         tolerance=3e-5,  # a small output is divided by its size, with its error
         cost="T (C + D) (D + V)",

@@ -31,7 +31,6 @@ from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -152,7 +151,9 @@ class PolaFormer(KernelMechanism):
         exponent = 1 + self.alpha * ops.sigmoid(power)
         return paired_features(query / scale, key / scale, exponent)
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         *queries, key = self._features(query, key)
         attend = _first_of_causal if causal else kernel_attention
         output = [
@@ -179,20 +180,14 @@ class PolaFormer(KernelMechanism):
             for size in (first, value_dim - first)
         )
 
-    def step(self, state, query, key, value, key_mask=None):
-        self.check_recurrent()
-        dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
+    def advance(self, state, query, key, value, *, key_mask):
         *queries, key = self._features(query, key)
         stepped = [
             attend_causally(features, key, half, before)
             for features, half, before in zip(queries, halves(value), state)
         ]
         outputs, state = zip(*stepped)
-        return ops.cast(ops.concatenate(outputs, axis=-1), dtype), state
+        return ops.concatenate(outputs, axis=-1), state
 
 
 def _first_of_causal(query, key, value):

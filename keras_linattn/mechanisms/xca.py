@@ -89,7 +89,9 @@ class XCA(Mechanism):
                 "`value_dim` out, or set it to `key_dim`."
             )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         temperature = ops.cast(self.temperature, query.dtype)
         temperature = ops.reshape(temperature, (-1, 1, 1))
         return attend(query, key, value, temperature)
