@@ -332,6 +332,12 @@ class Mechanism(keras.layers.Layer):
                 "`query` and `key` must have the same last dimension, `key` "
                 f"and `value` the same length. {received}."
             )
+        if self.traits.equal_dims and _differ(key[-1], value[-1]):
+            raise ValueError(
+                f"`{type(self).__name__}` needs values with as many features "
+                f"as keys. {received}. Leave `value_dim` out, or set it to "
+                "`key_dim`."
+            )
         if causal and not self.traits.causal:
             raise ValueError(
                 f"`{type(self).__name__}` has no exact causal form in linear "
