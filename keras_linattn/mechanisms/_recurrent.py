@@ -130,9 +130,7 @@ class RecurrentMechanism(Mechanism):
             Tuple of tensors `[B or 1, H, T or 1, D or 1]`. A gate of 0 must
             leave the state as it is: a decay is returned as its logarithm.
         """
-        raise NotImplementedError(
-            f"`{type(self).__name__}` must define `gates`."
-        )
+        raise self._must_define("gates")
 
     def one_step(self, query, key, value, gates, state):
         """Computes one position.
