@@ -138,7 +138,7 @@ class Mechanism(keras.layers.Layer):
         return self(query, key, identity, key_mask=key_mask, **options)
 
     def state_spec(self, num_heads, key_dim, value_dim):
-        """What a state consists of; no size depends on the length.
+        """Returns the shapes of a state; none depends on the length.
 
         Returns:
             Tree of `keras.KerasTensor` with the batch, `None`, as axis 0.

@@ -66,7 +66,7 @@ def check_known_lengths(mechanism, query, key, causal, received):
         received: str, the shapes, for the error.
     """
     lengths = {n for n in (query[2], key[2]) if isinstance(n, int)}
-    # A length that JAX exports is no int, but knows what it differs from.
+    # JAX exports a length as a symbol, which compares but is not an int.
     differ = None not in (query[2], key[2]) and query[2] != key[2]
     if _of_one_length(mechanism, causal) and differ:
         raise ValueError(_not_as_long(mechanism, causal, received))

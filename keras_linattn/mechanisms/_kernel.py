@@ -57,7 +57,7 @@ class KernelMechanism(Mechanism):
     def key_features(self, key):
         """Computes phi of the keys. Defaults to `features`.
 
-        What it returns for hidden keys is ignored.
+        The base masks the result.
         """
         return self.features(key)
 

@@ -108,7 +108,7 @@ def attend_causally(query, key, value, visible, state):
         value: tensor `[B, H, T, V]`.
         visible: bool tensor `[B or 1, 1, T, 1]`.
         state: tensor `[B, H, D, V + 2]`: the largest key, the sum of
-            exp(key - largest) times the value, and the sum of exp alone.
+            exp(key - largest) times the value, and the sum of exp.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.

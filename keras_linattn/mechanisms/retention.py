@@ -41,7 +41,8 @@ class Retention(RecurrentMechanism):
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is no bool; if called with `causal=False`.
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
 
     Example:
 
