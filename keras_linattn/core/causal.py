@@ -21,3 +21,21 @@ def attend_causally(query, key, value, state=None):
     """
     summed, state = causal_product(query, key, append_ones(value), state)
     return divide_by_last(summed), state
+
+
+@backends.with_fast_forms
+def run_in_segments(function, state, tensors):
+    """A causal function that carries a state, possibly segment by segment.
+
+    Args:
+        function: callable `(state, *tensors)` that returns the output
+            `[B, H, T, V]` and the state after the last position. It is a
+            function of a module: a backend keeps what it compiled for it.
+        state: tensor.
+        tensors: tensors `[B or 1, H or 1, T, anything]`. Positions of zeros
+            must leave the state as it is.
+
+    Returns:
+        The output and the state.
+    """
+    return function(state, *tensors)

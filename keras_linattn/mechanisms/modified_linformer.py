@@ -33,6 +33,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
@@ -113,6 +114,12 @@ def attend_causally(query, key, value, visible, state):
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
+    heads = query, key, value, visible
+    return run_in_segments(attend_in_chunks, state, heads)
+
+
+def attend_in_chunks(state, query, key, value, visible):
+    """`attend_causally` for all positions together."""
     length = ops.shape(query)[2]
     size = chunk_size_of(length)
     weights = split_chunks(masked_softmax(query, axis=-1), size)

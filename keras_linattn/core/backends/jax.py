@@ -104,6 +104,29 @@ def _attend_again_in_backward():
     return keras.remat(_attend_to_segment)
 
 
+def run_in_segments(function, state, tensors):
+    """One segment after the other, computed again in the backward pass."""
+    batch, _, length, _ = tensors[0].shape
+    known = isinstance(batch, int) and isinstance(length, int)
+    if not known or length < SHORTEST or jax.default_backend() != "cpu":
+        return NotImplemented
+    size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
+    segments = [
+        ops.moveaxis(chunks.split_chunks(x, size), 2, 0) for x in tensors
+    ]
+    state, output = jax.lax.scan(_segment_of(function), state, segments)
+    return chunks.join_chunks(ops.moveaxis(output, 0, 2), length), state
+
+
+@functools.cache  # as above
+def _segment_of(function):
+    def advance(state, segment):
+        output, state = function(state, *segment)
+        return state, output
+
+    return jax.checkpoint(advance)
+
+
 def sum_over_positions(weights, x):
     """By `einsum`: XLA is slow at a product of a transposed array."""
     return ops.einsum("bsr,bsf->brf", weights, x)
