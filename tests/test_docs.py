@@ -41,7 +41,7 @@ def python_blocks(path):
 def test_the_page_runs(forget_after, capsys):
     namespace = {"__name__": "my_project"}
     blocks = list(python_blocks(PAGE))
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     for block in blocks:
         exec(block, namespace)
     assert capsys.readouterr().out == "(2, 10, 16)\n"
@@ -54,11 +54,10 @@ def test_the_page_is_checked_in_earnest(forget_after):
     namespace = {"__name__": "my_project"}
     exec(formula, namespace)
     exec(reference, namespace)
-    namespace["hide"] = lambda x, mask: x
-    subject = testing.subjects("softplus_kernel", namespace["reference"])[0]
-    masked = testing.random_inputs(visible=0.5)
-    with pytest.raises(AssertionError, match="Mismatched elements"):
-        testing.compare_with_reference(subject, masked)
+    namespace["SMALLEST"] = 0
+    reference = namespace["softplus_reference"]
+    with pytest.raises(AssertionError, match="large_inputs_give_the_whole"):
+        testing.check_mechanism("softplus_kernel", reference)
 
 
 def test_variable_lengths_page():

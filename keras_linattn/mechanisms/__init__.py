@@ -1,6 +1,10 @@
 """Published linear-attention mechanisms, one file each, and their registry."""
 
 from keras_linattn.mechanisms._base import Mechanism as Mechanism
+from keras_linattn.mechanisms._kernel import KernelMechanism as KernelMechanism
+from keras_linattn.mechanisms._recurrent import (
+    RecurrentMechanism as RecurrentMechanism,
+)
 from keras_linattn.mechanisms._registry import available as available
 from keras_linattn.mechanisms._registry import get as get
 from keras_linattn.mechanisms._registry import name_of as name_of

@@ -10,8 +10,8 @@ from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
-from keras_linattn.mechanisms._lengths import check_known_lengths
-from keras_linattn.mechanisms._lengths import check_other_lengths
+from keras_linattn.mechanisms._checks import check_heads
+from keras_linattn.mechanisms._checks import check_other_lengths
 from keras_linattn.mechanisms._traits import Traits
 
 
@@ -19,8 +19,8 @@ class Mechanism(keras.layers.Layer):
     """Attention on projected heads; the formula without the projections.
 
     A subclass declares `traits` and writes `attend`. It receives heads in the
-    accumulation dtype (float32 under half-precision policies) that are already
-    0 behind their masks, so the formula need not think of either.
+    accumulation dtype (float32 under half-precision policies), with 0 in all
+    masked positions.
 
     Call arguments:
         query: tensor `[B, H, T, D]`.
@@ -62,11 +62,15 @@ class Mechanism(keras.layers.Layer):
         With the trait `gated` also from `inputs_shape`, `(B, T, F)`.
         """
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        """The formula: heads `[B, H, T, D]` in, `[B, H, T, V]` out."""
-        raise NotImplementedError(
-            f"`{type(self).__name__}` must define `attend`."
-        )
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
+        """Computes the output from heads: the formula.
+
+        Arguments are those of a call; query, key and value are cast, and 0
+        where their masks hide them. Returns a tensor `[B, H, T, V]`.
+        """
+        raise self._must_define("attend")
 
     def factors(self, query, key, key_mask=None):
         """The weights of a separable, bidirectional output.
@@ -81,10 +85,7 @@ class Mechanism(keras.layers.Layer):
         Returns:
             `core.folded.Factors`.
         """
-        raise NotImplementedError(
-            f"`{type(self).__name__}` has the trait `separable` and must "
-            "define `factors`."
-        )
+        raise self._must_define("factors")
 
     def call(
         self,
@@ -103,7 +104,13 @@ class Mechanism(keras.layers.Layer):
         # NaN behind the mask must not reach a product, nor its gradients.
         query = hide(query, query_mask)
         output = self.attend(
-            query, key, value, key_mask, query_mask, causal, training
+            query,
+            key,
+            value,
+            key_mask=key_mask,
+            query_mask=query_mask,
+            causal=causal,
+            training=training,
         )
         return ops.cast(output, dtype)
 
@@ -111,19 +118,12 @@ class Mechanism(keras.layers.Layer):
         """`layer_call` itself: the layer around it is what is recomputed."""
         return layer_call
 
-    def attention_scores(
-        self,
-        query,
-        key,
-        key_mask=None,
-        query_mask=None,
-        causal=False,
-        **options,
-    ):
-        """The explicit matrix that the output applies to the values.
+    def attention_scores(self, query, key, key_mask=None, **options):
+        """Computes the explicit matrix that the output applies to the values.
 
         Quadratic in time and memory: for inspection only. Formed by attending
         to the identity matrix, since the output is linear in the values.
+        `options` are further arguments of a call.
 
         Returns:
             Tensor `[B, H, T, S]`.
@@ -135,18 +135,10 @@ class Mechanism(keras.layers.Layer):
         batch, heads, length, _ = ops.shape(key)
         identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
-        return self(
-            query,
-            key,
-            identity,
-            key_mask=key_mask,
-            query_mask=query_mask,
-            causal=causal,
-            **options,
-        )
+        return self(query, key, identity, key_mask=key_mask, **options)
 
     def state_spec(self, num_heads, key_dim, value_dim):
-        """What a state consists of; no size depends on the length.
+        """Returns the shapes of a state; none depends on the length.
 
         Returns:
             Tree of `keras.KerasTensor` with the batch, `None`, as axis 0.
@@ -154,7 +146,8 @@ class Mechanism(keras.layers.Layer):
         Raises:
             ValueError: if there is no recurrent form.
         """
-        self.refuse_state()
+        self.check_recurrent()
+        raise self._must_define("state_spec")
 
     def initial_state(self, batch_size, num_heads, key_dim, value_dim):
         """State before the first position: zeros, as `state_spec` says."""
@@ -170,7 +163,16 @@ class Mechanism(keras.layers.Layer):
             ops.shape(query)[0], query.shape[1], query.shape[3], value.shape[3]
         )
 
-    def step(self, state, query, key, value, key_mask=None):
+    def advance(self, state, query, key, value, *, key_mask):
+        """Computes the causal output after a state, and the next state.
+
+        A mechanism with the trait `recurrent` writes it. Arguments and results
+        are those of `step`, which has checked and cast the heads, and has set
+        hidden keys and values to 0. Queries are never hidden.
+        """
+        raise self._must_define("advance")
+
+    def step(self, state, query, key, value, key_mask=None, **options):
         """Takes in any number of new positions.
 
         Args:
@@ -179,11 +181,24 @@ class Mechanism(keras.layers.Layer):
             key: tensor `[B, H, T, D]`.
             value: tensor `[B, H, T, V]`.
             key_mask: optional bool tensor `(B, T)`, `True` = visible.
+            **options: further arguments of `advance`.
 
         Returns:
             The output `[B, H, T, V]` and the new state.
+
+        Raises:
+            ValueError: if there is no recurrent form.
         """
-        self.refuse_state()
+        self.check_recurrent()
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask)
+        if is_empty(query.shape):
+            nothing = self._see_nothing(query, key, value)
+            return ops.cast(nothing, dtype), state
+        output, state = self.advance(
+            state, query, key, value, key_mask=key_mask, **options
+        )
+        return ops.cast(output, dtype), state
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
@@ -231,12 +246,20 @@ class Mechanism(keras.layers.Layer):
         tensors = (query, key, value, *self.trainable_variables)
         return ops.zeros(shape, query.dtype) + empty_sum(*tensors)
 
-    def refuse_state(self):
-        """Raises the `ValueError` of a mechanism that has no states."""
-        raise ValueError(
-            f"`{type(self).__name__}` has no recurrent form. Use a mechanism "
-            "with the trait `recurrent`, such as 'linear_transformer'."
+    def _must_define(self, method):
+        return NotImplementedError(
+            f"`{type(self).__name__}` must define `{method}`, as its traits "
+            "and its base class demand."
         )
+
+    def check_recurrent(self):
+        """Raises a `ValueError` if this configuration has no states."""
+        if not self.traits.recurrent:
+            raise ValueError(
+                f"`{type(self).__name__}` has no recurrent form. Use a "
+                "mechanism with the trait `recurrent`, such as "
+                "'linear_transformer'."
+            )
 
     def check_scores(self):
         """Raises a `ValueError` if there is no matrix of scores to return."""
@@ -258,35 +281,7 @@ class Mechanism(keras.layers.Layer):
             value: tuple, shape `[B, H, S, V]`.
             causal: bool. Defaults to `False`.
         """
-        received = (
-            f"Received: query shape {tuple(query)}, key shape {tuple(key)}, "
-            f"value shape {tuple(value)}"
-        )
-        if not len(query) == len(key) == len(value) == 4:
-            raise ValueError(
-                "A mechanism works on heads `[B, H, T, D]`, of rank 4. "
-                f"{received}. The layers split heads for you."
-            )
-        if _differ(query[-1], key[-1]) or _differ(key[2], value[2]):
-            raise ValueError(
-                "`query` and `key` must have the same last dimension, `key` "
-                f"and `value` the same length. {received}."
-            )
-        if causal and not self.traits.causal:
-            raise ValueError(
-                f"`{type(self).__name__}` has no exact causal form in linear "
-                f"time. {received}, causal=True. Use a mechanism with the "
-                "trait `causal`, such as 'linear_transformer'."
-            )
-        if not causal and not self.traits.bidirectional:
-            raise ValueError(
-                f"`{type(self).__name__}` attends causally only: each position "
-                f"reads what those before it left. {received}, causal=False. "
-                "Pass `causal=True` to `LinearSelfAttention`, "
-                "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
-                "another mechanism."
-            )
-        check_known_lengths(self, query, key, causal, received)
+        check_heads(self, query, key, value, causal)
 
 
 def constructor_arguments(cls):
@@ -298,7 +293,3 @@ def constructor_arguments(cls):
         for p in inspect.signature(base.__init__).parameters.values()
         if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-
-
-def _differ(size, other):
-    return size is not None and other is not None and size != other

@@ -1,9 +1,13 @@
 """Recurrences from chunk to chunk, over a matrix state for each head."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.shapes import heads_first
+from keras_linattn.core.shapes import heads_last
 
 
 class _Cell(keras.layers.Layer):
@@ -81,3 +85,57 @@ def carry_chunks(transition, update, start):
     transition = ops.broadcast_to(transition, shape)
     inputs = ops.concatenate([transition, update], axis=-1)
     return loop_over_chunks(advance, inputs, start)
+
+
+class _PositionCell(keras.layers.Layer):
+    """One position of an RNN over heads that lie side by side."""
+
+    def __init__(self, one_step, sizes, state_shape, value_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.one_step, self.state_shape = one_step, state_shape
+        self.heads = state_shape[0]
+        self.ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        self.state_size = math.prod(state_shape)
+        self.output_size = self.heads * value_dim
+
+    def call(self, inputs, states):
+        width = inputs.shape[-1] // self.heads
+        inputs = ops.reshape(inputs, (-1, self.heads, 1, width))
+        query, key, value, *gates = ops.split(inputs, self.ends, axis=-1)
+        state = ops.reshape(states[0], (-1, *self.state_shape))
+        output, state = self.one_step(query, key, value, tuple(gates), state)
+        return (
+            ops.reshape(output, (-1, self.output_size)),
+            [ops.reshape(state, (-1, self.state_size))],
+        )
+
+
+def loop_over_positions(one_step, heads, gates, state):
+    """Applies a recurrence one position after the other.
+
+    Args:
+        one_step: callable, see `RecurrentMechanism.one_step`.
+        heads: tuple of query, key, value, tensors `[B, H, T, .]`.
+        gates: tuple of tensors `[B, H, T, .]`.
+        state: tensor `[B, H, D, V]`.
+
+    Returns:
+        The output `[B, H, T, V]`, and the state after the last position.
+    """
+    parts = [*heads, *gates]
+    sizes = [x.shape[-1] for x in parts]
+    batch, count, length, _ = ops.shape(heads[0])
+    value_dim = heads[2].shape[-1]
+    cell = _PositionCell(
+        one_step, sizes, state.shape[1:], value_dim, dtype=state.dtype
+    )
+    rnn = keras.layers.RNN(
+        cell, return_sequences=True, return_state=True, dtype=state.dtype
+    )
+    inputs = heads_last(ops.concatenate(parts, axis=-1))
+    output, after = rnn(
+        ops.reshape(inputs, (batch, length, count * sum(sizes))),
+        initial_state=[ops.reshape(state, (batch, -1))],
+    )
+    output = ops.reshape(output, (batch, length, count, value_dim))
+    return heads_first(output), ops.reshape(after, ops.shape(state))

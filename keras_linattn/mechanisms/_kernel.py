@@ -1,38 +1,73 @@
-"""What mechanisms with a non-negative kernel phi(q) . phi(k) share."""
+"""The base of mechanisms with a kernel phi(q) . phi(k)."""
 
 import keras
-from keras import ops
 
 from keras_linattn.core.causal import attend_causally
-from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._traits import Traits
 
 
 class KernelMechanism(Mechanism):
-    """out_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s)).
+    """Linear attention with a kernel: write `features`, the base does the rest.
 
-    A subclass writes `query_features`, `key_features` where keys have others,
-    and `num_features_for`.
+    out_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s))
+
+    A subclass writes phi as `features`, or as `query_features` and
+    `key_features` where they differ, and `num_features_for` where phi changes
+    the number of features. All features must be >= 0, or at least their
+    products phi(q) . phi(k). The causal form, states, masks, empty inputs and
+    half precision come from this class, and the traits declare them.
+
+    Call arguments, result and errors: see `Mechanism`. Constructor arguments
+    are those of `keras.layers.Layer`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> class Softplus(mechanisms.KernelMechanism):
+    ...     def features(self, x):
+    ...         return keras.ops.softplus(x)
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> tuple(Softplus()(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
     """
 
-    def query_features(self, query):
-        """phi of the queries: `[B, H, T, D]` to `[B, H, T, R]`."""
+    traits = Traits(
+        causal=True,
+        recurrent=True,
+        cost="(T + S) R V",
+        state="R (V + 1)",
+    )
+
+    def features(self, x):
+        """Computes phi of heads: `[B, H, T, D]` to `[B, H, T, R]`, >= 0."""
         raise NotImplementedError(
-            f"`{type(self).__name__}` must define `query_features`."
+            f"`{type(self).__name__}` must define `features`, or both "
+            "`query_features` and `key_features`."
         )
 
+    def query_features(self, query):
+        """Computes phi of the queries. Defaults to `features`."""
+        return self.features(query)
+
     def key_features(self, key):
-        """phi of the keys, those of the queries unless overridden."""
-        return self.query_features(key)
+        """Computes phi of the keys. Defaults to `features`.
+
+        The base masks the result.
+        """
+        return self.features(key)
 
     def num_features_for(self, key_dim):
-        """R, from D."""
+        """Returns the number of features, R, from D. Defaults to D."""
         return key_dim
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
         if causal:
@@ -48,19 +83,14 @@ class KernelMechanism(Mechanism):
             dtype=accumulation_dtype(self.compute_dtype),
         )
 
-    def step(self, state, query, key, value, key_mask=None):
-        self.check_recurrent()
-        dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
+    def advance(self, state, query, key, value, *, key_mask):
         key = hide(self.key_features(key), key_mask)
         query = self.query_features(query)
-        output, state = attend_causally(query, key, value, state)
-        return ops.cast(output, dtype), state
-
-    def check_recurrent(self):
-        """Raises a `ValueError` where this configuration has no steps."""
-        if not self.traits.recurrent:
-            self.refuse_state()
+        if len({key.shape[-1], state.shape[-2]} - {None}) > 1:
+            raise ValueError(
+                "The state must have a row for each feature of a key. "
+                f"Received: {key.shape[-1]} features, a state of shape "
+                f"{tuple(state.shape)}. Return the number of features from "
+                f"`{type(self).__name__}.num_features_for`."
+            )
+        return attend_causally(query, key, value, state)

@@ -40,7 +40,7 @@ def register(name, package=None):
     >>> from keras_linattn import mechanisms
     >>> @mechanisms.register("mean_of_values", package="docs")
     ... class MeanOfValues(mechanisms.Mechanism):
-    ...     def attend(self, query, key, value, *unused):
+    ...     def attend(self, query, key, value, **unused):
     ...         mean = keras.ops.mean(value, axis=2, keepdims=True)
     ...         return mean + keras.ops.zeros_like(query[..., :1])
     >>> "mean_of_values" in mechanisms.available()

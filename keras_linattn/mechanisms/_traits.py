@@ -1,18 +1,19 @@
-"""What mechanisms declare about themselves."""
+"""The properties that a mechanism declares."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What a mechanism can do. Chooses its checks and guards the layers.
+    """Declares what a mechanism can do; chooses its checks.
 
     Args:
         causal: has an exact causal form. Defaults to `False`.
         bidirectional: has a form in which a query sees all keys. Defaults to
             `True`.
         cross: queries may have another length than keys. Defaults to `True`.
-        recurrent: has `initial_state` and `step`. Defaults to `False`.
+        recurrent: has `state_spec` and `advance`, so that `step` works.
+            Defaults to `False`.
         linear: time and memory grow linearly with the length. Defaults to
             `True`.
         normalised: a constant value gives that constant. Defaults to `True`.

@@ -123,7 +123,9 @@ class Agent(Mechanism):
                 self.grid,
             )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         agents, filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

@@ -21,9 +21,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.causal import attend_causally
-from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import hide
-from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -119,14 +117,7 @@ class CosFormer(KernelMechanism):
                 "input a fixed length."
             )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        query = self._features(query)
-        key = hide(self._features(key), key_mask)
-        if causal:
-            return attend_causally(query, key, value)[0]
-        return kernel_attention(query, key, value)
-
-    def _features(self, x):
+    def features(self, x):
         length = ops.shape(x)[2]
         return feature_map(x, ops.arange(length), self.sequence_length)
 
@@ -140,12 +131,7 @@ class CosFormer(KernelMechanism):
             "position": keras.KerasTensor((None,), dtype="int32"),
         }
 
-    def step(self, state, query, key, value, key_mask=None):
-        dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
+    def advance(self, state, query, key, value, *, key_mask):
         length = ops.shape(query)[2]
         position = ops.reshape(state["position"], (-1, 1, 1))
         position = position + ops.arange(length, dtype="int32")
@@ -156,4 +142,4 @@ class CosFormer(KernelMechanism):
             query, hide(key, key_mask), value, state["sums"]
         )
         state = {"sums": sums, "position": state["position"] + length}
-        return ops.cast(output, dtype), state
+        return output, state

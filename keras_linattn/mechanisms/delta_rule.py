@@ -24,8 +24,8 @@ from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import delta_step
 from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
-from keras_linattn.mechanisms._decay import DecayMechanism
-from keras_linattn.mechanisms._decay import unit_rows
+from keras_linattn.mechanisms._recurrent import RecurrentMechanism
+from keras_linattn.mechanisms._recurrent import unit_rows
 from keras_linattn.mechanisms._registry import register
 
 
@@ -42,7 +42,7 @@ def write_strength(inputs, kernel, bias):
 
 
 @register("delta_rule")
-class DeltaRule(DecayMechanism):
+class DeltaRule(RecurrentMechanism):
     """Causal attention that corrects what its state holds for a key.
 
     Call arguments, result and errors: see `Mechanism`.
@@ -53,7 +53,8 @@ class DeltaRule(DecayMechanism):
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is no bool; if called with `causal=False`.
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
 
     Example:
 
@@ -67,7 +68,7 @@ class DeltaRule(DecayMechanism):
     """
 
     traits = dataclasses.replace(
-        DecayMechanism.traits,
+        RecurrentMechanism.traits,
         gated=True,
         tolerance=3e-5,  # a small output is divided by its size, with its error
         cost="T (C + D) (D + V)",

@@ -120,13 +120,11 @@ class Focused(KernelMechanism):
                 self, self.kernel_size, 1, value_shape[3], self.grid
             )
 
-    def query_features(self, query):
-        return feature_map(query, self.focusing_power)
+    def features(self, x):
+        return feature_map(x, self.focusing_power)
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
-        output = super().attend(
-            query, key, value, key_mask, query_mask, causal, training
-        )
+    def attend(self, query, key, value, **options):
+        output = super().attend(query, key, value, **options)
         if self.kernel_size is None:
             return output
         kernel = ops.cast(self.kernel, value.dtype)

@@ -63,7 +63,8 @@ class GatedDelta(DeltaRule):
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is no bool; if called with `causal=False`.
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
 
     Example:
 

@@ -18,11 +18,10 @@ import math
 
 from keras import ops
 
-from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import vector_decay_product
 from keras_linattn.core.numerics import matmul
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
-from keras_linattn.mechanisms._decay import DecayMechanism
+from keras_linattn.mechanisms._recurrent import RecurrentMechanism
 from keras_linattn.mechanisms._registry import register
 
 SMALLEST_LOG_DECAY = -4.0  # times the chunk of 16: exp(64) is a float32
@@ -47,7 +46,7 @@ def log_decay(inputs, down, up, bias, temperature):
 
 
 @register("gated_linear")
-class GatedLinear(DecayMechanism):
+class GatedLinear(RecurrentMechanism):
     """Causal attention with a forget gate for each feature of the key.
 
     Call arguments, result and errors: see `Mechanism`.
@@ -76,9 +75,8 @@ class GatedLinear(DecayMechanism):
     """
 
     traits = dataclasses.replace(
-        DecayMechanism.traits,
+        RecurrentMechanism.traits,
         gated=True,
-        cost="T (C + D) V",
         source="Yang et al. 2024, arXiv 2312.06635",
     )
     chunk_size = 16
@@ -127,6 +125,3 @@ class GatedLinear(DecayMechanism):
         return vector_decay_product(
             query, key, value, *gates, state, carry_chunks, chunk_size
         )
-
-    def one_step(self, query, key, value, gates, state):
-        return decay_step(query, key, value, *gates, state)

@@ -119,7 +119,9 @@ class InteractiveMultiHead(Mechanism):
             autocast=False,
         )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         queries, query_filled = landmark_means(
             query, self.num_landmarks, query_mask, self.grid
         )

@@ -254,7 +254,9 @@ class LinearRandomized(Mechanism):
         )
         return noise * self.noise_stddev
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         queries, query_filled = self._landmarks(
             query, self.query_map, query_mask
         )

@@ -148,7 +148,9 @@ class Linformer(Mechanism):
             autocast=False,  # the sum over S runs in float32, weights too
         )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         length = ops.shape(key)[2]
         projections = (
             ops.cast(first_columns(p, length), key.dtype)

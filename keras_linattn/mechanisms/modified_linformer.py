@@ -37,7 +37,6 @@ from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.folded import Factors
-from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
@@ -112,7 +111,7 @@ def attend_causally(query, key, value, visible, state):
         value: tensor `[B, H, T, V]`.
         visible: bool tensor `[B or 1, 1, T, 1]`.
         state: tensor `[B, H, D, V + 2]`: the largest key, the sum of
-            exp(key - largest) times the value, and the sum of exp alone.
+            exp(key - largest) times the value, and the sum of exp.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
@@ -338,12 +337,14 @@ class ModifiedLinformer(Mechanism):
                 self.traits, causal=False, recurrent=False, separable=False
             )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         if self.reading == "projected":
             return attend_projected(query, key, value, key_mask)
         if causal:
             state = self.initial_state_for(query, value)
-            return self._causally(state, query, key, value, key_mask)[0]
+            return self.advance(state, query, key, value, key_mask=key_mask)[0]
         return attend_factorised(query, key, value, key_mask)
 
     def factors(self, query, key, key_mask=None):
@@ -354,24 +355,13 @@ class ModifiedLinformer(Mechanism):
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights."""
-        if not self.traits.recurrent:
-            self.refuse_state()
+        self.check_recurrent()
         return keras.KerasTensor(
             (None, num_heads, key_dim, value_dim + 2),
             dtype=accumulation_dtype(self.compute_dtype),
         )
 
-    def step(self, state, query, key, value, key_mask=None):
-        if not self.traits.recurrent:
-            self.refuse_state()
-        dtype = query.dtype
-        heads = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            return ops.cast(self._see_nothing(*heads), dtype), state
-        output, state = self._causally(state, *heads, key_mask)
-        return ops.cast(output, dtype), state
-
-    def _causally(self, state, query, key, value, key_mask):
+    def advance(self, state, query, key, value, *, key_mask):
         visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
         if key_mask is not None:
             visible = spread(ops.cast(key_mask, "bool"), 4, 2)

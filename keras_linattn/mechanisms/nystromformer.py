@@ -146,7 +146,9 @@ class Nystromformer(Mechanism):
         if self.kernel_size is not None:
             self.kernel = add_kernel(self, self.kernel_size, value_shape[1], 1)
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         output = attend(
             query,
             key,

@@ -36,7 +36,6 @@ from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.products import LOWEST
 from keras_linattn.core.products import log_kernel_attention
@@ -164,7 +163,9 @@ class PolaFormer(KernelMechanism):
         exponent = 1 + self.alpha * ops.sigmoid(power)
         return paired_features(query / scale, key / scale, exponent)
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         *queries, key = self._features(query, key)
         if causal:
             key = ops.exp(key)
@@ -194,13 +195,7 @@ class PolaFormer(KernelMechanism):
             for size in (first, value_dim - first)
         )
 
-    def step(self, state, query, key, value, key_mask=None):
-        self.check_recurrent()
-        dtype = query.dtype
-        query, key, value = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
+    def advance(self, state, query, key, value, *, key_mask):
         *queries, key = self._features(query, key)
         key = ops.exp(key)
         stepped = [
@@ -208,4 +203,4 @@ class PolaFormer(KernelMechanism):
             for features, half, before in zip(queries, halves(value), state)
         ]
         outputs, state = zip(*stepped)
-        return ops.cast(ops.concatenate(outputs, axis=-1), dtype), state
+        return ops.concatenate(outputs, axis=-1), state

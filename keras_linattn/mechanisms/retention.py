@@ -20,10 +20,7 @@ import math
 
 from keras import ops
 
-from keras_linattn.core.decay import decay_step
-from keras_linattn.core.decay import scalar_decay_product
-from keras_linattn.mechanisms._chunk_carry import carry_chunks
-from keras_linattn.mechanisms._decay import DecayMechanism
+from keras_linattn.mechanisms._recurrent import RecurrentMechanism
 from keras_linattn.mechanisms._registry import register
 
 
@@ -33,7 +30,7 @@ def log_gammas(heads):
 
 
 @register("retention")
-class Retention(DecayMechanism):
+class Retention(RecurrentMechanism):
     """Causal attention whose past fades by a factor fixed for each head.
 
     Call arguments, result and errors: see `Mechanism`.
@@ -44,7 +41,8 @@ class Retention(DecayMechanism):
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is no bool; if called with `causal=False`.
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
 
     Example:
 
@@ -58,8 +56,7 @@ class Retention(DecayMechanism):
     """
 
     traits = dataclasses.replace(
-        DecayMechanism.traits,
-        cost="T (C + D) V",
+        RecurrentMechanism.traits,
         source="Sun et al. 2023, arXiv 2307.08621",
     )
 
@@ -69,11 +66,3 @@ class Retention(DecayMechanism):
     def gates(self, inputs, heads):
         decay = ops.convert_to_tensor(log_gammas(heads), dtype=inputs.dtype)
         return (ops.reshape(decay, (1, heads, 1, 1)),)
-
-    def chunked(self, query, key, value, gates, state, chunk_size):
-        return scalar_decay_product(
-            query, key, value, *gates, state, carry_chunks, chunk_size
-        )
-
-    def one_step(self, query, key, value, gates, state):
-        return decay_step(query, key, value, *gates, state)

@@ -106,6 +106,8 @@ class Softmax(Mechanism):
         source="Vaswani et al. 2017, arXiv 1706.03762",
     )
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         attending = attend_causally if causal else attend
         return attending(query, key, value, key_mask)

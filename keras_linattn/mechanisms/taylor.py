@@ -63,8 +63,8 @@ class Taylor(KernelMechanism):
         source="Arora et al. 2024, arXiv 2402.18668",
     )
 
-    def query_features(self, query):
-        return feature_map(query)
+    def features(self, x):
+        return feature_map(x)
 
     def num_features_for(self, key_dim):
         return 1 + key_dim + key_dim * (key_dim + 1) // 2

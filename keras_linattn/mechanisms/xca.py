@@ -81,17 +81,9 @@ class XCA(Mechanism):
             autocast=False,
         )
 
-    def check_call(self, query, key, value, causal=False):
-        super().check_call(query, key, value, causal)
-        if key[-1] != value[-1]:
-            raise ValueError(
-                "XCA mixes the features of the values with weights between "
-                "those of the keys: there must be as many. Received: key "
-                f"shape {tuple(key)}, value shape {tuple(value)}. Leave "
-                "`value_dim` out, or set it to `key_dim`."
-            )
-
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
         temperature = ops.cast(self.temperature, query.dtype)
         temperature = ops.reshape(temperature, (-1, 1, 1))
         return attend(query, key, value, temperature)

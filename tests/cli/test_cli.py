@@ -262,7 +262,7 @@ from keras_linattn import mechanisms
 
 @mechanisms.register("of_{name}", package="{name}")
 class OfThisModule(mechanisms.Mechanism):
-    def attend(self, query, key, value, *unused):
+    def attend(self, query, key, value, **unused):
         return query
 """
 

@@ -233,8 +233,8 @@ def test_inputs_of_another_type_are_cast():
 class Doubled(mechanisms.ModifiedLinformer):
     """Says nothing of factors: those that it inherits are not its own."""
 
-    def attend(self, *arguments):
-        return 2 * super().attend(*arguments)
+    def attend(self, *heads, **options):
+        return 2 * super().attend(*heads, **options)
 
 
 def test_a_subclass_is_not_bypassed():

@@ -20,10 +20,9 @@ class Dropped(mechanisms.LinearTransformer):
         super().__init__(**kwargs)
         self.drop = keras.layers.Dropout(0.3)
 
-    def attend(self, query, key, value, *args):
-        training = args[-1]
+    def attend(self, query, key, value, *, training, **options):
         value = self.drop(value, training=training)
-        return super().attend(query, key, value, *args)
+        return super().attend(query, key, value, training=training, **options)
 
 
 class Stack(keras.layers.Layer):

@@ -116,7 +116,7 @@ def test_package_does_not_depend_on_where_a_class_is_defined():
 def test_file_with_an_unknown_mechanism(tmp_path):
     @mechanisms.register("of_another_package", package="another")
     class OfAnotherPackage(mechanisms.Mechanism):
-        def attend(self, query, key, value, *unused):
+        def attend(self, query, key, value, **unused):
             return query
 
     model = keras.Sequential(

@@ -15,7 +15,7 @@ from keras_linattn.testing.references._common import visible_pairs
 class MeanOfValues(mechanisms.Mechanism):
     """The mean of the visible values, for every query."""
 
-    def attend(self, query, key, value, key_mask, query_mask, causal, training):
+    def attend(self, query, key, value, *, key_mask, **others):
         if key_mask is None:
             weights = ops.ones_like(value[:, :1, :, :1])
         else:
@@ -34,8 +34,8 @@ def reference(
 
 
 class IgnoresMask(MeanOfValues):
-    def attend(self, query, key, value, key_mask, *others):
-        return super().attend(query, key, value, None, *others)
+    def attend(self, query, key, value, *, key_mask, **others):
+        return super().attend(query, key, value, key_mask=None, **others)
 
 
 class SumsInHalf(MeanOfValues):
@@ -46,10 +46,10 @@ class SumsInHalf(MeanOfValues):
 
 
 class IsQuadratic(MeanOfValues):
-    def attend(self, query, key, value, *others):
+    def attend(self, query, key, value, **others):
         square = ops.matmul(query, ops.swapaxes(key, -1, -2))
         extra = ops.sum(square, axis=-1, keepdims=True)
-        return super().attend(query, key, value, *others) + 0 * extra
+        return super().attend(query, key, value, **others) + 0 * extra
 
 
 class ForgetsItsArgument(MeanOfValues):
@@ -61,8 +61,8 @@ class ForgetsItsArgument(MeanOfValues):
 
 
 class DetachesValues(MeanOfValues):
-    def attend(self, query, key, value, *others):
-        return super().attend(query, key, ops.stop_gradient(value), *others)
+    def attend(self, query, key, value, **others):
+        return super().attend(query, key, ops.stop_gradient(value), **others)
 
 
 class ClaimsCausal(MeanOfValues):
@@ -70,8 +70,8 @@ class ClaimsCausal(MeanOfValues):
 
 
 class OffByLittle(MeanOfValues):
-    def attend(self, query, *others):
-        return 1.0001 * super().attend(query, *others)
+    def attend(self, query, key, value, **others):
+        return 1.0001 * super().attend(query, key, value, **others)
 
 
 def test_a_right_mechanism_of_ones_own_passes():

@@ -1,16 +1,19 @@
-"""What mechanisms share whose state fades or is corrected: S `[D, V]`."""
+"""The base of recurrences whose state is a matrix S `[D, V]` for each head."""
 
 import keras
 from keras import ops
 
 from keras_linattn.core.chunks import fitting_size
-from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.decay import decay_step
+from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import mean
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.mechanisms._chunk_carry import loop_over_positions
 from keras_linattn.mechanisms._traits import Traits
 
 EPSILON = 1e-5  # added to mean squares
@@ -36,17 +39,44 @@ def _divided_by_size(x, reduce):
     return x * ops.rsqrt(square + EPSILON * ops.square(scale))
 
 
-class DecayMechanism(Mechanism):
+class RecurrentMechanism(Mechanism):
     """Causal attention through a state S `[D, V]` for each head.
 
-    A subclass writes `gates` where it has weights, `chunked` and `one_step`,
-    and `features` where keys and queries are changed first. Hidden positions
-    leave the state as it is: their gates are 0.
+    By default the state fades and takes in the new key and value:
+
+        S_t = exp(g_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t
+
+    A subclass writes `gates`, which returns g, and `build_gates` for their
+    weights (with the trait `gated`). `features` changes queries and keys
+    first. For another recurrence, write it as `one_step`: longer inputs then
+    run one position after the other, until you write `chunked` too, the same
+    for many positions at once. The base hides masked positions: they leave
+    the state as it is, since their keys, values and gates are 0.
 
     Call arguments: those of `Mechanism`, and
-        inputs: optional tensor `(B, T, F)`, what the layer was called with;
-            gates are projected from it. Defaults to `None`: the heads of the
-            query side by side, `(B, T, H D)`.
+        inputs: optional tensor `(B, T, F)`, the input of the layer, from which
+            `gates` are computed. Defaults to `None`: the heads of the query
+            side by side, `(B, T, H D)`.
+
+    Args:
+        output_norm: bool, divide each head's output by its root mean square.
+            Defaults to `True`.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> class Halving(mechanisms.RecurrentMechanism):
+    ...     def gates(self, inputs, heads):
+    ...         return (keras.ops.full((1, heads, 1, 1), -np.log(2.0)),)
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> tuple(Halving()(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
     """
 
     traits = Traits(
@@ -57,9 +87,10 @@ class DecayMechanism(Mechanism):
         normalised=False,
         explicit=False,
         key_order_free=False,
+        cost="T (C + D) V",
         state="D V",
     )
-    chunk_size = 64
+    chunk_size = 64  # positions that `chunked` takes at once, at most
 
     def __init__(self, output_norm=True, **kwargs):
         super().__init__(**kwargs)
@@ -77,29 +108,67 @@ class DecayMechanism(Mechanism):
             self.build_gates(size, heads, key_dim)
 
     def build_gates(self, input_dim, heads, key_dim):
-        """Makes the weights of the gates."""
+        """Creates the weights of the gates, with the trait `gated`.
+
+        Args:
+            input_dim: int, F, the last dimension of `inputs`.
+            heads: int, H.
+            key_dim: int, D.
+        """
 
     def features(self, query, key):
-        """What is done to query and key before anything else."""
+        """Changes query and key `[B, H, T, D]` before anything else."""
         return query, key
 
     def gates(self, inputs, heads):
-        """Tuple of tensors `[B or 1, H, T or 1, D or 1]`, 0 = no change."""
-        raise NotImplementedError(
-            f"`{type(self).__name__}` must define `gates`."
-        )
+        """Computes the gates from the input of the layer.
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
-        """Any number of positions: the output and the state after them."""
-        raise NotImplementedError(
-            f"`{type(self).__name__}` must define `chunked`."
-        )
+        Args:
+            inputs: tensor `[B, T, F]`, 0 where masked.
+            heads: int, H.
+
+        Returns:
+            Tuple of tensors `[B or 1, H, T or 1, D or 1]`. A gate of 0 must
+            leave the state as it is: a decay is returned as its logarithm.
+        """
+        raise self._must_define("gates")
 
     def one_step(self, query, key, value, gates, state):
-        """`chunked` for T = 1."""
-        raise NotImplementedError(
-            f"`{type(self).__name__}` must define `one_step`."
-        )
+        """Computes one position.
+
+        Args:
+            query: tensor `[B, H, 1, D]`.
+            key: tensor `[B, H, 1, D]`.
+            value: tensor `[B, H, 1, V]`.
+            gates: tuple of tensors `[B, H, 1, D or 1]`, from `gates`.
+            state: tensor `[B, H, D, V]`, S.
+
+        Returns:
+            The output `[B, H, 1, V]`, and the next state.
+        """
+        return decay_step(query, key, value, *gates, state)
+
+    def chunked(self, query, key, value, gates, state, chunk_size):
+        """Computes T positions at once: `one_step`, T times.
+
+        Args:
+            query: tensor `[B, H, T, D]`.
+            key: tensor `[B, H, T, D]`.
+            value: tensor `[B, H, T, V]`.
+            gates: tuple of tensors `[B, H, T, D or 1]`, from `gates`.
+            state: tensor `[B, H, D, V]`, S before the first position.
+            chunk_size: int, how many positions to take at once.
+
+        Returns:
+            The output `[B, H, T, V]`, and the state after the last position.
+        """
+        heads = query, key, value
+        fades = type(self).one_step is RecurrentMechanism.one_step
+        if fades and gates[0].shape[-1] == 1:
+            return scalar_decay_product(
+                *heads, *gates, state, carry_chunks, chunk_size
+            )
+        return loop_over_positions(self.one_step, heads, gates, state)
 
     def call(
         self,
@@ -113,7 +182,7 @@ class DecayMechanism(Mechanism):
         inputs=None,
     ):
         self.check_call(query.shape, key.shape, value.shape, causal)
-        if query_mask is not key_mask:  # which `step` hides, too
+        if query_mask is not key_mask:  # `advance` hides the key mask
             query = hide(query, query_mask)
         state = self.initial_state_for(query, value)
         return self.step(state, query, key, value, key_mask, inputs)[0]
@@ -126,12 +195,12 @@ class DecayMechanism(Mechanism):
         )
 
     def step(self, state, query, key, value, key_mask=None, inputs=None):
-        dtype = query.dtype
+        return super().step(
+            state, query, key, value, key_mask=key_mask, inputs=inputs
+        )
+
+    def advance(self, state, query, key, value, *, key_mask, inputs=None):
         query = hide(query, key_mask)
-        query, key, value = self._prepare(query, key, value, key_mask)
-        if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         if query.shape[2] == 1:
@@ -140,7 +209,7 @@ class DecayMechanism(Mechanism):
             output, state = self._in_chunks(query, key, value, gates, state)
         if self.output_norm:
             output = normalise_rows(output)
-        return ops.cast(output, dtype), state
+        return output, state
 
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)

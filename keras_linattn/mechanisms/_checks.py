@@ -1,4 +1,4 @@
-"""Rules about the lengths of queries and keys, static and at run time."""
+"""Rules about shapes and lengths of heads, static and at run time."""
 
 import math
 
@@ -6,6 +6,53 @@ from keras import ops
 
 from keras_linattn.core.lengths import require_at_run_time
 from keras_linattn.core.lengths import with_length_of
+
+
+def check_heads(mechanism, query, key, value, causal):
+    """Raises a `ValueError` if heads of these shapes cannot be attended.
+
+    Args: see `Mechanism.check_call`.
+    """
+    received = (
+        f"Received: query shape {tuple(query)}, key shape {tuple(key)}, "
+        f"value shape {tuple(value)}"
+    )
+    if not len(query) == len(key) == len(value) == 4:
+        raise ValueError(
+            "A mechanism works on heads `[B, H, T, D]`, of rank 4. "
+            f"{received}. The layers split heads for you."
+        )
+    if _differ(query[-1], key[-1]) or _differ(key[2], value[2]):
+        raise ValueError(
+            "`query` and `key` must have the same last dimension, `key` "
+            f"and `value` the same length. {received}."
+        )
+    if mechanism.traits.equal_dims and _differ(key[-1], value[-1]):
+        raise ValueError(
+            f"`{type(mechanism).__name__}` needs values with as many features "
+            f"as keys. {received}. Leave `value_dim` out, or set it to "
+            "`key_dim`."
+        )
+    if causal and not mechanism.traits.causal:
+        raise ValueError(
+            f"`{type(mechanism).__name__}` has no exact causal form in linear "
+            f"time. {received}, causal=True. Use a mechanism with the "
+            "trait `causal`, such as 'linear_transformer'."
+        )
+    if not causal and not mechanism.traits.bidirectional:
+        raise ValueError(
+            f"`{type(mechanism).__name__}` attends causally only: each "
+            f"position reads the state of those before it. {received}, "
+            "causal=False. "
+            "Pass `causal=True` to `LinearSelfAttention`, "
+            "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
+            "another mechanism."
+        )
+    check_known_lengths(mechanism, query, key, causal, received)
+
+
+def _differ(size, other):
+    return size is not None and other is not None and size != other
 
 
 def check_known_lengths(mechanism, query, key, causal, received):
@@ -19,7 +66,7 @@ def check_known_lengths(mechanism, query, key, causal, received):
         received: str, the shapes, for the error.
     """
     lengths = {n for n in (query[2], key[2]) if isinstance(n, int)}
-    # A length that JAX exports is no int, but knows what it differs from.
+    # JAX exports a length as a symbol, which compares but is not an int.
     differ = None not in (query[2], key[2]) and query[2] != key[2]
     if _of_one_length(mechanism, causal) and differ:
         raise ValueError(_not_as_long(mechanism, causal, received))
