@@ -17,7 +17,8 @@ phi(x) = e^x vanishes below -87, and e^x times e^x sooner. Both ways we form
 from logarithms, which is exact at any size. Causally a query is relative to
 its row's maximum and 1e-30 is added to phi of negative keys: weights are exact
 where phi(k) > 1e-25 for a visible key in a feature where the query is largest,
-and tend to equal ones below.
+and tend to equal ones below; sums of features times values must stay below
+3e38.
 """
 
 from keras import ops

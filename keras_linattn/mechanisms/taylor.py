@@ -13,12 +13,19 @@ Differs from the paper: u_i u_j and u_j u_i are one feature, which gives the
 same products at half the cost; the paper projects to a small feature
 dimension of its own (16), here D is the `key_dim` of the layer; Based pairs
 this with sliding-window attention, which is another mechanism.
+
+Features grow with the square of a head. Those of a query are relative to
+their largest, and without a causal mask those of the keys too: the factors
+cancel. Causally a maximum would look ahead, so sums of features times values
+must stay below 3e38: values of 1e30 allow keys of about 100.
 """
 
 import math
 
 from keras import ops
 
+from keras_linattn.core.masks import hide
+from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -34,6 +41,12 @@ def feature_map(x):
         features += [x[..., i : i + 1] ** 2 / math.sqrt(2)]
         features += [x[..., i : i + 1] * x[..., i + 1 :]] * (i + 1 < dim)
     return ops.concatenate(features, axis=-1)
+
+
+def over_largest(features, axis):
+    """Features over their largest magnitude along `axis`, if that is over 1."""
+    largest = ops.max(ops.abs(features), axis=axis, keepdims=True, initial=1)
+    return features / ops.stop_gradient(largest)
 
 
 @register("taylor")
@@ -63,8 +76,20 @@ class Taylor(KernelMechanism):
         source="Arora et al. 2024, arXiv 2402.18668",
     )
 
-    def features(self, x):
-        return feature_map(x)
+    def query_features(self, query):
+        return over_largest(feature_map(query), axis=-1)
+
+    def key_features(self, key):
+        return feature_map(key)
+
+    def attend(self, query, key, value, *, key_mask, causal, **options):
+        if causal:
+            return super().attend(
+                query, key, value, key_mask=key_mask, causal=causal, **options
+            )
+        key = hide(self.key_features(key), key_mask)
+        key = over_largest(key, axis=(2, 3))
+        return kernel_attention(self.query_features(query), key, value)
 
     def num_features_for(self, key_dim):
         return 1 + key_dim + key_dim * (key_dim + 1) // 2
