@@ -54,7 +54,7 @@ def normalise(mechanism, output):
 
 
 def sigmoid(x):
-    return (1 + np.tanh(x / 2)) / 2  # exp would overflow
+    return np.exp(-np.logaddexp(0, -x))
 
 
 def unit_silu(x):

@@ -11,7 +11,7 @@ CONFIGS = ({}, {"output_norm": False})
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     write = _state.delta(write_strength(weights, query))
     logits = _state.side_by_side(query) @ weights["decay_kernel"]
-    steps = np.log1p(np.exp(logits + weights["decay_bias"]))
+    steps = np.logaddexp(0, logits + weights["decay_bias"])
     decay = np.exp(-np.exp(weights["log_rate"]) * steps)
     decay = np.swapaxes(decay, 1, 2)[..., None]
     query, key = _state.unit_silu(query), _state.unit_silu(key)
