@@ -11,8 +11,8 @@ from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._transformer_block import TransformerBlock
-from keras_linattn.layers.linear_transformer_decoder import (
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks.linear_transformer_decoder import (
     LinearTransformerDecoder,
 )
 

@@ -6,7 +6,7 @@ from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
-from keras_linattn.layers._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 
 
 @keras.saving.register_keras_serializable("keras_linattn")

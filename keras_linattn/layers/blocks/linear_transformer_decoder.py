@@ -15,7 +15,7 @@ from keras_linattn.layers._heads import attend_to_heads
 from keras_linattn.layers._heads import attend_to_summary
 from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import serialize_mechanism
-from keras_linattn.layers._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 
 
 @keras.saving.register_keras_serializable("keras_linattn")

@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from keras_linattn.layers._base_layer import makes_sublayers
-from keras_linattn.layers.linear_self_attention import LinearSelfAttention
+from keras_linattn.layers.attention.linear_self_attention import (
+    LinearSelfAttention,
+)
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
