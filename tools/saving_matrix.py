@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).parents[1]
 
+import _process  # noqa: E402  (after the choice of a backend)
 import _saving_report  # noqa: E402  (after the choice of a backend)
 from _saving_formats import BACKENDS  # noqa: E402
 from _saving_formats import FORMATS  # noqa: E402
@@ -39,7 +39,6 @@ from _saving_reasons import key_of  # noqa: E402
 from keras_linattn import mechanisms  # noqa: E402
 
 WORKER = pathlib.Path(__file__).with_name("_saving_worker.py")
-LAST_LINES = 12  # of a process that failed
 SLOWEST_FIRST = ("jax", "torch", "tensorflow")
 
 
@@ -109,23 +108,14 @@ def compute(jobs, say=lambda line: None):
 def work(phase, backend, folder, say):
     """The cells that one process finds."""
     start = time.monotonic()
-    child = subprocess.run(
-        [sys.executable, WORKER, phase, folder / "jobs.json", folder],
-        env={
-            # Most of the time would go to XLA's compiler.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",  # converters write what they like
-    )
-    if child.returncode:
-        lines = child.stdout.splitlines()[-LAST_LINES:]
-        raise RuntimeError("\n".join(lines))
+    environment = {
+        # Most of the time would go to XLA's compiler.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+    }
+    _process.run([WORKER, phase, folder / "jobs.json", folder], environment)
     say(f"{phase} {backend}: {time.monotonic() - start:.0f} s")
     cells = (folder / f"{phase}-{backend}.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in cells.splitlines()]

@@ -23,17 +23,7 @@ NO_LIMIT = [("grpc.max_receive_message_length", -1)]  # 4 MB is the default
 
 
 def wait_until_ready(url, name, version=None, seconds=60):
-    """Returns when the server has the model (or this version of it).
-
-    Args:
-        url: of the REST interface, such as `"http://localhost:8501"`.
-        name: the model's name.
-        version: int, or `None` for any. Defaults to `None`.
-        seconds: how long to wait. Defaults to 60.
-
-    Raises:
-        TimeoutError: if the server does not answer, or has no such model.
-    """
+    """Waits until the server at `url` (REST) has the model, or this version."""
     end = time.monotonic() + seconds
     while True:
         try:
@@ -54,21 +44,14 @@ def wait_until_ready(url, name, version=None, seconds=60):
 
 
 def ask_rest(url, name, inputs, signature="serving_default", version=None):
-    """The model's outputs, by the REST interface.
+    """Returns the model's outputs by name, over REST.
 
     Args:
         url: such as `"http://localhost:8501"`.
         name: the model's name.
-        inputs: dict from the inputs' names to arrays, or lists of str or
-            bytes.
-        signature: defaults to `"serving_default"`.
+        inputs: dict from names to arrays, or to lists of str or bytes.
+        signature: str. Defaults to `"serving_default"`.
         version: int, or `None` for the newest. Defaults to `None`.
-
-    Returns:
-        Dict from the outputs' names to arrays.
-
-    Raises:
-        RuntimeError: with the server's message, if it refuses.
     """
     body = {
         "signature_name": signature,
@@ -90,19 +73,7 @@ def ask_rest(url, name, inputs, signature="serving_default", version=None):
 
 
 def ask_grpc(address, name, inputs, signature="serving_default", version=None):
-    """The model's outputs, by gRPC: arguments and result as `ask_rest`.
-
-    Args:
-        address: such as `"localhost:8500"`.
-        name: the model's name.
-        inputs: dict from the inputs' names to arrays, or lists of str or
-            bytes.
-        signature: defaults to `"serving_default"`.
-        version: int, or `None` for the newest. Defaults to `None`.
-
-    Raises:
-        grpc.RpcError: with the server's message, if it refuses.
-    """
+    """Does the same over gRPC, at an address such as `"localhost:8500"`."""
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2

@@ -2,10 +2,10 @@
 
 import math
 
-from keras import backend
 from keras import ops
 
-GROUP = 8  # chunks whose running sum is unrolled
+from keras_linattn.core import backends
+from keras_linattn.core.backends.thresholds import GROUP
 
 
 def fitting_size(size, length):
@@ -87,8 +87,7 @@ def running_sums(x, start=None):
     """The sums before each chunk and after the last one.
 
     A sum over earlier chunks alone, with no product in it: what is not finite
-    later cannot reach an earlier sum. `ops.cumsum` is the plain form, and
-    fast under torch; elsewhere it takes longer than the attention itself.
+    later cannot reach an earlier sum.
 
     Args:
         x: tensor `[B, H, N, R, V]`.
@@ -100,24 +99,27 @@ def running_sums(x, start=None):
     """
     if start is None:
         start = ops.zeros_like(x[:, :, 0])
-    if backend.backend() == "torch" and x.shape[2] != 1:
-        return cumulative_sums(x, start)
-    return grouped_sums(x, start)
+    if x.shape[2] == 1:
+        return ops.expand_dims(start, 2), start + x[:, :, 0]
+    return cumulative_sums(x, start)
 
 
+@backends.with_fast_forms
 def cumulative_sums(x, start):
-    """`running_sums` by `ops.cumsum`."""
+    """`running_sums` by `ops.cumsum`, which is fast under torch only."""
     x = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
     running = ops.cumsum(x, axis=2)
     # Shifted, not subtracted: a chunk's own sum holds its future positions.
     return running[:, :, :-1], running[:, :, -1]
 
 
-def grouped_sums(x, start):
+def grouped_sums(x, start, of_groups):
     """`running_sums` by additions within groups of chunks.
 
-    The sums of whole groups are summed up likewise under TensorFlow, whose
-    `cumsum` is slow, and by `ops.cumsum` under JAX, where that is faster.
+    Args:
+        x: tensor `[B, H, N, R, V]`.
+        start: tensor `[B, H, R, V]`.
+        of_groups: callable, `running_sums` of the sums of whole groups.
     """
     count = ops.shape(x)[2]
     size = fitting_size(GROUP, count)
@@ -128,10 +130,6 @@ def grouped_sums(x, start):
     if isinstance(count, int) and count == size:
         before, after = ops.expand_dims(start, 2), start + inside[-1][:, :, 0]
     else:
-        totals = inside[-1]
-        again = backend.backend() != "jax" and isinstance(count, int)
-        before, after = (grouped_sums if again else cumulative_sums)(
-            totals, start
-        )
+        before, after = of_groups(inside[-1], start)
     sums = [before] + [before + part for part in inside[:-1]]
     return join_chunks(ops.stack(sums, axis=3), count), after

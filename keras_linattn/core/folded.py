@@ -13,9 +13,9 @@ and the output projection do their work and the attention's.
 from typing import Any
 from typing import NamedTuple
 
-from keras import backend
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.products import product_plus
 
 
@@ -88,9 +88,7 @@ def join_heads(x):
     return ops.reshape(x, (batch, length, heads * dim))
 
 
+@backends.with_fast_forms
 def sum_over_positions(weights, x):
     """sum_s w_s^T x_s: `[B, S, R]` and `[B, S, F]` to `[B, R, F]`."""
-    if backend.backend() == "jax":
-        # XLA is slow at a product of a transposed array, torch at `einsum`.
-        return ops.einsum("bsr,bsf->brf", weights, x)
     return ops.matmul(ops.swapaxes(weights, -1, -2), x)

@@ -1,7 +1,8 @@
 """Lengths: those of nothing, and those that only the run time knows."""
 
-from keras import backend
 from keras import ops
+
+from keras_linattn.core import backends
 
 
 def is_empty(*shapes):
@@ -21,6 +22,7 @@ def empty_sum(*tensors):
     return sum(ops.sum(ops.reshape(x, (-1,))[:0]) for x in tensors)
 
 
+@backends.per_backend
 def require_at_run_time(holds, message):
     """Stops a TensorFlow graph in which a rule about lengths is broken.
 
@@ -33,15 +35,12 @@ def require_at_run_time(holds, message):
         message: str, of the error.
 
     Returns:
-        List of what must run first, empty but for TensorFlow.
+        List of operations that must run first; empty except in TensorFlow.
     """
-    if backend.backend() != "tensorflow":
-        return []
-    import tensorflow as tf
-
-    return [tf.debugging.Assert(holds, [message])]
+    return []
 
 
+@backends.per_backend
 def with_length_of(query, tensors, message):
     """The tensors, as long as the query, also where TensorFlow cannot tell.
 
@@ -56,22 +55,4 @@ def with_length_of(query, tensors, message):
     Returns:
         List of the tensors.
     """
-    if backend.backend() != "tensorflow":
-        return tensors
-    return [
-        _as_long(query, x, message)
-        if None in (query.shape[2], x.shape[2])
-        else x
-        for x in tensors
-    ]
-
-
-def _as_long(query, x, message):
-    import tensorflow as tf
-
-    length, shape = ops.shape(query)[2], list(ops.shape(x))
-    holds = ops.equal(shape[2], length)
-    with tf.control_dependencies(require_at_run_time(holds, message)):
-        shape[2] = tf.identity(length)
-    # Free, and an error under XLA, where there are no assertions.
-    return ops.reshape(x, shape)
+    return tensors

@@ -3,9 +3,10 @@
 from keras import backend
 from keras import ops
 
+from keras_linattn.core import backends
+
 EXACT = ("float32", "float64")  # in half precision, sums need a wider type
 SMALLEST_SUM = 1e-35  # smaller sums of weights have no digits left
-SHORT_FOR_TORCH = 2048  # entries over which its softmax is faster than parts
 
 
 def accumulation_dtype(dtype):
@@ -91,6 +92,7 @@ def masked_softmax(x, visible=None, axis=-1):
     return safe_divide(weights, ops.sum(weights, axis, keepdims=True))
 
 
+@backends.with_fast_forms
 def softmax_parts(x, visible=None, axis=-1):
     """Weights and their sums over `axis`: the softmax, but for its division.
 
@@ -100,12 +102,5 @@ def softmax_parts(x, visible=None, axis=-1):
         Tensor of `x`'s shape, and one without `axis`, 0 where nothing is
         visible.
     """
-    length = x.shape[axis]
-    # A length that torch exports is a symbol: to compare it would bound it.
-    short = isinstance(length, int) and length <= SHORT_FOR_TORCH
-    if short and visible is None and backend.backend() == "torch":
-        # One kernel for all, where the parts are four passes.
-        weights = masked_softmax(x, axis=axis)
-        return weights, ops.ones_like(weights.select(axis, 0))
     weights = masked_exp(x, visible, axis)
     return weights, ops.sum(weights, axis=axis)

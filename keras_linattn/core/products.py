@@ -1,8 +1,9 @@
 """Products multiplied right to left, so that no `[T, S]` matrix is formed."""
 
-from keras import backend
 from keras import ops
 
+from keras_linattn.core import backends
+from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
@@ -12,7 +13,6 @@ from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import safe_divide
 
 LOWEST = -1e30  # log of a feature of 0; finite, since inf - inf is NaN
-CHUNK_SIZE = 64  # 64 and 128 were the fastest on CPU for D = 64
 
 
 def key_value_product(key, value):
@@ -20,8 +20,9 @@ def key_value_product(key, value):
     return ops.matmul(ops.swapaxes(key, -1, -2), value)
 
 
+@backends.with_fast_forms
 def product_plus(addend, x, y):
-    """addend + x y: under torch in one pass over the result, not two.
+    """addend + x y.
 
     Args:
         addend: tensor that broadcasts against the product.
@@ -31,22 +32,7 @@ def product_plus(addend, x, y):
     Returns:
         Tensor `[..., T, V]`.
     """
-    if backend.backend() == "torch":
-        return _fused_product_plus(addend, x, y)
     return addend + ops.matmul(x, y)
-
-
-def _fused_product_plus(addend, x, y):
-    import torch
-
-    addend, x, y = map(ops.convert_to_tensor, (addend, x, y))
-    shape = (*x.shape[:-1], y.shape[-1])
-    if len(shape) == 2:
-        return torch.addmm(addend, x, y)
-    if addend.ndim == len(shape):  # else a vector, which broadcasts as it is
-        addend = addend.expand(shape).reshape(-1, *shape[-2:])
-    x, y = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
-    return torch.baddbmm(addend, x, y).reshape(shape)
 
 
 def kernel_attention(query, key, value):

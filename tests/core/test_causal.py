@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core import causal
-from keras_linattn.core import in_place
 from keras_linattn.testing import timing
 from tools.bench import runtime
 
-FAST = {"torch": "in_place", "jax": "segments"}.get(keras.backend.backend())
+BACKEND = keras.backend.backend()
 SHAPES = [(1, 2, 512), (2, 3, 700), (3, 1, 577)]  # B, H, T
 RANK, DIM = 5, 3
 
@@ -55,7 +55,7 @@ class Attention(keras.layers.Layer):
 def test_is_the_portable_form(shape, with_state):
     arrays = heads(*shape, with_state)
     found = run(causal.attend_causally, arrays)
-    wanted = run(causal.attend_at_once, arrays)
+    wanted = run(causal.attend_causally.portable, arrays)
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_the_portable_form(shape):
     x = ops.convert_to_tensor(heads(*shape)[2])
     found, wanted = (
         keras.tree.flatten(timing.training_step(Attention(attend))(x))
-        for attend in (causal.attend_causally, causal.attend_at_once)
+        for attend in (causal.attend_causally, causal.attend_causally.portable)
     )
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
@@ -93,41 +93,21 @@ def test_a_row_that_sees_no_key_is_0():
     assert np.all(output[:, :, :550] == 0) and np.all(output[:, :, 550] != 0)
 
 
-def test_chooses(monkeypatch):
-    chosen = []
-
-    def choose(name, form):
-        def call(*arguments):
-            chosen.append(name)
-            return form(*arguments)
-
-        return call
-
-    forms = {
-        "in_place": (in_place, "attend_causally"),
-        "segments": (causal, "attend_in_segments"),
-        "at once": (causal, "attend_at_once"),
-    }
-    for name, place in forms.items():
-        monkeypatch.setattr(*place, choose(name, getattr(*place)))
-    long, short = heads(1, 1, 512), heads(1, 1, 511)
-    run(causal.attend_causally, long)
-    assert chosen[0] == (FAST or "at once")
-    chosen.clear()
-    run(causal.attend_causally, short)
-    assert chosen == ["at once"]
-
-
-@pytest.mark.skipif(FAST != "in_place", reason="torch alone computes in place")
+@pytest.mark.skipif(BACKEND != "torch", reason="torch alone computes in place")
 def test_in_place_only_where_nothing_else_follows():
     import torch
 
+    def is_in_place(*tensors):
+        found = backends.current().attend_causally(*tensors)
+        return found is not NotImplemented
+
     tensors = [torch.from_numpy(x) for x in heads(1, 2, 512)]
-    assert not in_place.can_attend(*tensors)
+    assert not is_in_place(*tensors)
     with torch.no_grad():
-        assert in_place.can_attend(*tensors)
-        assert not in_place.can_attend(*(x.half() for x in tensors))
-        assert not in_place.can_attend(tensors[0].double(), *tensors[1:])
+        assert is_in_place(*tensors)
+        assert not is_in_place(*(x[:, :, :511] for x in tensors[:3]))
+        assert not is_in_place(*(x.half() for x in tensors))
+        assert not is_in_place(tensors[0].double(), *tensors[1:])
         each = [torch.stack([x, x]) for x in tensors]
         output, _ = torch.vmap(causal.attend_causally)(*each)
         wanted, _ = causal.attend_causally(*tensors)
@@ -135,7 +115,7 @@ def test_in_place_only_where_nothing_else_follows():
     torch.testing.assert_close(output[1], wanted)
 
 
-@pytest.mark.skipif(FAST != "segments", reason="JAX alone exports symbols")
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone exports symbols")
 def test_a_batch_that_is_a_symbol():
     import jax
     from jax import export

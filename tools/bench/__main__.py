@@ -13,14 +13,12 @@ there, and --resume takes from that file what it holds already.
 import argparse
 import importlib.util
 import json
-import os
 import pathlib
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
 
+from tools import _process
 from tools.bench import report
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,9 +48,12 @@ PEERS = (
 CASES = ("floor", *(f"linear:{name}" for name in MECHANISMS), "keras_mha")
 DECODERS = ("linear:linear_transformer", "keras_hub_cache")
 # glibc then gives freed tensors back at once, instead of keeping them: the
-# resident memory is what is in use.
-RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-LAST_LINES = 12  # of a job that failed
+# resident memory is what is in use. tools/setup.sh may have set the opposite.
+RETURN_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "LD_PRELOAD": "",
+}
 
 
 def parse(arguments=None):
@@ -202,28 +203,14 @@ class Results:
 def run_job(job, backend):
     """The job, and what its process answers or the end of what it said."""
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        answer = pathlib.Path(folder, "answer.json")
-        child = subprocess.run(
-            [sys.executable, "-m", "tools.bench.worker"]
-            + [json.dumps(job), str(answer)],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-                **(RETURN_MEMORY if job["group"] == "memory" else {}),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-        )
-        result = {**job, "backend": backend}
-        if child.returncode:
-            lines = child.stdout.splitlines()[-LAST_LINES:]
-            result["failed"] = "\n".join(lines)
-        else:
-            result |= json.loads(answer.read_text(encoding="utf-8"))
+    environment = {"KERAS_BACKEND": backend}
+    if job["group"] == "memory":
+        environment |= RETURN_MEMORY
+    result = {**job, "backend": backend}
+    try:
+        result |= _process.ask("tools.bench.worker", job, environment)
+    except RuntimeError as error:
+        result["failed"] = str(error)
     result["seconds"] = round(time.perf_counter() - start, 1)
     return result
 

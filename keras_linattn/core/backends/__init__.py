@@ -13,6 +13,9 @@ portable form runs. `keras_linattn.config.set_fast_forms(False)`, or the
 environment variable `KERAS_LINATTN_FAST_FORMS=0`, turns all of them off.
 
 Both give the same numbers: `tests/core/test_backends.py` compares each pair.
+
+What a backend can do only in its own way, such as an assertion in a graph, is
+decorated with `per_backend`; the switch leaves it alone.
 """
 
 import functools
@@ -46,25 +49,28 @@ def with_fast_forms(portable):
 
     The portable form stays available as the attribute `portable`.
     """
-    name = portable.__name__
+    dispatch = _dispatch(portable, fast_forms)
+    DISPATCHED[portable.__name__] = dispatch
+    return dispatch
 
+
+def per_backend(portable):
+    """Lets the current backend replace a function, whatever the switch says."""
+    return _dispatch(portable, lambda: True)
+
+
+def _dispatch(portable, enabled):
     @functools.wraps(portable)
     def dispatch(*args, **kwargs):
-        fast = fast_form(name) if _FAST_FORMS else None
-        if fast is not None:
-            result = fast(*args, **kwargs)
+        own = getattr(current(), portable.__name__, None)
+        if own is not None and enabled():
+            result = own(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         return portable(*args, **kwargs)
 
     dispatch.portable = portable
-    DISPATCHED[name] = dispatch
     return dispatch
-
-
-def fast_form(name):
-    """Returns the current backend's form of a function, or `None`."""
-    return getattr(current(), name, None)
 
 
 @functools.cache

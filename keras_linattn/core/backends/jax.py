@@ -8,6 +8,13 @@ import keras
 from jax import export
 from keras import ops
 
+from keras_linattn.core import causal
+from keras_linattn.core import chunks
+from keras_linattn.core.backends.thresholds import CHUNK_SIZE
+from keras_linattn.core.backends.thresholds import SEGMENT
+from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.shapes import heads_last
+
 # --- Fast forms -----------------------------------------------------------
 
 
@@ -34,6 +41,72 @@ def convolve_channels(value, kernel, grid):
         weight = weight if grid is None else ops.expand_dims(weight, -2)
         output = output + value[(slice(None), slice(None), *window)] * weight
     return ops.reshape(output, (batch, heads, length, dim))
+
+
+def cumulative_sums(x, start):
+    """Within groups by additions, which XLA fuses."""
+    return chunks.grouped_sums(x, start, chunks.cumulative_sums.portable)
+
+
+def attend_causally(query, key, value, state=None):
+    """Kernel attention for one segment after the other, on a CPU.
+
+    Memory-bound on CPUs; a segment fits in cache. It is computed again in the
+    backward pass.
+    """
+    sizes = query.shape  # those that are exported are symbols
+    known = all(isinstance(size, int) for size in sizes)
+    if not known or sizes[2] < SHORTEST or jax.default_backend() != "cpu":
+        return NotImplemented
+    batch, heads, length, rank = sizes
+    size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
+    dim = value.shape[-1]
+    if state is None:
+        state = ops.zeros((batch, heads, rank, dim + 1), key.dtype)
+    segments = [_to_segments(x, size) for x in (query, key, value)]
+    shape = state.shape
+    state = ops.reshape(state, (1, batch * heads, rank, dim + 1))
+    state, output = ops.scan(_attend_again_in_backward(), state, segments)
+    output = _from_segments(output, batch, length)
+    return output, ops.reshape(state, shape)
+
+
+def _to_segments(x, size):
+    """`[B, H, T, D]` to `[N, C, B H, D]`: no copy of heads for a batch of 1."""
+    x = chunks.split_chunks(
+        heads_last(x), size, axis=1
+    )  # as after a projection
+    batch, count, size, heads, dim = x.shape
+    if batch > 1:
+        x = ops.transpose(x, (1, 2, 0, 3, 4))
+    return ops.reshape(x, (count, size, batch * heads, dim))
+
+
+def _from_segments(x, batch, length):
+    """The inverse of `_to_segments`."""
+    count, size, heads, dim = x.shape
+    x = ops.reshape(x, (count * size, batch, heads // batch, dim))
+    x = ops.transpose(x, (1, 2, 0, 3))
+    return x[:, :, :length]
+
+
+def _attend_to_segment(state, segment):
+    """The state and the outputs `[C, B H, V]` after a segment `[C, B H, D]`."""
+    heads = (ops.transpose(x, (1, 0, 2))[None] for x in segment)
+    output, state = causal.attend_causally.portable(*heads, state)
+    return state, ops.transpose(output[0], (1, 0, 2))
+
+
+# One function for all calls: for each that is new to it, JAX compiles anew.
+# Only made where it is used: Keras warns under a backend without it.
+@functools.cache
+def _attend_again_in_backward():
+    return keras.remat(_attend_to_segment)
+
+
+def sum_over_positions(weights, x):
+    """By `einsum`: XLA is slow at a product of a transposed array."""
+    return ops.einsum("bsr,bsf->brf", weights, x)
 
 
 # --- Compiling, for the conformance suite and the benchmarks ---------------

@@ -1,6 +1,46 @@
 """TensorFlow: fast forms, and compiling for tests and benchmarks."""
 
 import tensorflow as tf
+from keras import ops
+
+from keras_linattn.core import chunks
+
+# --- Fast forms -----------------------------------------------------------
+
+
+def cumulative_sums(x, start):
+    """Within groups of chunks by additions: its own `cumsum` is slow."""
+    known = isinstance(ops.shape(x)[2], int)
+    again = cumulative_sums if known else chunks.cumulative_sums.portable
+    return chunks.grouped_sums(x, start, again)
+
+
+# --- Lengths that only the run time knows ---------------------------------
+
+
+def require_at_run_time(holds, message):
+    """An assertion in the graph; XLA leaves it out."""
+    return [tf.debugging.Assert(holds, [message])]
+
+
+def with_length_of(query, tensors, message):
+    """Checked where a length is unknown, by a reshape that costs nothing."""
+    return [
+        _as_long(query, x, message)
+        if None in (query.shape[2], x.shape[2])
+        else x
+        for x in tensors
+    ]
+
+
+def _as_long(query, x, message):
+    length, shape = ops.shape(query)[2], list(ops.shape(x))
+    holds = ops.equal(shape[2], length)
+    with tf.control_dependencies(require_at_run_time(holds, message)):
+        shape[2] = tf.identity(length)
+    # An error under XLA, where there are no assertions.
+    return ops.reshape(x, shape)
+
 
 # --- Compiling, for the conformance suite and the benchmarks ---------------
 

@@ -1,7 +1,145 @@
 """torch: fast forms, recomputation, and what tests and benchmarks need."""
 
+import math
+
 import keras
 import torch
+from keras import backend
+from keras import ops
+
+from keras_linattn.core.backends.thresholds import CHUNK_SIZE
+from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
+from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.chunks import pad_to_chunks
+from keras_linattn.core.numerics import EXACT
+from keras_linattn.core.numerics import SMALLEST_SUM
+from keras_linattn.core.numerics import masked_softmax
+
+# --- Fast forms -----------------------------------------------------------
+
+
+def product_plus(addend, x, y):
+    """addend + x y in one pass over the result, not two."""
+    addend, x, y = map(ops.convert_to_tensor, (addend, x, y))
+    shape = (*x.shape[:-1], y.shape[-1])
+    if len(shape) == 2:
+        return torch.addmm(addend, x, y)
+    if addend.ndim == len(shape):  # else a vector, which broadcasts as it is
+        addend = addend.expand(shape).reshape(-1, *shape[-2:])
+    x, y = (a.reshape(-1, *a.shape[-2:]) for a in (x, y))
+    return torch.baddbmm(addend, x, y).reshape(shape)
+
+
+def softmax_parts(x, visible=None, axis=-1):
+    """Weights and sums from its one kernel, where the parts are four passes."""
+    length = x.shape[axis]
+    # A length that torch exports is a symbol: to compare it would bound it.
+    short = isinstance(length, int) and length <= SHORT_FOR_TORCH
+    if not short or visible is not None:
+        return NotImplemented
+    weights = masked_softmax(x, axis=axis)
+    return weights, ops.ones_like(weights.select(axis, 0))
+
+
+def _can_attend_in_place(query, key, value):
+    """Whether these are long, on a CPU, and need no gradients or trace."""
+    tensors = query, key, value
+    return (
+        isinstance(query.shape[2], int)  # not a symbol of an export
+        and query.shape[2] >= SHORTEST
+        and all(isinstance(x, torch.Tensor) for x in tensors)
+        and {x.device.type for x in tensors} == {"cpu"}
+        and len({x.dtype for x in tensors}) == 1
+        and backend.standardize_dtype(tensors[0].dtype) in EXACT
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # as of vmap
+    )
+
+
+def attend_causally(query, key, value, state=None):
+    """Kernel attention head by head, in arrays that are used again.
+
+    What an eager library allocates for each operation takes most of the time
+    of operations as small as these. The few arrays here stay in the cache.
+    """
+    if not _can_attend_in_place(query, key, value):
+        return NotImplemented
+    batch, heads, length, rank = query.shape
+    count = num_chunks(length, CHUNK_SIZE)
+    query, key, value = (
+        pad_to_chunks(x, CHUNK_SIZE, 2) for x in (query, key, value)
+    )
+    dim = value.shape[-1]
+    # As the output projection reads it: [B, T, H, V].
+    output = value.new_empty((batch, value.shape[2], heads, dim))
+    after = value.new_empty((batch, heads, rank, dim + 1))
+    arrays = _Arrays(value, count, rank)
+    for place in ((b, h) for b in range(batch) for h in range(heads)):
+        example, head = place
+        arrays.take_in(key[place], value[place])
+        before = None if state is None else state[place]
+        arrays.attend(query[place], before, after[place])
+        arrays.divide(output[example, :, head])
+    return output.transpose(1, 2)[:, :, :length], after
+
+
+class _Arrays:
+    """What one head after the other is computed in.
+
+    Args:
+        like: tensor `[B, H, T, V]`, for sizes and dtype.
+        count: int, N chunks of C positions, N C = T.
+        rank: int, R.
+    """
+
+    def __init__(self, like, count, rank):
+        new = like.new_empty
+        length, dim = like.shape[2:]
+        size = length // count
+        self.key = new((length, rank))
+        self.keys = self.key.view(count, size, rank)
+        self.value = new((length, dim + 1))
+        self.value[:, dim] = 1  # its sums are the normaliser
+        self.values = self.value.view(count, size, dim + 1)
+        self.weights = new((count, size, size))
+        self.sums = new((count, rank, dim + 1))
+        self.running = new((count, rank, dim + 1))
+        self.outputs = new((count, size, dim + 1))
+        self.row = new((length, 1))
+
+    def take_in(self, key, value):
+        """Keys and values, the future kept from the past: see `contain`."""
+        values = self.value[:, :-1].copy_(value)
+        torch.sum(values, 1, keepdim=True, out=self.row)
+        unusable = self.row.isfinite().logical_not_()
+        values.masked_fill_(unusable, 0)
+        nothing = self.row.zero_().masked_fill_(unusable, math.nan)
+        torch.add(key, nothing, out=self.key)
+
+    def attend(self, query, before, after):
+        """The sums for the queries; the state before, and in `after` after."""
+        query = query.unflatten(0, self.keys.shape[:2])
+        transposed = self.keys.transpose(1, 2)
+        weights = torch.bmm(query, transposed, out=self.weights).tril_()
+        torch.bmm(weights, self.values, out=self.outputs)
+        torch.bmm(transposed, self.values, out=self.sums)
+        if before is not None:
+            # The first chunk reads it alone, the others as part of the sums.
+            self.outputs[0].addmm_(query[0], before)
+            self.sums[0].add_(before)
+        torch.cumsum(self.sums, 0, out=self.running)
+        self.outputs[1:].baddbmm_(query[1:], self.running[:-1])
+        after.copy_(self.running[-1])
+
+    def divide(self, output):
+        """Writes the outputs over their normaliser: see `divide_by_last`."""
+        summed = self.outputs.view(self.value.shape)
+        total = self.row.copy_(summed[:, -1:])
+        total.masked_fill_(total < SMALLEST_SUM, 1)
+        torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
+
 
 # --- Gradients and traces, for the conformance suite and the benchmarks ----
 

@@ -54,7 +54,7 @@ def normalise(mechanism, output):
 
 
 def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    return (1 + np.tanh(x / 2)) / 2  # exp would overflow
 
 
 def unit_silu(x):

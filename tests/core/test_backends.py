@@ -1,0 +1,116 @@
+"""Every fast form equals its portable form, and one switch turns all off."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn import config
+from keras_linattn.core import backends
+from keras_linattn.core.backends import thresholds
+
+LONG = thresholds.SHORTEST + 65
+
+
+def normal(*shape):
+    rng = np.random.default_rng(sum(shape))
+    return ops.convert_to_tensor(rng.standard_normal(shape, dtype="float32"))
+
+
+def positive(*shape):
+    return ops.exp(normal(*shape))
+
+
+# By name of the function: arguments that the fast forms take.
+ARGUMENTS = {
+    "attend_causally": lambda: (
+        positive(1, 2, LONG, 5),
+        positive(1, 2, LONG, 5) + 1,
+        normal(1, 2, LONG, 3),
+        positive(1, 2, 5, 4),
+    ),
+    "convolve_channels": lambda: (
+        normal(2, 3, 12, 4),
+        normal(3, 3, 3, 4),
+        (3, 4),
+    ),
+    "cumulative_sums": lambda: (normal(1, 2, 19, 3, 4), normal(1, 2, 3, 4)),
+    "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
+    "softmax_parts": lambda: (normal(2, 3, 9, 4), None, 2),
+    "sum_over_positions": lambda: (normal(2, 9, 6), normal(2, 9, 5)),
+}
+
+
+def of_parts(result, name):
+    """The tensors to compare: parts of a softmax have a factor free."""
+    if name == "softmax_parts":
+        weights, total = result
+        result = weights / ops.expand_dims(total, 2)
+    return [ops.convert_to_numpy(x) for x in keras.tree.flatten(result)]
+
+
+def call(function, arguments):
+    """`function(*arguments)` without gradients, as for inference."""
+    if keras.backend.backend() != "torch":
+        return function(*arguments)
+    import torch
+
+    with torch.no_grad():
+        return function(*arguments)
+
+
+def has_fast_form(name):
+    return hasattr(backends.current(), name)
+
+
+@pytest.mark.parametrize("name", sorted(ARGUMENTS))
+def test_fast_form_equals_the_portable_one(name):
+    function, arguments = backends.DISPATCHED[name], ARGUMENTS[name]()
+    if has_fast_form(name):
+        fast = call(getattr(backends.current(), name), arguments)
+        assert fast is not NotImplemented, "these arguments test nothing"
+    found = call(function, arguments)
+    wanted = call(function.portable, arguments)
+    for one, other in zip(
+        of_parts(found, name), of_parts(wanted, name), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_every_dispatched_function_is_compared():
+    assert sorted(backends.DISPATCHED) == sorted(ARGUMENTS)
+
+
+def test_the_switch_turns_fast_forms_off(monkeypatch):
+    called = []
+    for name in ARGUMENTS:
+        if has_fast_form(name):
+            monkeypatch.setattr(
+                backends.current(), name, lambda *_: called.append(name)
+            )
+    config.set_fast_forms(False)
+    try:
+        assert not config.fast_forms()
+        for name, arguments in ARGUMENTS.items():
+            call(backends.DISPATCHED[name], arguments())
+    finally:
+        config.set_fast_forms(True)
+    assert not called
+
+
+@pytest.mark.once
+def test_the_environment_turns_fast_forms_off():
+    code = "from keras_linattn import config; print(config.fast_forms())"
+    for value, printed in (("0", "False"), ("1", "True")):
+        environment = {**os.environ, "KERAS_LINATTN_FAST_FORMS": value}
+        child = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+        )
+        assert child.stdout.strip() == printed, child.stderr

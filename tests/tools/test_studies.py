@@ -1,0 +1,82 @@
+"""The studies run their jobs, resume, report failures, and make their page."""
+
+import importlib
+import json
+import pathlib
+
+import pytest
+
+pytestmark = pytest.mark.once
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLE = """
+import argparse, types
+parser = argparse.ArgumentParser()
+for name in ("--out", "--mechanism", "--seed"):
+    parser.add_argument(name, required=True)
+parser.add_argument("--smoke", action="store_true")
+args = parser.parse_args()
+if args.mechanism == "wrong":
+    raise SystemExit("no such mechanism")
+model = types.SimpleNamespace(count_params=lambda: 1234)
+history = types.SimpleNamespace(history={"loss": [1.0]})
+seconds, score = 2.0, {"accuracy": 0.5 + 0.1 * int(args.seed)}
+"""
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """The module `tools/studies/run.py`, with a study of a tiny example."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    module = importlib.import_module("tools.studies.run")
+    (tmp_path / "example.py").write_text(EXAMPLE)
+    study = module.Study({"a task": ("example.py",)}, ("softmax", "wrong"))
+    monkeypatch.setattr(module, "EXAMPLES", tmp_path)
+    monkeypatch.setitem(module.STUDIES, "fake", study)
+    return module
+
+
+def test_study_runs_resumes_and_keeps_what_is_by_hand(run, tmp_path, capsys):
+    call = ["fake", "--smoke", "--backend", "torch", "--out", str(tmp_path)]
+    assert run.main([*call, "--jobs", "2"]) == 1
+    said = capsys.readouterr().out
+    assert "failed: a task, wrong, torch, 0\nno such mechanism" in said
+    (first,) = json.loads((tmp_path / "fake.json").read_text())["results"]
+    assert first["metrics"] == {"test accuracy, %": 50.0}
+    assert first["machine"]["backend"].startswith("torch")
+    assert first["example"] == "example.py"  # no path of this machine
+
+    page = tmp_path / "fake.md"
+    page.write_text(page.read_text() + "By hand.\n")
+    call += ["--mechanism", "softmax", "--seed", "0", "1"]
+    assert run.main(call) == 0
+    content = json.loads((tmp_path / "fake.json").read_text())
+    assert content["results"][0] == first and len(content["results"]) == 2
+    assert len(content["commands"]) == 2
+    text = page.read_text()
+    assert "| `softmax` | torch | 55.0 (50.0 to 60.0) | 2 | 1,234 | 2 |" in text
+    assert text.endswith("By hand.\n") and text.count("By hand.") == 1
+    assert (tmp_path / "fake.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_unknown_task_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        run.parse(["fake", "--task", "b"])
+    assert "--task must be of a task. Received: b." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pipelines", "listops", "language_model"])
+def test_pages_are_those_of_their_results(run, name, tmp_path):
+    docs = ROOT / "docs"
+    for ending in ("json", "md"):
+        text = (docs / f"{name}.{ending}").read_text(encoding="utf-8")
+        (tmp_path / f"{name}.{ending}").write_text(text, encoding="utf-8")
+    assert run.main([name, "--report-only", "--out", str(tmp_path)]) == 0
+    text = (docs / f"{name}.md").read_text(encoding="utf-8")
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
+    for result in json.loads((docs / f"{name}.json").read_text())["results"]:
+        tasks = run.STUDIES[name].tasks
+        expected = (result["example"], *result["arguments"])
+        assert tasks[result["task"]] == expected

@@ -1,0 +1,38 @@
+"""Jobs of the tools, each in a fresh process."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAST_LINES = 12  # of a process that failed
+
+
+def run(arguments, environment):
+    """Runs Python in the repository's root with more environment variables.
+
+    Raises:
+        RuntimeError: if the process fails, with the last lines it printed.
+    """
+    child = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",  # converters print anything
+    )
+    if child.returncode:
+        raise RuntimeError("\n".join(child.stdout.splitlines()[-LAST_LINES:]))
+
+
+def ask(module, job, environment):
+    """Runs `python -m module JOB ANSWER` and returns the JSON in ANSWER."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = pathlib.Path(folder, "answer.json")
+        run(["-m", module, json.dumps(job), answer], environment)
+        return json.loads(answer.read_text(encoding="utf-8"))

@@ -1,0 +1,62 @@
+"""Runs an example in this process: `python -m tools.studies.job JOB ANSWER`.
+
+JOB is JSON, as `run.py` makes it; the answer is written to the path ANSWER. An
+example leaves `model`, `history`, `seconds` and its scores in its namespace.
+"""
+
+import json
+import pathlib
+import runpy
+import sys
+import tempfile
+
+import keras_linattn
+from tools import _machine
+
+
+@keras_linattn.mechanisms.register("no_attention", package="studies")
+class NoAttention(keras_linattn.Mechanism):
+    """Returns zeros: shows what a model can do without attention."""
+
+    traits = keras_linattn.mechanisms.Traits(explicit=False)
+
+    def attend(self, query, key, value, *args, **kwargs):
+        return 0 * (query + key + value)  # not zeros_like: all get gradients
+
+
+def run(job):
+    """Runs the job's example and returns a dict of results."""
+    example = pathlib.Path(job["example"])
+    before = _machine.forget_peak()
+    with tempfile.TemporaryDirectory() as out:
+        sys.argv = [example.name, *job["arguments"], "--out", out]
+        sys.argv += ["--mechanism", job["mechanism"]]
+        sys.argv += ["--seed", str(job["seed"])]
+        sys.path.insert(0, str(example.resolve().parent))  # for data.py
+        names = runpy.run_path(str(example), run_name="__main__")
+    return {
+        "metrics": metrics_of(names),
+        "parameters": names["model"].count_params(),
+        "seconds": round(names["seconds"], 1),
+        "peak_mb": round((_machine.peak_memory() - before) / 1e6),
+        "history": names["history"].history,
+        "machine": _machine.machine(),
+    }
+
+
+def metrics_of(names):
+    """Finds the scores in an example's namespace, accuracies in percent."""
+    if "bits" in names:
+        return {"bits per byte": names["bits"]}
+    if "accuracy" in names:
+        return {f"{n} pairs, %": 100 * x for n, x in names["accuracy"].items()}
+    return {"test accuracy, %": 100 * names["score"]["accuracy"]}
+
+
+def main(job, answer):
+    result = run(json.loads(job))
+    pathlib.Path(answer).write_text(json.dumps(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

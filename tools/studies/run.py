@@ -1,0 +1,212 @@
+"""Compares mechanisms, seeds and backends: runs the examples with each.
+
+    python -m tools.studies.run listops
+    python -m tools.studies.run pipelines --seed 0 1 2 --jobs 2
+    python -m tools.studies.run pipelines --task R8 --backend jax torch
+    python -m tools.studies.run listops --smoke --out /tmp/listops
+
+Every job (task x mechanism x seed x backend) is an example in a fresh process.
+Its result is added to STUDY.json as soon as it is there, and a call that was
+interrupted goes on where it stopped. STUDY.md and STUDY.png are made of it.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import pathlib
+import shlex
+import sys
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tools import _process
+from tools.studies import report
+
+EXAMPLES = _process.ROOT / "examples"
+BACKENDS = ("tensorflow", "jax", "torch")
+ONE_THREAD = dict.fromkeys(
+    ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1"
+)
+
+
+@dataclasses.dataclass
+class Study:
+    """What is compared.
+
+    Args:
+        tasks: dict from a task's name to its example and its arguments.
+        mechanisms: names, compared unless `--mechanism` says otherwise.
+    """
+
+    tasks: dict
+    mechanisms: tuple
+
+
+STUDIES = {
+    "pipelines": Study(
+        {
+            "R8": ("text_classification.py",),
+            "20 Newsgroups": (
+                "text_classification.py",
+                "--dataset",
+                "20newsgroups",
+            ),
+            "MNIST-5k": ("image_classification.py",),
+            "speech prompts": ("audio_classification.py",),
+        },
+        ("modified_linformer", "softmax"),
+    ),
+    "associative_recall": Study(
+        {"associative recall": ("associative_recall.py",)},
+        (
+            "softmax",
+            "linear_transformer",
+            "retention",
+            "delta_rule",
+            "gated_delta",
+        ),
+    ),
+    "language_model": Study(
+        {"20 Newsgroups, bytes": ("language_model.py", "--epochs", "2")},
+        ("gated_delta", "softmax"),
+    ),
+    "listops": Study(
+        {"ListOps, short": ("listops.py",)},
+        ("modified_linformer", "softmax", "no_attention"),
+    ),
+}
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.studies.run",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("study", choices=STUDIES)
+    add("--task", nargs="+", help="default: all of the study")
+    add("--mechanism", nargs="+", help="default: those of the study")
+    add("--seed", nargs="+", type=int, default=[0])
+    add("--backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
+    add("--jobs", type=int, default=1, help="at a time; > 1: a thread each")
+    add("--smoke", action="store_true", help="tiny runs")
+    add("--report-only", action="store_true", help="run nothing")
+    add("--out", type=pathlib.Path, default=_process.ROOT / "docs")
+    options = parser.parse_args(arguments)
+    study = STUDIES[options.study]
+    options.task = options.task or list(study.tasks)
+    unknown = set(options.task) - set(study.tasks)
+    if unknown:
+        parser.error(
+            f"--task must be of {', '.join(study.tasks)}. "
+            f"Received: {', '.join(sorted(unknown))}."
+        )
+    options.mechanism = options.mechanism or list(study.mechanisms)
+    return options
+
+
+def jobs_of(options):
+    """Returns the jobs, seed by seed: an early end leaves whole rows."""
+    jobs = []
+    for seed, backend, mechanism, task in itertools.product(
+        options.seed, options.backend, options.mechanism, options.task
+    ):
+        example, *arguments = STUDIES[options.study].tasks[task]
+        jobs.append(
+            {
+                "task": task,
+                "example": str(EXAMPLES / example),
+                "arguments": arguments + ["--smoke"] * options.smoke,
+                "mechanism": mechanism,
+                "seed": seed,
+                "backend": backend,
+            }
+        )
+    return jobs
+
+
+class Results:
+    """The JSON file: read at the start, written after each result."""
+
+    def __init__(self, path):
+        self.path = path
+        self.content = {"commands": [], "results": []}
+        if path.is_file():
+            self.content = json.loads(path.read_text(encoding="utf-8"))
+
+    def add(self, kind, entry):
+        self.content[kind].append(entry)
+        text = json.dumps(self.content, indent=1) + "\n"
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(self.path)  # whole, or not at all
+
+    def has(self, job):
+        wanted = stored(job).items()
+        return any(wanted <= x.items() for x in self.content["results"])
+
+
+def stored(job):
+    """Returns the job without the paths of this machine."""
+    return {**job, "example": pathlib.Path(job["example"]).name}
+
+
+def run_all(jobs, workers, results, console):
+    """Runs the jobs that have no result yet; returns how many failed."""
+    jobs = [job for job in jobs if not results.has(job)]
+    failed = 0
+    with (
+        Progress(console=console) as progress,
+        concurrent.futures.ThreadPoolExecutor(workers) as pool,
+    ):
+        bar = progress.add_task("jobs", total=len(jobs))
+        futures = {pool.submit(run_job, job, workers > 1): job for job in jobs}
+        for future in concurrent.futures.as_completed(futures):
+            job = futures[future]
+            try:
+                result = {**stored(job), **future.result()}
+                results.add("results", result)
+                progress.print(f"{describe(job)}: {result['metrics']}")
+            except RuntimeError as error:
+                failed += 1
+                progress.print(f"failed: {describe(job)}\n{error}")
+            progress.advance(bar)
+    return failed
+
+
+def run_job(job, one_thread=False):
+    environment = {"KERAS_BACKEND": job["backend"], "MPLBACKEND": "Agg"}
+    environment |= ONE_THREAD if one_thread else {}
+    return _process.ask("tools.studies.job", job, environment)
+
+
+def describe(job):
+    names = ("task", "mechanism", "backend", "seed")
+    return ", ".join(str(job[name]) for name in names)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    stem = options.out / options.study
+    results = Results(stem.with_suffix(".json"))
+    failed = 0
+    if not options.report_only:
+        given = sys.argv[1:] if arguments is None else arguments
+        command = shlex.join(["python", "-m", "tools.studies.run", *given])
+        if command not in results.content["commands"]:
+            results.add("commands", command)
+        failed = run_all(jobs_of(options), options.jobs, results, console)
+    if results.content["results"]:
+        report.write(results.content, stem)
+    console.print(f"Files in {options.out}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
