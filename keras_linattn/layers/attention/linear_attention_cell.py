@@ -92,7 +92,6 @@ class LinearAttentionCell(keras.layers.Layer):
         self._features = input_shape[-1]
         if not self.attention.built:
             self.attention.build((input_shape[0], 1, input_shape[-1]))
-            self.attention.built = True
 
     def call(self, inputs, states):
         leaves = [
