@@ -132,16 +132,6 @@ def test_no_assert_and_no_mechanism_by_name(path):
             assert not values & names, f"{path}:{node.lineno}"
 
 
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "path",
-    [p for p in FILES if p.name != "__init__.py"],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
-def test_files_are_small(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
-
-
 def run(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -1,5 +1,6 @@
 """Masks over keys. `True` (or 1) marks a visible position, everywhere."""
 
+from keras import backend
 from keras import ops
 
 
@@ -15,7 +16,10 @@ def combine_masks(*masks):
     combined = None
     for mask in masks:
         if mask is not None:
-            mask = ops.cast(mask, "bool")
+            # One mask given twice stays one object: `hide_inputs` sees that.
+            dtype = getattr(mask, "dtype", None)
+            if backend.standardize_dtype(dtype) != "bool":
+                mask = ops.cast(mask, "bool")
             combined = (
                 mask if combined is None else ops.logical_and(combined, mask)
             )

@@ -36,6 +36,22 @@ def product_plus(addend, x, y):
     return addend + matmul(x, y)
 
 
+@backends.with_fast_forms
+def dense_product(x, kernel, bias):
+    """x W + b over the last axes of x, to all axes of b.
+
+    Args:
+        x: tensor `[..., F...]`.
+        kernel: tensor `[F..., O...]`.
+        bias: tensor `[O...]`.
+
+    Returns:
+        Tensor `[..., O...]`.
+    """
+    bound = len(kernel.shape) - len(bias.shape)  # axes
+    return ops.tensordot(x, kernel, axes=bound) + bias
+
+
 def kernel_attention(query, key, value):
     """Normalised attention with the similarity `query . key`.
 

@@ -6,6 +6,8 @@ import keras
 from keras import ops
 from keras import tree
 
+from keras_linattn.core import backends
+
 
 def recompute(function, layer, args, kwargs=None, remat=keras.remat):
     """`function(*args, **kwargs)`; only these are kept for the gradients.
@@ -25,8 +27,19 @@ def recompute(function, layer, args, kwargs=None, remat=keras.remat):
     """
     run, tensors = _on_tensors(function, (args, kwargs or {}))
     states = _random_states(layer)
-    if keras.backend.backend() == "jax":
-        return _with_states_returned(run, tensors, states, remat)
+    return run_again(run, tensors, states, remat)
+
+
+@backends.per_backend
+def run_again(run, tensors, states, remat):
+    """`remat(run)(*tensors)`, both times from the same random states.
+
+    Args:
+        run: callable of tensors, returns a tree of tensors.
+        tensors: list of tensors.
+        states: list of variables, the states of random generators.
+        remat: callable that wraps a function of tensors.
+    """
     starts, again = _values(states), False
 
     def run_twice(*tensors):
@@ -40,8 +53,14 @@ def recompute(function, layer, args, kwargs=None, remat=keras.remat):
         _assign(states, now)
         return y
 
-    with _to_the_end():
+    with until_the_end():
         return remat(run_twice)(*tensors)
+
+
+@backends.per_backend
+def until_the_end():
+    """A context in which a recomputation does not stop halfway."""
+    return contextlib.nullcontext()
 
 
 def _on_tensors(function, arguments):
@@ -63,29 +82,6 @@ def _is_float(x):
     return ops.is_tensor(x) and keras.backend.is_float_dtype(
         keras.backend.standardize_dtype(x.dtype)
     )
-
-
-def _to_the_end():
-    """Under torch: recompute to the end, not until all is there.
-
-    It would stop by an exception, whose traceback Keras' layers keep, and
-    with it the very tensors that shall not be kept.
-    """
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    from torch.utils import checkpoint
-
-    return checkpoint.set_checkpoint_early_stop(False)
-
-
-def _with_states_returned(function, tensors, states, remat):
-    # JAX traces it once, for both passes; what leaves it must be returned.
-    def run(*tensors):
-        return function(*tensors), _values(states)
-
-    y, values = remat(run)(*tensors)
-    _assign(states, values)
-    return y
 
 
 def _random_states(layer):

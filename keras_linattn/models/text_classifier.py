@@ -4,8 +4,8 @@ import keras
 
 from keras_linattn.layers import NGramEmbedding
 from keras_linattn.layers import TokenMerging
-from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers.stems._groups import check_factor
 from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder

@@ -39,6 +39,11 @@ ARGUMENTS = {
         (3, 4),
     ),
     "cumulative_sums": lambda: (normal(1, 2, 19, 3, 4), normal(1, 2, 3, 4)),
+    "dense_product": lambda: (
+        normal(2, 5, 3, 4),
+        normal(3, 4, 2, 6),
+        normal(2, 6),
+    ),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "softmax_parts": lambda: (normal(2, 3, 9, 4), None, 2),
     "sum_over_positions": lambda: (normal(2, 9, 6), normal(2, 9, 5)),

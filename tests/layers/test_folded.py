@@ -12,9 +12,9 @@ from keras import ops
 
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
+from keras_linattn import config
 from keras_linattn import mechanisms
-from keras_linattn.layers import _attention_base
-from keras_linattn.layers import _folded
+from keras_linattn.core.folded import folding_pays
 from keras_linattn.testing import timing
 
 SEPARABLE = ("modified_linformer", "linear_transformer")
@@ -48,7 +48,7 @@ def outputs(layer, folded, *inputs, **masks):
         return folded
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_attention_base, "folds", decide)
+        patch.setattr(LinearMultiHeadAttention, "_folds", decide)
         result = numpy(layer(*inputs, **masks))
     assert taken == [folded]
     return result
@@ -130,7 +130,9 @@ def test_gradients_of_input_and_weights(name, monkeypatch):
     layer = built(LinearSelfAttention(2, 4, mechanism=name), x)
     found = []
     for folded in (False, True):
-        monkeypatch.setattr(_attention_base, "folds", lambda *_: folded)
+        monkeypatch.setattr(
+            LinearMultiHeadAttention, "_folds", lambda *_, on=folded: on
+        )
         gradients = timing.training_step(layer)(ops.convert_to_tensor(x))
         found.append([numpy(g) for g in keras.tree.flatten(gradients)])
     assert len(found[0]) == 1 + len(layer.trainable_variables)
@@ -143,8 +145,8 @@ def test_gradients_of_input_and_weights(name, monkeypatch):
 
 def folds(layer, length=40, features=8, training=None, **others):
     x = keras.KerasTensor((2, length, features))
-    return _folded.folds(
-        layer, others.get("query", x), others.get("key", x), x, training
+    return layer._folds(
+        others.get("query", x), others.get("key", x), x, training
     )
 
 
@@ -180,14 +182,14 @@ def test_symbols_are_not_compared():
         ((Symbol(), 40, 8), True),
     ):
         x = types.SimpleNamespace(shape=shape)
-        assert _folded.folds(layer, x, x, x, None) == folded
+        assert layer._folds(x, x, x, None) == folded
 
 
 def test_folding_is_fewer_multiplications():
     # With T = S, D = V and F = O = H D: where 2 F <= S + T.
-    assert _folded.folding_pays((512, 512, 512, 64, 64, 512))
-    assert not _folded.folding_pays((511, 511, 512, 64, 64, 512))
-    assert _folded.folding_pays((1, 1023, 512, 64, 64, 512))
+    assert folding_pays((512, 512, 512, 64, 64, 512))
+    assert not folding_pays((511, 511, 512, 64, 64, 512))
+    assert folding_pays((1, 1023, 512, 64, 64, 512))
 
 
 def test_what_cannot_fold_does_not():
@@ -230,6 +232,23 @@ def test_inputs_of_another_type_are_cast():
     np.testing.assert_allclose(received, expected, atol=1e-5)
 
 
+def test_a_wrapped_mechanism_is_called():
+    layer, calls = make(), []
+    call = layer.mechanism.call
+    layer.mechanism.call = lambda *x, **o: calls.append(1) or call(*x, **o)
+    layer(random(0, 2, 40, 8))
+    assert calls == [1]
+
+
+def test_the_switch_turns_folding_off():
+    layer = make()
+    config.set_fast_forms(False)
+    try:
+        assert not folds(layer)
+    finally:
+        config.set_fast_forms(True)
+
+
 class Doubled(mechanisms.ModifiedLinformer):
     """Says nothing of factors: those that it inherits are not its own."""
 
@@ -254,7 +273,7 @@ def test_a_subclass_is_not_bypassed():
 def test_causal_calls_and_scores_do_not_fold(monkeypatch):
     x = random(0, 2, 40, 8)
     causal, layer = make(causal=True), make()
-    monkeypatch.setattr(_attention_base, "folds", lambda *_: 1 / 0)
+    monkeypatch.setattr(LinearMultiHeadAttention, "_folds", lambda *_: 1 / 0)
     causal(x)
     causal(x, return_state=True)
     layer(x, return_attention_scores=True)

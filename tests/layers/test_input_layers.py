@@ -12,7 +12,7 @@ from keras_linattn import StridedConvolution
 from keras_linattn import TokenExtension
 from keras_linattn import TokenMerging
 from keras_linattn import WaveformMasking
-from keras_linattn.layers.ngram_embedding import ngram_buckets
+from keras_linattn.layers.stems.ngram_embedding import ngram_buckets
 
 
 def random(*shape):

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_linattn import LinearSelfAttention
 from keras_linattn.core.products import product_plus
-from keras_linattn.layers import _projection
+from keras_linattn.layers.attention.linear_multi_head_attention import is_plain
+from keras_linattn.layers.attention.linear_multi_head_attention import project
 from keras_linattn.testing import timing
 
 
@@ -56,7 +58,7 @@ class Through(keras.layers.Layer):
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_is_the_layers_call(name, dtype):
     layer, x = dense(name, dtype=dtype)
-    calls = [lambda d, x: d(x), _projection.project]
+    calls = [lambda d, x: d(x), project]
     outputs = [call(layer, x) for call in calls]
     assert outputs[0].dtype == outputs[1].dtype
     assert outputs[0].shape == outputs[1].shape
@@ -81,7 +83,10 @@ def test_bias_of_as_many_heads_as_positions(equation, dtype):
         dtype=dtype,
     )
     layer.build(shape)
-    x, through = random(*shape), Through(layer, _projection.project)
+    x, through = (
+        random(*shape),
+        Through(layer, project),
+    )
     found = numpy(ops.cast(through(x), "float32"))
     expected = x @ numpy(layer.kernel)[..., 0] + numpy(layer.bias)[..., 0]
     np.testing.assert_allclose(found[..., 0], expected, atol=0.05)
@@ -91,35 +96,83 @@ def test_bias_of_as_many_heads_as_positions(equation, dtype):
     )
 
 
-def called(options, change=lambda layer: None):
-    """Is the layer itself called, and not in our way around it?"""
-    layer, x = dense("heads", **options)
-    change(layer)
-    calls = []
-    layer.call = lambda x, training=None: calls.append(1) or x
-    layer.quantized_call = layer.call
-    _projection.project(layer, x)
-    return bool(calls)
-
-
 def test_all_else_is_left_to_the_layer():
-    torch = keras.backend.backend() == "torch"
-    assert called({}) != torch
+    assert is_plain(dense("heads")[0])
     for options in (
         {"activation": "sigmoid"},
         {"dtype": "mixed_float16"},
         {"activity_regularizer": "l2"},
     ):
-        assert called(options), options
-    assert called({}, lambda layer: layer.quantize("int8"))
+        assert not is_plain(dense("heads", **options)[0]), options
+    quantized, _ = dense("heads")
+    quantized.quantize("int8")
+    assert not is_plain(quantized)
+
+
+def count(function, calls):
+    """`function` that notes each call, as calibration for GPTQ does."""
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def attention(length):
+    """A layer, an input that it folds if long, and the output."""
+    layer, x = LinearSelfAttention(2, 4), random(2, length, 8)
+    y = numpy(layer(x))
+    assert layer._folds(x, x, x, None) == (length >= 8)
+    return layer, x, y
+
+
+PROJECTIONS = ("query", "key", "value", "output")
+
+
+@pytest.mark.parametrize("length", [5, 40])
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_a_wrapped_projection_is_called(name, length):
+    layer, x, expected = attention(length)
+    projection, calls = getattr(layer, f"{name}_dense"), []
+    projection.call = count(projection.call, calls)
+    found = numpy(layer(x))
+    assert calls == [1]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_call_wrapped_in_the_class_is_called(length, monkeypatch):
+    layer, x, _ = attention(length)
+    wrapped = count(keras.layers.EinsumDense.call, calls := [])
+    monkeypatch.setattr(keras.layers.EinsumDense, "call", wrapped)
+    layer(x)
+    assert len(calls) == len(PROJECTIONS)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="only torch has hooks"
+)
+@pytest.mark.parametrize("length", [5, 40])
+@pytest.mark.parametrize(
+    "register", ["register_forward_hook", "register_forward_pre_hook"]
+)
+def test_a_projection_with_a_hook_is_called(register, length):
+    layer, x, _ = attention(length)
+    calls = []
+    for name in PROJECTIONS:
+        projection = getattr(layer, f"{name}_dense")
+        getattr(projection, register)(lambda *_: calls.append(1))
+    layer(x)
+    assert len(calls) == len(PROJECTIONS)
 
 
 def test_adapters_are_part_of_it():
     layer, x = dense("heads")
-    before = numpy(_projection.project(layer, x))
+    before = numpy(project(layer, x))
     layer.enable_lora(2)
     layer.lora_kernel_b.assign(np.ones((2, 3)))
-    after = numpy(_projection.project(layer, x))
+    after = numpy(project(layer, x))
     np.testing.assert_allclose(after, numpy(layer(x)), atol=1e-5)
     assert abs(after - before).max() > 0.1
 

@@ -54,6 +54,11 @@ def with_fast_forms(portable):
     return dispatch
 
 
+def has_fast_form(dispatch):
+    """Returns whether the current backend has a fast form, and uses it."""
+    return _FAST_FORMS and hasattr(current(), dispatch.__name__)
+
+
 def per_backend(portable):
     """Lets the current backend replace a function, whatever the switch says."""
     return _dispatch(portable, lambda: True)

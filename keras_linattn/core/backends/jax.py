@@ -132,6 +132,21 @@ def sum_over_positions(weights, x):
     return ops.einsum("bsr,bsf->brf", weights, x)
 
 
+# --- What only JAX needs ---------------------------------------------------
+
+
+def run_again(run, tensors, states, remat):
+    """JAX traces `run` once, for both passes: it must return the new states."""
+
+    def with_states(*tensors):
+        return run(*tensors), [ops.copy(state) for state in states]
+
+    y, values = remat(with_states)(*tensors)
+    for state, value in zip(states, values, strict=True):
+        state.assign(value)
+    return y
+
+
 # --- Compiling, for the conformance suite and the benchmarks ---------------
 
 

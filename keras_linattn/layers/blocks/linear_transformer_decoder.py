@@ -11,11 +11,8 @@ from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
 from keras_linattn.layers._caches import with_exact_states
-from keras_linattn.layers._heads import attend_to_heads
-from keras_linattn.layers._heads import attend_to_summary
-from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import serialize_mechanism
-from keras_linattn.layers._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -204,66 +201,88 @@ class LinearTransformerDecoder(TransformerBlock):
             decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
-        x, *cache = self._attend_self(
-            self._as_floating(decoder_sequence=decoder_sequence),
-            {
-                "value_mask": decoder_padding_mask,
-                "attention_mask": decoder_attention_mask,
-            },
-            self_attention_cache,
-            use_causal_mask,
-            training,
-        )
-        if encoder_sequence is not None:
-            x, *cross_cache = self._attend_cross(
+        visible = combine_masks(decoder_padding_mask)
+        x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = inputs = hide(x, visible)
+        caches = []
+        if self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        if self_attention_cache is None:
+            x = self._self_attention_layer(
                 x,
-                encoder_sequence,
-                {
-                    "value_mask": encoder_padding_mask,
-                    "attention_mask": encoder_attention_mask,
-                },
-                cross_attention_cache,
-                cross_attention_cache_update_index,
-                training,
+                x,
+                query_mask=visible,
+                value_mask=decoder_padding_mask,
+                attention_mask=decoder_attention_mask,
+                use_causal_mask=use_causal_mask,
+                training=training,
             )
-            cache = [*cache, *cross_cache]
+        else:
+            keys = self._self_attention_layer.project_keys(
+                x, decoder_padding_mask, decoder_attention_mask
+            )
+            x, state = self._self_attention_layer.attend_to(
+                x, keys, visible, self_attention_cache, training
+            )
+            caches.append(state)
+        x = inputs + self._self_attention_dropout(x, training=training)
+        if not self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        if encoder_sequence is not None:
+            inputs = x
+            if self.normalize_first:
+                x = self._cross_attention_layer_norm(x)
+            masks = {
+                "value_mask": encoder_padding_mask,
+                "attention_mask": encoder_attention_mask,
+            }
+            if cross_attention_cache is None:
+                x = self._cross_attention_layer(
+                    x, encoder_sequence, training=training, **masks
+                )
+            else:
+                summary = cross_attention_cache
+                if cross_attention_cache_update_index is not None:
+                    summary = self._cross_attention_layer.summarize(
+                        encoder_sequence, **masks
+                    )
+                x = self._cross_attention_layer.read(x, summary, training)
+                caches.append(summary)
+            x = inputs + self._cross_attention_dropout(x, training=training)
+            if not self.normalize_first:
+                x = self._cross_attention_layer_norm(x)
         x = self._feed_forward(x, training)
-        return (x, *cache) if cache else x
+        return (x, *caches) if caches else x
 
-    def _attend_self(self, inputs, masks, state, causal, training):
-        layer = self._self_attention_layer
-        visible = combine_masks(masks["value_mask"])
-        inputs = hide(inputs, visible)
-
-        def attend(x):
-            if state is not None:
-                heads = project_heads(layer, x, **masks)
-                return attend_to_heads(
-                    layer, x, heads, visible, state, training
-                )
-            options = {"use_causal_mask": causal, "training": training}
-            return (layer(x, x, query_mask=visible, **masks, **options),)
-
-        return self._around("self_attention", attend, inputs, training)
-
-    def _attend_cross(
-        self, inputs, encoded, masks, summary, update_index, training
+    def attend_to(
+        self, inputs, keys=None, padding_mask=None, state=None, training=None
     ):
-        layer = self._cross_attention_layer
+        """Calls the block, for which the keys may come from another block.
 
-        def attend(x):
-            if summary is not None:
-                return attend_to_summary(
-                    layer,
-                    x,
-                    summary,
-                    None if update_index is None else encoded,
-                    training=training,
-                    **masks,
-                )
-            return (layer(x, encoded, training=training, **masks),)
+        Args:
+            inputs: tensor `(B, T, F)`, 0 where hidden.
+            keys: optional dict, which another block returned. Defaults to
+                `None`: the block projects its own.
+            padding_mask: optional bool tensor `(B, T)`, `True` = visible.
+            state: optional tree of tensors, the state before `inputs`.
+            training: optional bool, whether dropout is active.
 
-        return self._around("cross_attention", attend, inputs, training)
+        Returns:
+            Tensor `(B, T, F)`, the keys, and the state after `inputs`, `None`
+            if there was none before.
+        """
+        x = inputs
+        if self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        if keys is None:
+            keys = self._self_attention_layer.project_keys(x, padding_mask)
+        x, state = self._self_attention_layer.attend_to(
+            x, keys, padding_mask, state, training
+        )
+        x = inputs + self._self_attention_dropout(x, training=training)
+        if not self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        return self._feed_forward(x, training), keys, state
 
     def compute_output_spec(self, *args, **kwargs):
         given = inspect.signature(self.call).bind(*args, **kwargs).arguments

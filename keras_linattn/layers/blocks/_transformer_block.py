@@ -7,12 +7,11 @@ from keras_linattn import mechanisms
 from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
-from keras_linattn.layers._query_attention import QueryAttention
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers.linear_multi_head_attention import (
+from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
 
@@ -69,8 +68,15 @@ class TransformerBlock(BaseLayer):
             identifier, dtype=sublayer_policy(self.dtype_policy, name)
         )
 
-    def _attention(self, name, mechanism, query_shape, value_shape=None):
-        """Attention, to heads of another layer if there is no `value_shape`."""
+    def _attention(
+        self,
+        name,
+        mechanism,
+        query_shape,
+        *shapes,
+        cls=LinearMultiHeadAttention,
+    ):
+        """Attention of class `cls`, built on `query_shape, *shapes`."""
         if not isinstance(self.num_heads, int) or not (
             0 < self.num_heads <= query_shape[-1]
         ):
@@ -79,8 +85,6 @@ class TransformerBlock(BaseLayer):
                 f"the features. Received: num_heads={self.num_heads!r} for an "
                 f"input of shape {tuple(query_shape)}."
             )
-        shapes = [s for s in (query_shape, value_shape) if s is not None]
-        cls = LinearMultiHeadAttention if len(shapes) > 1 else QueryAttention
         layer = cls(
             num_heads=self.num_heads,
             key_dim=query_shape[-1] // self.num_heads,
@@ -91,7 +95,7 @@ class TransformerBlock(BaseLayer):
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
         )
-        layer.build(*shapes)
+        layer.build(query_shape, *shapes)
         return layer
 
     def _norm(self, name, shape):
@@ -142,32 +146,14 @@ class TransformerBlock(BaseLayer):
         (x,) = named.values()
         return ops.cast(x, self.compute_dtype)
 
-    def _around(self, name, function, inputs, training):
-        """`function` with the normalisation, dropout and residual of `name`.
-
-        Args:
-            name: str, prefix of the sublayers' attributes.
-            function: callable, tensor `(B, T, F)` to a tuple of one such
-                tensor and anything else.
-            inputs: tensor `(B, T, F)`.
-            training: optional bool.
-
-        Returns:
-            The tuple, with its tensor dropped out, added and normalised.
-        """
-        norm = getattr(self, f"_{name}_layer_norm")
-        dropout = getattr(self, f"_{name}_dropout")
-        x = norm(inputs) if self.normalize_first else inputs
-        x, *rest = function(x)
-        x = inputs + dropout(x, training=training)
-        return (x if self.normalize_first else norm(x), *rest)
-
     def _feed_forward(self, inputs, training):
-        def feed(x):
-            x = self._feedforward_intermediate_dense(x)
-            return (self._feedforward_output_dense(x),)
-
-        return self._around("feedforward", feed, inputs, training)[0]
+        x = inputs
+        if self.normalize_first:
+            x = self._feedforward_layer_norm(x)
+        x = self._feedforward_intermediate_dense(x)
+        x = self._feedforward_output_dense(x)
+        x = inputs + self._feedforward_dropout(x, training=training)
+        return x if self.normalize_first else self._feedforward_layer_norm(x)
 
     def compute_output_shape(self, inputs_shape, *others):
         return inputs_shape

@@ -1,12 +1,14 @@
 """Transformer encoder block around a linear-attention mechanism."""
 
+import functools
+
 import keras
 
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
-from keras_linattn.layers._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -132,29 +134,30 @@ class LinearTransformerEncoder(TransformerBlock):
         }
         if return_attention_scores:
             return self._encode(inputs, return_attention_scores=True, **options)
-
-        def encode(x):
-            return self._encode(x, **options)[0]
-
         if self.remat and training:
+            encode = functools.partial(self._encode, **options)
             return recompute(encode, self, (inputs,))
-        return encode(inputs)
+        return self._encode(inputs, **options)
 
     def _encode(self, inputs, training, return_attention_scores=False, **masks):
         """The block's output, and the attention scores if asked for."""
-
-        def attend(x):
-            attended = self._self_attention_layer(
-                x,
-                x,
-                training=training,
-                return_attention_scores=return_attention_scores,
-                **masks,
-            )
-            return attended if return_attention_scores else (attended,)
-
-        x, *scores = self._around("self_attention", attend, inputs, training)
-        return (self._feed_forward(x, training), *scores)
+        x, scores = inputs, None
+        if self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        x = self._self_attention_layer(
+            x,
+            x,
+            training=training,
+            return_attention_scores=return_attention_scores,
+            **masks,
+        )
+        if return_attention_scores:
+            x, scores = x
+        x = inputs + self._self_attention_dropout(x, training=training)
+        if not self.normalize_first:
+            x = self._self_attention_layer_norm(x)
+        x = self._feed_forward(x, training)
+        return (x, scores) if return_attention_scores else x
 
     def compute_output_spec(
         self,

@@ -8,9 +8,9 @@ from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
-from keras_linattn.layers._groups import check_factor
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers.stems._groups import check_factor
 
 
 @keras.saving.register_keras_serializable("keras_linattn")

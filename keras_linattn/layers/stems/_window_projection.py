@@ -8,10 +8,10 @@ from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
-from keras_linattn.layers._groups import MergeMask
-from keras_linattn.layers._groups import group
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers.stems._groups import MergeMask
+from keras_linattn.layers.stems._groups import group
 
 
 class WindowProjection(BaseLayer):

@@ -2,15 +2,15 @@
 
 import keras
 
-from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.layers._arguments import check_floating
-from keras_linattn.layers._arguments import check_streaming
-from keras_linattn.layers._attention_base import AttentionBase
+from keras_linattn.layers.attention.linear_multi_head_attention import (
+    LinearMultiHeadAttention,
+)
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class LinearSelfAttention(AttentionBase):
+class LinearSelfAttention(LinearMultiHeadAttention):
     """Multi-head self-attention in linear time: one tensor in, one out.
 
     The layer attends within its input. It has no residual connection and no
@@ -96,7 +96,7 @@ class LinearSelfAttention(AttentionBase):
         self.causal = causal
 
     def build(self, input_shape):
-        self._build_sublayers(input_shape, input_shape, input_shape)
+        super().build(input_shape, input_shape)
         # Refuse while the model is made, not when the first batch arrives.
         self.mechanism.check_call(
             *self._head_shapes(input_shape, input_shape), self.causal
@@ -114,22 +114,21 @@ class LinearSelfAttention(AttentionBase):
     ):
         check_floating(inputs=inputs)
         # Keras passes the implicit mask as `inputs_mask` if a state comes too.
-        mask = combine_masks(first_given(mask, inputs_mask))
-        return self._attend(
-            inputs,
+        mask = first_given(mask, inputs_mask)
+        return super().call(
             inputs,
             inputs,
             query_mask=mask,
-            key_mask=mask,
-            causal=self.causal,
+            value_mask=mask,
+            return_attention_scores=return_attention_scores,
             training=training,
-            return_scores=return_attention_scores,
+            use_causal_mask=self.causal,
             initial_state=initial_state,
             return_state=return_state,
         )
 
     def compute_output_shape(self, input_shape):
-        return self._output_shape_for(input_shape)
+        return super().compute_output_shape(input_shape, input_shape)
 
     def compute_output_spec(
         self,
@@ -142,15 +141,17 @@ class LinearSelfAttention(AttentionBase):
         inputs_mask=None,
     ):
         check_floating(inputs=inputs)
-        shape = inputs.shape
-        self.mechanism.check_call(*self._head_shapes(shape, shape), self.causal)
-        if initial_state is not None or return_state:
-            check_streaming(
-                self.causal, return_attention_scores, self._folding.trivial
-            )
-        return self._output_spec_for(
-            shape, shape, return_attention_scores, return_state
+        return super().compute_output_spec(
+            inputs,
+            inputs,
+            return_attention_scores=return_attention_scores,
+            use_causal_mask=self.causal,
+            initial_state=initial_state,
+            return_state=return_state,
         )
 
     def get_config(self):
-        return {**super().get_config(), "causal": self.causal}
+        config = super().get_config()
+        for name in ("sliding_window", "flash_attention"):
+            del config[name]  # arguments of the drop-in layer only
+        return {**config, "causal": self.causal}

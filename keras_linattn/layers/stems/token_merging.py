@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_linattn.layers._groups import check_factor
-from keras_linattn.layers._window_projection import WindowProjection
+from keras_linattn.layers.stems._groups import check_factor
+from keras_linattn.layers.stems._window_projection import WindowProjection
 
 
 @keras.saving.register_keras_serializable("keras_linattn")

@@ -8,11 +8,12 @@ from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
-from keras_linattn.layers._heads import attend_to_heads
-from keras_linattn.layers._heads import project_heads
 from keras_linattn.layers._sublayers import sublayer_policy
-from keras_linattn.layers._transformer_block import TransformerBlock
-from keras_linattn.layers.linear_transformer_decoder import (
+from keras_linattn.layers.attention.linear_multi_head_attention import (
+    LinearMultiHeadAttention,
+)
+from keras_linattn.layers.blocks._transformer_block import TransformerBlock
+from keras_linattn.layers.blocks.linear_transformer_decoder import (
     LinearTransformerDecoder,
 )
 
@@ -156,12 +157,13 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         )
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = hide(x, visible)
-        heads, before = None, self_attention_cache
+        keys = None  # until the first block has projected them
         for block in self.blocks:
-            x, heads, after = _call_block(
-                block, x, heads, visible, before, training
+            # Each begins with the group's state; all come to the same one.
+            x, keys, state = block.attend_to(
+                x, keys, visible, self_attention_cache, training
             )
-        return x if before is None else (x, after)
+        return x if self_attention_cache is None else (x, state)
 
     def compute_output_spec(
         self,
@@ -188,19 +190,20 @@ class _ReadingDecoder(LinearTransformerDecoder):
     """A block without projections of keys and values."""
 
     def _self_attention(self, shape):
-        return self._attention("self_attention", self.mechanism, shape)
-
-
-def _call_block(block, inputs, heads, visible, state, training):
-    """The block's output, the heads it attended to, the state after them."""
-    layer = block._self_attention_layer
-
-    def attend(x):
-        shared = heads or project_heads(layer, x, visible)
-        attended, after = attend_to_heads(
-            layer, x, shared, visible, state, training
+        return self._attention(
+            "self_attention", self.mechanism, shape, cls=_QueryAttention
         )
-        return attended, shared, after
 
-    x, *rest = block._around("self_attention", attend, inputs, training)
-    return (block._feed_forward(x, training), *rest)
+
+class _QueryAttention(LinearMultiHeadAttention):
+    """Queries and an output projection; keys and values are another layer's.
+
+    Its mechanism is the object of the other layer: a state is read rightly
+    only by the mechanism that wrote it.
+    """
+
+    @makes_sublayers
+    def build(self, query_shape):
+        self._build_queries(query_shape)
+        self._build_output(query_shape)
+        self._build_mechanism(query_shape, query_shape)

@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from keras_linattn.layers._base_layer import makes_sublayers
-from keras_linattn.layers.linear_self_attention import LinearSelfAttention
+from keras_linattn.layers.attention.linear_self_attention import (
+    LinearSelfAttention,
+)
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -90,7 +92,6 @@ class LinearAttentionCell(keras.layers.Layer):
         self._features = input_shape[-1]
         if not self.attention.built:
             self.attention.build((input_shape[0], 1, input_shape[-1]))
-            self.attention.built = True
 
     def call(self, inputs, states):
         leaves = [

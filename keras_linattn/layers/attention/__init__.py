@@ -1,0 +1,1 @@
+"""Attention layers, and the cell of a `keras.layers.RNN`."""

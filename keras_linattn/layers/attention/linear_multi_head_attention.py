@@ -1,0 +1,721 @@
+"""Drop-in replacement for `keras.layers.MultiHeadAttention`.
+
+The layer reads in the order of its forward pass: constructor, `build`, `call`
+(masks, projections, mechanism, output), attention in parts, states, specs,
+config. Below it stand the functions around a projection.
+"""
+
+import keras
+from keras import ops
+
+from keras_linattn import mechanisms
+from keras_linattn.core import backends
+from keras_linattn.core.folded import folded_attention
+from keras_linattn.core.folded import folding_pays
+from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import key_mask_from_attention_mask
+from keras_linattn.core.numerics import EXACT
+from keras_linattn.core.products import dense_product
+from keras_linattn.core.shapes import AxisFolding
+from keras_linattn.core.shapes import heads_first
+from keras_linattn.layers._arguments import as_tuple
+from keras_linattn.layers._arguments import check_floating
+from keras_linattn.layers._arguments import check_input_shapes
+from keras_linattn.layers._arguments import check_streaming
+from keras_linattn.layers._arguments import clear
+from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._arguments import rate
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._base_layer import keep_frozen
+from keras_linattn.layers._base_layer import makes_sublayers
+from keras_linattn.layers._caches import with_batch
+from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._sublayers import clone_initializer
+from keras_linattn.layers._sublayers import policy_for_config
+from keras_linattn.layers._sublayers import projection_equation
+from keras_linattn.layers._sublayers import serialize_mechanism
+from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.layers._sublayers import variable_options
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class LinearMultiHeadAttention(BaseLayer):
+    """Multi-head attention in linear time, with Keras' own interface.
+
+    Takes the constructor and call arguments of
+    `keras.layers.MultiHeadAttention` in the same order, and has variables of
+    the same names and shapes: `linear.set_weights(softmax.get_weights())`
+    works for every mechanism without weights of its own. What happens between
+    the projections is the mechanism's.
+
+    A call projects the inputs to heads, hands them to the mechanism, and
+    projects what it returns back. The methods `project_keys`, `attend_to`,
+    `summarize` and `read` do parts of that, for blocks that share keys or go on
+    from a state.
+
+    Args:
+        num_heads: int > 0, number of heads H.
+        key_dim: int > 0, size D of each head of query and key.
+        value_dim: int > 0 or `None`, size V of each head of the value.
+            Defaults to `None`: `key_dim`.
+        dropout: float in [0, 1), dropout on the heads' outputs (there are no
+            attention scores to drop). Defaults to 0.
+        use_bias: bool, whether the projections have biases. Defaults to
+            `True`.
+        output_shape: int, tuple or `None`, features of the output. Defaults
+            to `None`: those of `query`.
+        attention_axes: int, tuple or `None`, the axes that are attended over,
+            for inputs of rank > 3; the others are treated like the batch.
+            Defaults to `None`: all but batch and features.
+        sliding_window: must be `None`: a band depends on the query position.
+        flash_attention: must be `None` or `False`: there is no softmax matrix
+            for such a kernel to form.
+        kernel_initializer: initializer of the projection kernels. Defaults to
+            `"glorot_uniform"`.
+        bias_initializer: initializer of the biases. Defaults to `"zeros"`.
+        kernel_regularizer: regularizer of the kernels. Defaults to `None`.
+        bias_regularizer: regularizer of the biases. Defaults to `None`.
+        activity_regularizer: regularizer of the projections' outputs.
+            Defaults to `None`.
+        kernel_constraint: constraint on the kernels. Defaults to `None`.
+        bias_constraint: constraint on the biases. Defaults to `None`.
+        use_gate: bool, multiply the heads by a sigmoid gate projected from
+            the query. Defaults to `False`.
+        seed: int or `None`, seed of the dropout. Defaults to `None`.
+        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
+            to `"modified_linformer"`.
+        **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, ...
+
+    Call arguments:
+        query: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
+        value: tensor `(B, S, F)`.
+        key: optional tensor `(B, S, F)`. Defaults to `value`.
+        query_mask: optional bool tensor `(B, T)`; hidden rows attend to
+            nothing. Masks: `True` = visible; for inputs of rank > 3 their
+            shape is the input's without features.
+        value_mask: optional bool tensor `(B, S)`.
+        key_mask: optional bool tensor `(B, S)`.
+        attention_mask: optional tensor `(B, S)` or `(B, 1, S)`: it may depend
+            on the key only.
+        return_attention_scores: bool, return also the explicit matrix that
+            the mechanism amounts to. Quadratic in the length, for inspection.
+            Defaults to `False`.
+        training: optional bool, whether dropout is active.
+        use_causal_mask: bool, query t sees keys s <= t only. Defaults to
+            `False`.
+        initial_state: optional tree of tensors, what an earlier call returned
+            as its state: the inputs go on where that call ended. Needs
+            `use_causal_mask=True`. Defaults to `None`.
+        return_state: bool, return also the state after the inputs, whose size
+            does not depend on the length. Defaults to `False`.
+
+    Returns:
+        Tensor `(B, T, F)` (or `output_shape`). With
+        `return_attention_scores=True` also a tensor `(B, H, T, S)`, with
+        `return_state=True` also the state. A row that sees no key is 0 before
+        the output projection.
+
+    Raises:
+        ValueError: if an argument is out of range; for `sliding_window` or
+            `flash_attention`; for a mask that depends on the query; for a
+            causal mask with a mechanism that has no causal form.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_linattn
+    >>> layer = keras_linattn.LinearMultiHeadAttention(num_heads=2, key_dim=8)
+    >>> x = np.ones((4, 10, 16), "float32")
+    >>> tuple(layer(x, x).shape)
+    (4, 10, 16)
+
+    Source: Verma, 2020, arXiv 2101.10277 (the default mechanism); Vaswani et
+    al., 2017, arXiv 1706.03762 (multi-head projections).
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        key_dim,
+        value_dim=None,
+        dropout=0.0,
+        use_bias=True,
+        output_shape=None,
+        attention_axes=None,
+        sliding_window=None,
+        flash_attention=None,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        activity_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        use_gate=False,
+        seed=None,
+        mechanism="modified_linformer",
+        **kwargs,
+    ):
+        _refuse_softmax_options(sliding_window, flash_attention)
+        super().__init__(**with_exact_states(kwargs))
+        self.supports_masking = True
+        self.num_heads = positive("num_heads", num_heads)
+        self.key_dim = positive("key_dim", key_dim)
+        self.value_dim = positive(
+            "value_dim", key_dim if value_dim is None else value_dim
+        )
+        self.dropout = rate(dropout)
+        self.use_bias = use_bias
+        self._output_shape = as_tuple("output_shape", output_shape)
+        self.attention_axes = as_tuple("attention_axes", attention_axes)
+        self.sliding_window = sliding_window
+        self.flash_attention = flash_attention
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        # Acts on the projections' outputs, as in Keras' layer, not on ours.
+        self._activity_regularizer = keras.regularizers.get(
+            activity_regularizer
+        )
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.use_gate = use_gate
+        self.seed = seed
+        self._set_mechanism(mechanism)
+
+    @makes_sublayers
+    def _set_mechanism(self, mechanism):
+        self.mechanism = mechanisms.get(
+            mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
+        )
+        self._dropout_layer = keras.layers.Dropout(
+            self.dropout, seed=self.seed, dtype=self.dtype_policy
+        )
+
+    @makes_sublayers
+    def build(self, query_shape, value_shape, key_shape=None):
+        key_shape = key_shape or value_shape
+        check_input_shapes(query_shape, value_shape, key_shape)
+        rank = len(query_shape)
+        heads = (self.num_heads, self.key_dim)
+        value_heads = (self.num_heads, self.value_dim)
+        # In the order of Keras' layer: `set_weights` depends on it.
+        self._build_queries(query_shape)
+        self._key_dense = self._make_dense("key", rank, heads)
+        self._key_dense.build(key_shape)
+        if self.use_gate:
+            self._gate_dense = self._make_dense(
+                "gate", rank, value_heads, activation="sigmoid"
+            )
+            self._gate_dense.build(query_shape)
+        self._value_dense = self._make_dense("value", rank, value_heads)
+        self._value_dense.build(value_shape)
+        self._build_output(query_shape)
+        self._build_mechanism(query_shape, value_shape)
+
+    def _build_queries(self, shape):
+        self._folding = AxisFolding(len(shape), self.attention_axes)
+        self._query_dense = self._make_dense(
+            "query", len(shape), (self.num_heads, self.key_dim)
+        )
+        self._query_dense.build(shape)
+
+    def _build_output(self, shape):
+        self._output_dense = self._make_dense(
+            "attention_output",
+            len(shape),
+            self._output_shape or (shape[-1],),
+            bound_axes=2,
+        )
+        self._output_dense.build((*shape[:-1], self.num_heads, self.value_dim))
+
+    def _make_dense(
+        self, name, rank, output_dims, bound_axes=1, activation=None
+    ):
+        """EinsumDense over the last `bound_axes` axes, to `output_dims`."""
+        equation, out = projection_equation(
+            rank - 1, bound_axes, len(output_dims)
+        )
+        layer = keras.layers.EinsumDense(
+            equation,
+            output_shape=(*(None,) * (rank - 2), *output_dims),
+            bias_axes=out if self.use_bias else None,
+            activation=activation,
+            name=name,
+            kernel_initializer=clone_initializer(self.kernel_initializer),
+            bias_initializer=clone_initializer(self.bias_initializer),
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            activity_regularizer=self._activity_regularizer,
+            kernel_constraint=self.kernel_constraint,
+            bias_constraint=self.bias_constraint,
+            dtype=sublayer_policy(self.dtype_policy, name),
+        )
+        # It works position by position; without this Keras warns of the mask.
+        layer.supports_masking = True
+        return layer
+
+    def _build_mechanism(self, query_shape, value_shape):
+        self.mechanism.num_hosts += 1
+        # A mechanism that several layers share is built by the first.
+        if not self.mechanism.built:
+            shapes = [*self._head_shapes(query_shape, value_shape)]
+            if self.mechanism.traits.gated:
+                shapes.append(self._folding.folded_features_shape(query_shape))
+            self.mechanism.build(*shapes)
+            keep_frozen(self.mechanism)
+
+    def _head_shapes(self, query_shape, value_shape):
+        """Static `[B, H, T, D]` shapes of query, key and value heads."""
+        return (
+            self._folding.folded_shape((*shape[:-1], self.num_heads, size))
+            for shape, size in (
+                (query_shape, self.key_dim),
+                (value_shape, self.key_dim),
+                (value_shape, self.value_dim),
+            )
+        )
+
+    @property
+    def query_dense(self):
+        """The query projection, an `EinsumDense` (after `build`)."""
+        return self._query_dense
+
+    @property
+    def key_dense(self):
+        """The key projection, an `EinsumDense` (after `build`)."""
+        return self._key_dense
+
+    @property
+    def value_dense(self):
+        """The value projection, an `EinsumDense` (after `build`)."""
+        return self._value_dense
+
+    @property
+    def output_dense(self):
+        """The output projection, an `EinsumDense` (after `build`)."""
+        return self._output_dense
+
+    def call(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        initial_state=None,
+        return_state=False,
+    ):
+        check_floating(query=query, value=value, key=key)
+        key = value if key is None else key
+        # Masks: no product sees what they hide.
+        if attention_mask is not None:
+            attention_mask = self._key_mask_from(attention_mask, value)
+        query_mask = combine_masks(query_mask)
+        key_mask = combine_masks(value_mask, key_mask, attention_mask)
+        folding = self._folding
+        streams = initial_state is not None or return_state
+        if streams:
+            check_streaming(
+                use_causal_mask, return_attention_scores, folding.trivial
+            )
+        query, key, value = clear(query, key, value, query_mask, key_mask)
+        whole = not (use_causal_mask or streams or return_attention_scores)
+        if whole and self._folds(query, key, value, training):
+            return self._call_folded(query, key, value, query_mask, key_mask)
+        # Projections to heads, and what is attended over as one axis.
+        projected = project(self._query_dense, query)
+        queries = folding.fold(projected)
+        keys = folding.fold(project(self._key_dense, key))
+        values = folding.fold(project(self._value_dense, value))
+        query_mask = folding.fold_mask(query_mask)
+        options = {"key_mask": folding.fold_mask(key_mask)}
+        if self.mechanism.traits.gated:
+            options["inputs"] = folding.fold_features(query)
+        # The mechanism.
+        if streams:
+            if initial_state is None:
+                initial_state = self.get_initial_state(ops.shape(queries)[0])
+            heads, state = self.mechanism.step(
+                initial_state, queries, keys, values, **options
+            )
+        else:
+            options.update(query_mask=query_mask, causal=use_causal_mask)
+            heads = self.mechanism(
+                queries, keys, values, training=training, **options
+            )
+        heads = hide(heads, query_mask)
+        output = self._output(heads, projected, query, training)
+        if return_attention_scores:
+            scores = self.mechanism.attention_scores(queries, keys, **options)
+            return output, scores
+        return (output, state) if return_state else output
+
+    def _key_mask_from(self, attention_mask, value):
+        shape = tuple(value.shape)
+        if self._folding.trivial:
+            return key_mask_from_attention_mask(attention_mask)
+        if len(attention_mask.shape) != len(shape) - 1:
+            raise ValueError(
+                "For inputs of rank > 3, `attention_mask` has one entry for "
+                "each position of `value`. Received: shape "
+                f"{tuple(attention_mask.shape)}, expected {shape[:-1]}."
+            )
+        return attention_mask
+
+    def _output(self, heads, projected, query, training):
+        """Dropout, gate and projection of heads `[B', H, T, V]`.
+
+        Args:
+            heads: tensor, what the mechanism returned.
+            projected: tensor `(B, ..., H, D)`, whose axes the heads had.
+            query: tensor `(B, ..., F)`, the layer's input.
+            training: optional bool, whether dropout is active.
+        """
+        heads = self._dropout_layer(heads, training=training)
+        heads = self._folding.unfold(heads, like=projected)
+        if self.use_gate:
+            heads = ops.multiply(heads, project(self._gate_dense, query))
+        return project(self._output_dense, heads)
+
+    def _folds(self, query, key, value, training):
+        """Can this bidirectional call be folded, and does it pay?
+
+        See `core/folded.py`: the same output in fewer operations, for long
+        sequences whose length is known while the graph is made.
+        """
+        mechanism = self.mechanism
+        return (
+            backends.fast_forms()
+            and offers_factors(mechanism)
+            and len(query.shape) == 3
+            and self.compute_dtype == mechanism.compute_dtype
+            and self.compute_dtype in EXACT
+            and not self.use_gate
+            and (self.dropout == 0 or training is None or training is False)
+            # These three are not called.
+            and not is_patched(mechanism)
+            and is_plain(self._value_dense)
+            and is_plain(self._output_dense)
+            and self._is_long_enough(query.shape, key.shape, value.shape)
+        )
+
+    def _is_long_enough(self, query, key, value):
+        if is_empty(query, key, value):
+            return False  # the mechanism's call knows what to do
+        lengths = (query[1], key[1], value[1])
+        # A length that JAX exports is a symbol, which cannot be compared.
+        if not all(isinstance(length, int) for length in lengths):
+            return False
+        batches = {
+            n for n in (query[0], key[0], value[0]) if isinstance(n, int)
+        }
+        if lengths[1] != lengths[2] or len(batches) > 1:
+            return False  # these are faults, which the usual path finds
+        heads = (self.key_dim, self.value_dim)
+        outputs = self._output_dense.kernel.shape[2:]
+        return len(outputs) == 1 and folding_pays(
+            (*lengths[:2], value[-1], *heads, outputs[0])
+        )
+
+    def _call_folded(self, query, key, value, query_mask, key_mask):
+        """The output `(B, T, O)`, of inputs that are 0 where masked."""
+        factors = self.mechanism.factors(
+            project(self._query_dense, query),
+            hide(project(self._key_dense, key), key_mask, axis=1),
+            key_mask,
+        )
+        weights = hide(factors.query, query_mask, axis=1)
+        projections = (self._value_dense, self._output_dense)
+        # The projections cast what they are called with; here none is called.
+        return folded_attention(
+            factors._replace(query=weights),
+            ops.cast(value, self.compute_dtype),
+            *((dense.kernel, dense.bias) for dense in projections),
+        )
+
+    # --- Attention in parts, for inputs `(B, T, F)` after `build`
+
+    def project_keys(self, value, value_mask=None, attention_mask=None):
+        """Projects all that a query needs to know of the positions of `value`.
+
+        Layers may attend to the keys of another one, with queries of their own.
+
+        Args:
+            value: tensor `(B, S, F)`.
+            value_mask: optional bool tensor `(B, S)`, `True` = visible.
+            attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
+
+        Returns:
+            Dict of the heads `key` and `value`, of `key_mask`, and of `inputs`
+            if the mechanism is gated.
+        """
+        if attention_mask is not None:
+            attention_mask = key_mask_from_attention_mask(attention_mask)
+        mask = combine_masks(value_mask, attention_mask)
+        value = hide(value, mask)
+        keys = {
+            "key": heads_first(project(self._key_dense, value)),
+            "value": heads_first(project(self._value_dense, value)),
+            "key_mask": mask,
+        }
+        if self.mechanism.traits.gated:
+            keys["inputs"] = value
+        return keys
+
+    def attend_to(
+        self, query, keys, query_mask=None, state=None, training=None
+    ):
+        """Attends causally to keys, which need not be the layer's own.
+
+        Args:
+            query: tensor `(B, T, F)`.
+            keys: dict from `project_keys`, of T positions.
+            query_mask: optional bool tensor `(B, T)`.
+            state: optional tree of tensors, the state before the positions.
+            training: optional bool, whether dropout is active.
+
+        Returns:
+            Tensor `(B, T, F)`, and the state after the positions, `None` if
+            there was none before.
+        """
+        projected = project(self._query_dense, query)
+        queries = heads_first(projected)
+        if state is None:
+            heads = self.mechanism(
+                queries,
+                **keys,
+                query_mask=query_mask,
+                causal=True,
+                training=training,
+            )
+        else:
+            heads, state = self.mechanism.step(state, queries, **keys)
+        heads = hide(heads, query_mask)
+        return self._output(heads, projected, query, training), state
+
+    def summarize(self, value, value_mask=None, attention_mask=None):
+        """Sums up `value` once, for any number of calls of `read`.
+
+        Args:
+            value: tensor `(B, S, F)`.
+            value_mask: optional bool tensor `(B, S)`, `True` = visible.
+            attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
+
+        Returns:
+            Tree of tensors, a state of the mechanism.
+        """
+        state = self.get_initial_state(ops.shape(value)[0])
+        keys = self.project_keys(value, value_mask, attention_mask)
+        # Any queries do: what they read is not used.
+        _, state = self.mechanism.step(state, keys["key"], **keys)
+        return state
+
+    def read(self, query, state, training=None):
+        """Attends to all positions of a state, which stays as it is.
+
+        Args:
+            query: tensor `(B, T, F)`.
+            state: tree of tensors, as from `summarize`.
+            training: optional bool, whether dropout is active.
+
+        Returns:
+            Tensor `(B, T, F)`.
+        """
+        projected = project(self._query_dense, query)
+        queries = heads_first(projected)
+        # Reading is a step whose new keys are all hidden.
+        value = ops.zeros_like(queries[..., :1])
+        heads, _ = self.mechanism.step(
+            state,
+            queries,
+            key=ops.zeros_like(queries),
+            value=ops.repeat(value, self.value_dim, axis=-1),
+            key_mask=ops.zeros_like(queries[:, 0, :, 0], dtype="bool"),
+        )
+        return self._output(heads, projected, query, training)
+
+    # --- States, specs, config
+
+    def state_spec(self):
+        """What a state consists of, whatever it took in; see `Mechanism`."""
+        return self.mechanism.state_spec(
+            self.num_heads, self.key_dim, self.value_dim
+        )
+
+    def get_initial_state(self, batch_size):
+        """The state of `batch_size` sequences before their first position."""
+        return self.mechanism.initial_state(
+            batch_size, self.num_heads, self.key_dim, self.value_dim
+        )
+
+    def compute_output_shape(self, query_shape, value_shape, key_shape=None):
+        return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
+
+    def compute_output_spec(
+        self,
+        query,
+        value,
+        key=None,
+        query_mask=None,
+        value_mask=None,
+        key_mask=None,
+        attention_mask=None,
+        return_attention_scores=False,
+        training=None,
+        use_causal_mask=False,
+        initial_state=None,
+        return_state=False,
+    ):
+        # Refuse while the model is made, not when the first batch arrives.
+        check_floating(query=query, value=value, key=key)
+        queries, keys, values = self._head_shapes(query.shape, value.shape)
+        self.mechanism.check_call(queries, keys, values, use_causal_mask)
+        if attention_mask is not None:
+            self._key_mask_from(attention_mask, value)
+        if initial_state is not None or return_state:
+            check_streaming(
+                use_causal_mask, return_attention_scores, self._folding.trivial
+            )
+        output = keras.KerasTensor(
+            (*query.shape[:-1], *(self._output_shape or query.shape[-1:])),
+            dtype=self.compute_dtype,
+        )
+        if return_state:
+            return output, with_batch(self.state_spec(), query.shape[0])
+        if not return_attention_scores:
+            return output
+        self.mechanism.check_scores()
+        scores = keras.KerasTensor(
+            (*queries[:3], keys[2]), dtype=self.compute_dtype
+        )
+        return output, scores
+
+    def _sublayers(self):
+        names = ("query", "key", "gate", "value", "output")
+        layers = (getattr(self, f"_{name}_dense", None) for name in names)
+        return [layer for layer in layers if layer is not None]
+
+    def get_config(self):
+        config = {
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "value_dim": self.value_dim,
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "output_shape": self._output_shape,
+            "attention_axes": self.attention_axes,
+            "sliding_window": self.sliding_window,
+            "flash_attention": self.flash_attention,
+            "use_gate": self.use_gate,
+            "seed": self.seed,
+            "mechanism": serialize_mechanism(self.mechanism, self.name),
+        }
+        config["activity_regularizer"] = keras.regularizers.serialize(
+            self._activity_regularizer
+        )
+        config["dtype"] = policy_for_config(
+            self.dtype_policy, self._sublayers()
+        )
+        return {**super().get_config(), **config, **variable_options(self)}
+
+
+def _refuse_softmax_options(sliding_window, flash_attention):
+    for name, value in (
+        ("sliding_window", sliding_window),
+        ("flash_attention", flash_attention or None),
+    ):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` belongs to softmax attention and cannot be honoured "
+                f"in linear attention. Received: {name}={value!r}. Leave it "
+                "out, or use `keras.layers.MultiHeadAttention`."
+            )
+
+
+def project(dense, x):
+    """`dense(x)`, as one product of matrices with its bias where that pays.
+
+    `EinsumDense` adds the bias to heads `(H, D)`, a second pass over the
+    output, since only a product of plain matrices takes one along.
+
+    Args:
+        dense: built `keras.layers.EinsumDense` from the last axes of `x`, with
+            a bias of all its output's axes.
+        x: tensor `(B, T, ..., F)`.
+    """
+    if (
+        not backends.has_fast_form(dense_product)
+        or dense.bias is None
+        or not is_plain(dense)
+    ):
+        return _call(dense, x)
+    x = ops.cast(x, dense.compute_dtype)
+    return dense_product(x, dense.kernel, dense.bias)
+
+
+def _call(dense, x):
+    """`dense(x)`, where TensorFlow cannot take the bias for one of axis 1.
+
+    Keras adds a bias `(H, 1)` along axis 1 if H is the length there. In two
+    parts, neither has that length.
+    """
+    length = x.shape[1]  # a symbol, which cannot be compared, in an export
+    if (
+        dense.bias is None
+        or dense.bias.shape[-1] > 1
+        or not isinstance(length, int)
+        or [n for n in dense.bias.shape if n > 1] != [length]
+    ):
+        return dense(x)
+    return ops.concatenate([dense(x[:, :1]), dense(x[:, 1:])], axis=1)
+
+
+_CALL = keras.layers.EinsumDense.call
+
+
+def is_plain(dense):
+    """Is it a product and a bias in full precision, and nothing else?
+
+    Only then may a product of `dense.kernel`, which has what LoRA adds to it,
+    take the place of the call.
+    """
+    return (
+        type(dense).call is _CALL
+        and not is_patched(dense)
+        and dense.quantization_mode is None
+        and dense.compute_dtype in EXACT
+        and dense.activation in (None, keras.activations.linear)
+        and dense.activity_regularizer is None
+    )
+
+
+def is_patched(layer):
+    """Has somebody given this object a `call` of its own, or a hook?
+
+    As calibration for GPTQ does, to see what the layer is called with.
+    """
+    return "call" in vars(layer) or has_hooks(layer)
+
+
+@backends.per_backend
+def has_hooks(layer):
+    """Has it hooks, which run when it is called? Only torch has them."""
+    return False
+
+
+def offers_factors(mechanism):
+    """Does its very class say how its output factors?
+
+    An inherited `factors` may not be that of an `attend` that a subclass
+    writes: such a class loses the speed, and nothing else.
+    """
+    return mechanism.traits.separable and "factors" in vars(type(mechanism))

@@ -1,0 +1,1 @@
+"""Transformer blocks: encoder, decoder, and groups of decoder blocks."""
