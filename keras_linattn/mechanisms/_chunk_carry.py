@@ -1,4 +1,4 @@
-"""Recurrences from chunk to chunk, over a matrix state for each head."""
+"""Recurrences over a matrix state: chunk by chunk, or one position at a time."""
 
 import math
 
