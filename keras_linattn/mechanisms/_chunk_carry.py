@@ -1,4 +1,4 @@
-"""Recurrences over a matrix state: chunk by chunk, or one position at a time."""
+"""Recurrences over a matrix state: by chunks, or one position at a time."""
 
 import math
 
