@@ -1,4 +1,4 @@
-"""Recurrences from chunk to chunk, over a matrix state for each head."""
+"""Recurrences over a matrix state: by chunks, or one position at a time."""
 
 import math
 
