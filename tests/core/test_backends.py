@@ -50,7 +50,6 @@ ARGUMENTS = {
         normal(3, 4, 2, 6),
         normal(2, 6),
     ),
-    "dense_product": lambda: (normal(2, 3, 5), normal(5, 2, 4), normal(2, 4)),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "run_in_segments": lambda: (
         summed_up,
