@@ -59,11 +59,11 @@ def test_layerwise_sharing_is_one_object_in_several_layers(tmp_path):
 
 
 def test_too_long_an_input_of_free_length_is_never_plausible():
-    """Where the length is known at run time alone, the output is NaN."""
+    """NaN where JAX exports the length; TensorFlow asserts, see conformance."""
     linformer = mechanisms.Linformer(projection_dim=3, sequence_length=6)
     fits, longer = (random_inputs(queries=n, keys=n) for n in (6, 7))
     linformer(*heads(fits))
-    if keras.backend.backend() != "torch":  # which always knows the length
+    if keras.backend.backend() == "jax":
         shape = ("b", 2, "t", 4)
         traced = with_free_sizes(linformer, [shape] * 3, ["float32"] * 3)
         assert np.isfinite(traced(*heads(fits))).all()

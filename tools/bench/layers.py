@@ -48,7 +48,14 @@ def times(job):
             results[name] = {"refused": refused}
             continue
         function = KINDS[job["kind"]](built(case, shape))
-        results[name] = {"first": timing.seconds(function, x), "rounds": []}
+        try:
+            results[name] = {"first": timing.seconds(function, x), "rounds": []}
+        except RuntimeError as error:
+            if name not in peers.names():
+                raise
+            # Some refuse a device or a version; the others are measured.
+            results[name] = {"refused": str(error).splitlines()[0]}
+            continue
         once = timing.seconds(function, x)  # the warm-up
         running[name] = function, max(1, math.ceil(SHORTEST / once))
     for _ in range(job["rounds"]):
