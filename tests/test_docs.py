@@ -56,7 +56,7 @@ def test_the_page_is_checked_in_earnest(forget_after):
     exec(reference, namespace)
     namespace["SMALLEST"] = 0
     reference = namespace["softplus_reference"]
-    with pytest.raises(AssertionError, match="large_inputs_give_the_whole"):
+    with pytest.raises(AssertionError, match="do_not_count_as_empty"):
         testing.check_mechanism("softplus_kernel", reference)
 
 

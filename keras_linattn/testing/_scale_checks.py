@@ -120,11 +120,12 @@ def check_float64(subject):
 def _compare_in_float64(subject):
     inputs = subject.inputs(queries=LENGTH, keys=LENGTH, visible=0.8)
     mechanism = subject.build(inputs, dtype="float64")
-    exact = keras.backend.backend() != "jax"
     heads = [
         ops.convert_to_tensor(x, dtype="float64")
         for x in (inputs.query, inputs.key, inputs.value)
     ]
+    # JAX makes float32 of them.
+    exact = keras.backend.standardize_dtype(heads[0].dtype) == "float64"
     for causal in subject.traits.forms:
         expected = visible_rows(
             subject.expected(mechanism, inputs, causal), inputs
@@ -140,8 +141,10 @@ def _compare_in_float64(subject):
             output = ops.convert_to_numpy(output)
             dtype = "float64" if exact else "float32"
             require(output.dtype == dtype, f"dtype {output.dtype}")
-            tolerance = 1e-10 if exact else subject.traits.tolerance
-            assert_close(visible_rows(output, inputs), expected, tolerance)
+            # Not closer: under torch Keras' own products round to float32.
+            assert_close(
+                visible_rows(output, inputs), expected, subject.traits.tolerance
+            )
 
 
 def _always(traits):

@@ -1,5 +1,6 @@
 """The core functions at their edges."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -204,3 +205,23 @@ def test_folding_unfolds(axes):
 def test_folding_refuses(axes):
     with pytest.raises(ValueError, match="`attention_axes` must name axes"):
         shapes.AxisFolding(4, axes)
+
+
+@pytest.mark.parametrize("name", ["matmul", "cumsum", "mean", "maximum"])
+def test_float64_is_not_rounded(name):
+    x = np.random.default_rng(0).standard_normal((3, 3))
+    others = {"matmul": x, "cumsum": 0, "mean": 0, "maximum": 0.1}
+    wanted = {
+        "matmul": x @ x,
+        "cumsum": x.cumsum(0),
+        "mean": x.mean(0),
+        "maximum": np.maximum(x, 0.1),
+    }[name]
+    if keras.backend.backend() == "jax":
+        pytest.skip("JAX has no float64 unless it is told to")
+    other = others[name]
+    if name == "matmul":
+        other = ops.convert_to_tensor(x, dtype="float64")
+    x = ops.convert_to_tensor(x, dtype="float64")
+    found = getattr(numerics, name)(x, other)
+    np.testing.assert_allclose(numpy(found), wanted, rtol=1e-14)

@@ -146,7 +146,8 @@ def test_an_unknown_case_is_refused(bench):
 
 def test_peers_run_under_torch_alone(bench):
     main, peers = bench("__main__"), bench("peers")
-    assert tuple(peers.PREFIX + name for name in main.PEERS) == peers.names()
+    every = (*main.PEERS, *main.CUDA_PEERS)
+    assert tuple(peers.PREFIX + name for name in every) == peers.names()
     case = bench("cases").get("peer:performer")
     assert case.verify is None
     if keras.backend.backend() != "torch":

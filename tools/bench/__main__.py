@@ -45,6 +45,7 @@ PEERS = (
     "nystrom_attention",
     "linformer",
 )
+CUDA_PEERS = ("fla_gated_delta",)  # by name only: --peers runs on CPUs
 CASES = ("floor", *(f"linear:{name}" for name in MECHANISMS), "keras_mha")
 DECODERS = ("linear:linear_transformer", "keras_hub_cache")
 # glibc then gives freed tensors back at once, instead of keeping them: the
