@@ -68,10 +68,20 @@ class KernelMechanism(Mechanism):
     def attend(
         self, query, key, value, *, key_mask, query_mask, causal, training
     ):
+        if not causal:
+            return self.attend_both_ways(query, key, value, key_mask)
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
-        if causal:
-            return attend_causally(query, key, value)[0]
+        return attend_causally(query, key, value)[0]
+
+    def attend_both_ways(self, query, key, value, key_mask):
+        """Computes the output without a causal mask.
+
+        A kernel overrides it if its features can be scaled there to fit
+        float32, which a causal form cannot do: it would look ahead.
+        """
+        query = self.query_features(query)
+        key = hide(self.key_features(key), key_mask)
         return kernel_attention(query, key, value)
 
     def state_spec(self, num_heads, key_dim, value_dim):

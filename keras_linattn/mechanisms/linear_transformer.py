@@ -118,11 +118,7 @@ class LinearTransformer(KernelMechanism):
     def key_features(self, key):
         return feature_map(key, FLOOR)
 
-    def attend(self, query, key, value, *, key_mask, causal, **options):
-        if causal:
-            return super().attend(
-                query, key, value, key_mask=key_mask, causal=causal, **options
-            )
+    def attend_both_ways(self, query, key, value, key_mask):
         weights, total, log = position_weights(key, key_mask)
         scores = log_feature_map(query) + ops.expand_dims(log, 2)
         summary = key_value_product(weights, value)

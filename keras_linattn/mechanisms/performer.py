@@ -155,11 +155,7 @@ class Performer(KernelMechanism):
         """Draws a new projection, the next one of this seed."""
         self.projection.assign(self._draw(self.projection.shape))
 
-    def attend(self, query, key, value, *, key_mask, causal, **options):
-        if causal:
-            return super().attend(
-                query, key, value, key_mask=key_mask, causal=causal, **options
-            )
+    def attend_both_ways(self, query, key, value, key_mask):
         projection = ops.cast(self.projection, query.dtype)
         return attend(query, key, value, projection, key_mask)
 

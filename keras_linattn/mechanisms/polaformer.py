@@ -166,13 +166,14 @@ class PolaFormer(KernelMechanism):
     def attend(
         self, query, key, value, *, key_mask, query_mask, causal, training
     ):
+        if causal:  # there is no convolution then
+            nothing = (None, None)
+            return self.advance(nothing, query, key, value, key_mask=key_mask)[
+                0
+            ]
         *queries, key = self._features(query, key)
-        if causal:
-            key = ops.exp(key)
         output = [
-            attend_causally(relative_features(features), key, half)[0]
-            if causal
-            else log_kernel_attention(features, key, half, key_mask)
+            log_kernel_attention(features, key, half, key_mask)
             for features, half in zip(queries, halves(value))
         ]
         output = ops.concatenate(output, axis=-1)

@@ -82,11 +82,7 @@ class Taylor(KernelMechanism):
     def key_features(self, key):
         return feature_map(key)
 
-    def attend(self, query, key, value, *, key_mask, causal, **options):
-        if causal:
-            return super().attend(
-                query, key, value, key_mask=key_mask, causal=causal, **options
-            )
+    def attend_both_ways(self, query, key, value, key_mask):
         key = hide(self.key_features(key), key_mask)
         key = over_largest(key, axis=(2, 3))
         return kernel_attention(self.query_features(query), key, value)
