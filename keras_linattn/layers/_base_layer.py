@@ -32,6 +32,11 @@ class BaseLayer(keras.layers.Layer):
 
         return call
 
+    def get_config(self):
+        # Defined, since Keras' own for layers without one fails if a dtype
+        # policy is an object.
+        return super().get_config()
+
     @classmethod
     def from_config(cls, config):
         return super().from_config(with_mechanism(config))

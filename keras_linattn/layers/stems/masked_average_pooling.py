@@ -56,6 +56,3 @@ class MaskedAveragePooling(BaseLayer):
 
     def compute_output_shape(self, inputs_shape):
         return (inputs_shape[0], inputs_shape[2])
-
-    def get_config(self):
-        return super().get_config()  # Keras' own fails for a policy object

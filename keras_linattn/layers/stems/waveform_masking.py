@@ -71,6 +71,3 @@ class WaveformMasking(BaseLayer):
 
     def compute_output_shape(self, waveforms_shape):
         return (*waveforms_shape, 1)
-
-    def get_config(self):
-        return super().get_config()  # Keras' own fails for a policy object
