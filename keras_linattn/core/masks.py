@@ -26,8 +26,8 @@ def combine_masks(*masks):
     return combined
 
 
-def hide(x, mask, axis=-2):
-    """Sets the positions that the mask does not show to 0.
+def hide(x, mask, axis=-2, value=0):
+    """Sets the positions that the mask does not show to 0, or to `value`.
 
     Selects rather than multiplies, since 0 * NaN is NaN.
 
@@ -35,13 +35,15 @@ def hide(x, mask, axis=-2):
         x: tensor `[B, H, S, D]`, or `[B, S, D]`.
         mask: bool tensor `(B, S)`, or `None` (then `x` is returned as it is).
         axis: int, the axis of `x` that runs over positions.
+        value: float. Defaults to 0.
 
     Returns:
         Tensor of `x`'s shape.
     """
     if mask is None:
         return x
-    return ops.where(spread(mask, len(x.shape), axis), x, ops.zeros_like(x))
+    visible = spread(mask, len(x.shape), axis)
+    return ops.where(visible, x, ops.cast(value, x.dtype))
 
 
 def hide_inputs(inputs, masks):

@@ -6,6 +6,7 @@ from keras import ops
 from keras_linattn.core import backends
 
 EXACT = ("float32", "float64")  # in half precision, sums need a wider type
+LOWEST = -1e30  # log of 0; finite, since inf - inf is NaN
 SMALLEST_SUM = 1e-35  # smaller sums of weights have no digits left
 
 
@@ -99,7 +100,7 @@ def masked_exp(x, visible=None, axis=-1):
     if visible is None:
         return ops.exp(x - ops.stop_gradient(ops.max(x, axis, keepdims=True)))
     # A finite floor: with -inf, a row that sees nothing is inf - inf = NaN.
-    x = ops.where(visible, x, ops.cast(-1e30, x.dtype))
+    x = ops.where(visible, x, ops.cast(LOWEST, x.dtype))
     largest = ops.stop_gradient(ops.max(x, axis, keepdims=True))
     return ops.where(visible, ops.exp(x - largest), ops.zeros_like(x))
 

@@ -8,12 +8,11 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
-from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
-
-LOWEST = -1e30  # log of a feature of 0; finite, since inf - inf is NaN
 
 
 def key_value_product(key, value):
@@ -85,9 +84,7 @@ def log_kernel_attention(query, key, value, key_mask=None):
     Returns:
         Tensor `[B, H, T, V]`; 0 where the features meet no visible key's.
     """
-    if key_mask is not None:
-        lowest = ops.cast(LOWEST, key.dtype)
-        key = ops.where(spread(key_mask, 4, 2), key, lowest)
+    key = hide(key, key_mask, value=LOWEST)
     largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
     filled = largest > LOWEST / 2

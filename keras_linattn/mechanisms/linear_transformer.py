@@ -25,12 +25,11 @@ from keras import ops
 
 from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import hide
-from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
-from keras_linattn.core.products import LOWEST
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -70,10 +69,7 @@ def position_weights(key, key_mask=None, axis=2):
         the sums over it, at least 1 where a key is visible, and the logarithm
         of what they are of phi itself.
     """
-    shown = key
-    if key_mask is not None:
-        lowest = ops.cast(LOWEST, key.dtype)
-        shown = ops.where(spread(key_mask, 4, axis), key, lowest)
+    shown = hide(key, key_mask, axis, LOWEST)
     largest = ops.max(shown, axis=axis, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
     largest = -ops.relu(-largest)  # at most 0

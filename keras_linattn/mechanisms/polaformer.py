@@ -36,8 +36,8 @@ from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_convolution
 from keras_linattn.core.convolutions import depthwise_convolution
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
-from keras_linattn.core.products import LOWEST
 from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
