@@ -34,15 +34,14 @@ def call(mechanism, heads, causal, **options):
     Compiled as a whole under JAX: operation by operation the suite would
     spend minutes in the compiler.
     """
-    run = backends.current().call_mechanism
     return ops.convert_to_numpy(
-        run(mechanism, _tensors(heads), causal, options)
+        call_mechanism(mechanism, _tensors(heads), causal, options)
     )
 
 
 def quick(function, arrays):
     """`function(*arrays)`, compiled under JAX only; see `call`."""
-    function = backends.current().quick(function)
+    function = compile_where_slow(function)
     return ops.convert_to_numpy(function(*_tensors(arrays)))
 
 
@@ -52,12 +51,12 @@ def step_of(mechanism):
     def step(state, query, key, value, key_mask):
         return mechanism.step(state, query, key, value, key_mask=key_mask)
 
-    return backends.current().quick(step)
+    return compile_where_slow(step)
 
 
 def compiled(function, arrays):
     """`function(*arrays)` compiled by XLA; as it is under torch."""
-    function = backends.current().compile_function(function)
+    function = compile_function(function)
     return ops.convert_to_numpy(function(*_tensors(arrays)))
 
 
@@ -72,13 +71,40 @@ def with_free_sizes(function, shapes, dtypes):
     Returns:
         Callable on NumPy arrays. Under torch nothing is traced.
     """
-    traced = backends.current().trace_free_sizes(function, shapes, dtypes)
+    traced = trace_free_sizes(function, shapes, dtypes)
     return lambda *arrays: ops.convert_to_numpy(traced(*_tensors(arrays)))
 
 
 def largest_intermediate(function, arrays):
     """Number of entries of the largest array that `function` forms."""
     return max(backends.current().array_sizes(function, _tensors(arrays)))
+
+
+# What the backend runs as it is, unless its module says otherwise.
+
+
+@backends.per_backend
+def compile_function(function):
+    """`function` of tensors, compiled by XLA if the backend can."""
+    return function
+
+
+@backends.per_backend
+def compile_where_slow(function):
+    """`function`, compiled if the backend compiles each operation anyway."""
+    return function
+
+
+@backends.per_backend
+def call_mechanism(mechanism, heads, causal, options):
+    """The mechanism's output."""
+    return mechanism(*heads, causal=causal, **options)
+
+
+@backends.per_backend
+def trace_free_sizes(function, shapes, dtypes):
+    """`function` traced once for all sizes that are given as a letter."""
+    return function
 
 
 def _tensors(arrays):

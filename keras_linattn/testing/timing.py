@@ -37,9 +37,9 @@ def _mean_square(outputs):
     return sum(ops.mean(ops.square(y)) for y in keras.tree.flatten(outputs))
 
 
+@backends.per_backend
 def wait(result):
     """Returns once the result, a tensor or a tree of them, is there."""
-    backends.current().wait(result)
 
 
 def seconds(function, *arguments, repeats=1):

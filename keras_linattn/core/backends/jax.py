@@ -155,8 +155,8 @@ def compile_function(function):
     return jax.jit(function)
 
 
-def quick(function):
-    """`function`, as the suite calls it: JAX compiles each operation alone."""
+def compile_where_slow(function):
+    """`function` compiled as a whole: JAX compiles each operation alone."""
     return jax.jit(function)
 
 

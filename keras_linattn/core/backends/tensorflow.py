@@ -50,16 +50,6 @@ def compile_function(function):
     return tf.function(function, jit_compile=True)
 
 
-def quick(function):
-    """`function`, as the suite calls it: operation by operation."""
-    return function
-
-
-def call_mechanism(mechanism, heads, causal, options):
-    """The mechanism's output."""
-    return mechanism(*heads, causal=causal, **options)
-
-
 def trace_free_sizes(function, shapes, dtypes):
     """`function` traced once for all sizes that are given as a letter."""
     signature = [
@@ -102,7 +92,3 @@ def training_step(layer, loss):
         return tape.gradient(total, [x, *weights])
 
     return function
-
-
-def wait(result):
-    """Returns at once: a call returns when its tensors are there."""

@@ -212,26 +212,6 @@ def until_the_end():
 # --- Gradients and traces, for the conformance suite and the benchmarks ----
 
 
-def compile_function(function):
-    """`function` as it is: Keras does not compile under torch."""
-    return function
-
-
-def quick(function):
-    """`function`, as the suite calls it: operation by operation."""
-    return function
-
-
-def call_mechanism(mechanism, heads, causal, options):
-    """The mechanism's output."""
-    return mechanism(*heads, causal=causal, **options)
-
-
-def trace_free_sizes(function, shapes, dtypes):
-    """`function` as it is: every call may have other sizes."""
-    return function
-
-
 def gradients(function, tensors, variables):
     """Gradients of the scalar `function(*tensors)` by tensors and variables."""
     tensors = [x.detach().requires_grad_() for x in tensors]
