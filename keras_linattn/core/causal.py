@@ -1,5 +1,7 @@
 """Causal kernel attention."""
 
+from keras import ops
+
 from keras_linattn.core import backends
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import causal_product
@@ -19,6 +21,14 @@ def attend_causally(query, key, value, state=None):
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
+    if state is None:
+        sizes = (*ops.shape(key)[:2], key.shape[3], value.shape[3] + 1)
+        state = ops.zeros(sizes, key.dtype)
+    return run_in_segments(attend_in_chunks, state, (query, key, value))
+
+
+def attend_in_chunks(state, query, key, value):
+    """`attend_causally` for all positions together."""
     summed, state = causal_product(query, key, append_ones(value), state)
     return divide_by_last(summed), state
 

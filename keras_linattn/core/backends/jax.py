@@ -8,12 +8,10 @@ import keras
 from jax import export
 from keras import ops
 
-from keras_linattn.core import causal
 from keras_linattn.core import chunks
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
 from keras_linattn.core.backends.thresholds import SHORTEST
-from keras_linattn.core.shapes import heads_last
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -48,64 +46,11 @@ def cumulative_sums(x, start):
     return chunks.grouped_sums(x, start, chunks.cumulative_sums.portable)
 
 
-def attend_causally(query, key, value, state=None):
-    """Kernel attention for one segment after the other, on a CPU.
-
-    Memory-bound on CPUs; a segment fits in cache. It is computed again in the
-    backward pass.
-    """
-    sizes = query.shape  # those that are exported are symbols
-    known = all(isinstance(size, int) for size in sizes)
-    if not known or sizes[2] < SHORTEST or jax.default_backend() != "cpu":
-        return NotImplemented
-    batch, heads, length, rank = sizes
-    size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
-    dim = value.shape[-1]
-    if state is None:
-        state = ops.zeros((batch, heads, rank, dim + 1), key.dtype)
-    segments = [_to_segments(x, size) for x in (query, key, value)]
-    shape = state.shape
-    state = ops.reshape(state, (1, batch * heads, rank, dim + 1))
-    state, output = ops.scan(_attend_again_in_backward(), state, segments)
-    output = _from_segments(output, batch, length)
-    return output, ops.reshape(state, shape)
-
-
-def _to_segments(x, size):
-    """`[B, H, T, D]` to `[N, C, B H, D]`: no copy of heads for a batch of 1."""
-    x = chunks.split_chunks(
-        heads_last(x), size, axis=1
-    )  # as after a projection
-    batch, count, size, heads, dim = x.shape
-    if batch > 1:
-        x = ops.transpose(x, (1, 2, 0, 3, 4))
-    return ops.reshape(x, (count, size, batch * heads, dim))
-
-
-def _from_segments(x, batch, length):
-    """The inverse of `_to_segments`."""
-    count, size, heads, dim = x.shape
-    x = ops.reshape(x, (count * size, batch, heads // batch, dim))
-    x = ops.transpose(x, (1, 2, 0, 3))
-    return x[:, :, :length]
-
-
-def _attend_to_segment(state, segment):
-    """The state and the outputs `[C, B H, V]` after a segment `[C, B H, D]`."""
-    heads = (ops.transpose(x, (1, 0, 2))[None] for x in segment)
-    output, state = causal.attend_causally.portable(*heads, state)
-    return state, ops.transpose(output[0], (1, 0, 2))
-
-
-# One function for all calls: for each that is new to it, JAX compiles anew.
-# Only made where it is used: Keras warns under a backend without it.
-@functools.cache
-def _attend_again_in_backward():
-    return keras.remat(_attend_to_segment)
-
-
 def run_in_segments(function, state, tensors):
-    """One segment after the other, computed again in the backward pass."""
+    """One segment after the other, computed again in the backward pass.
+
+    Memory-bound on CPUs; a segment fits in cache.
+    """
     batch, _, length, _ = tensors[0].shape
     known = isinstance(batch, int) and isinstance(length, int)
     if not known or length < SHORTEST or jax.default_backend() != "cpu":
@@ -118,7 +63,7 @@ def run_in_segments(function, state, tensors):
     return chunks.join_chunks(ops.moveaxis(output, 0, 2), length), state
 
 
-@functools.cache  # as above
+@functools.cache  # JAX compiles anew for each function that is new to it
 def _segment_of(function):
     def advance(state, segment):
         output, state = function(state, *segment)
