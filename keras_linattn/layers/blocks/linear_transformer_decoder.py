@@ -229,30 +229,39 @@ class LinearTransformerDecoder(TransformerBlock):
         if not self.normalize_first:
             x = self._self_attention_layer_norm(x)
         if encoder_sequence is not None:
-            inputs = x
-            if self.normalize_first:
-                x = self._cross_attention_layer_norm(x)
-            masks = {
-                "value_mask": encoder_padding_mask,
-                "attention_mask": encoder_attention_mask,
-            }
-            if cross_attention_cache is None:
-                x = self._cross_attention_layer(
-                    x, encoder_sequence, training=training, **masks
-                )
-            else:
-                summary = cross_attention_cache
-                if cross_attention_cache_update_index is not None:
-                    summary = self._cross_attention_layer.summarize(
-                        encoder_sequence, **masks
-                    )
-                x = self._cross_attention_layer.read(x, summary, training)
-                caches.append(summary)
-            x = inputs + self._cross_attention_dropout(x, training=training)
-            if not self.normalize_first:
-                x = self._cross_attention_layer_norm(x)
+            x, summary = self._attend_to_encoder(
+                x,
+                encoder_sequence,
+                {
+                    "value_mask": encoder_padding_mask,
+                    "attention_mask": encoder_attention_mask,
+                },
+                cross_attention_cache,
+                cross_attention_cache_update_index is not None,
+                training,
+            )
+            caches += [] if summary is None else [summary]
         x = self._feed_forward(x, training)
         return (x, *caches) if caches else x
+
+    def _attend_to_encoder(
+        self, inputs, encoded, masks, summary, renew, training
+    ):
+        """Cross-attention, and the summary it read if there is a cache."""
+        x = inputs
+        if self.normalize_first:
+            x = self._cross_attention_layer_norm(x)
+        layer = self._cross_attention_layer
+        if summary is None:
+            x = layer(x, encoded, training=training, **masks)
+        else:
+            if renew:
+                summary = layer.summarize(encoded, **masks)
+            x = layer.read(x, summary, training)
+        x = inputs + self._cross_attention_dropout(x, training=training)
+        if not self.normalize_first:
+            x = self._cross_attention_layer_norm(x)
+        return x, summary
 
     def attend_to(
         self, inputs, keys=None, padding_mask=None, state=None, training=None
