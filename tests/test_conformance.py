@@ -1,9 +1,11 @@
 """Every registered mechanism passes the checks that its traits call for."""
 
+import keras
 import pytest
 
 from keras_linattn import mechanisms
 from keras_linattn.testing import _keras_checks
+from keras_linattn.testing import _scale_checks
 from keras_linattn.testing import checks_for
 from keras_linattn.testing import subjects
 from keras_linattn.testing._suite import OF_ONE_CONFIG
@@ -41,3 +43,12 @@ def test_conformance(subject, check):
 @pytest.mark.parametrize("name", mechanisms.available())
 def test_configs_move_every_argument(name):
     assert not _keras_checks.uncovered_arguments(subjects(name))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX makes float32 of float64"
+)
+@pytest.mark.parametrize("name", mechanisms.available())
+def test_float64_is_computed_in_float64(name):
+    for subject in subjects(name):
+        _scale_checks.compare_in_float64(subject, tolerance=1e-10)

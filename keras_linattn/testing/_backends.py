@@ -19,11 +19,11 @@ def gradients(function, arrays, variables):
     Returns:
         Lists of NumPy arrays: of the arrays, and of the variables.
     """
-    tensors = _tensors(arrays)
-    found = backends.current().gradients(function, tensors, variables)
+    given = tensors(arrays)
+    found = backends.current().gradients(function, given, variables)
     found = [
         ops.convert_to_numpy(ops.zeros_like(x) if g is None else g)
-        for g, x in zip(found, [*tensors, *variables], strict=True)
+        for g, x in zip(found, [*given, *variables], strict=True)
     ]
     return found[: len(arrays)], found[len(arrays) :]
 
@@ -35,14 +35,14 @@ def call(mechanism, heads, causal, **options):
     spend minutes in the compiler.
     """
     return ops.convert_to_numpy(
-        call_mechanism(mechanism, _tensors(heads), causal, options)
+        call_mechanism(mechanism, tensors(heads), causal, options)
     )
 
 
 def quick(function, arrays):
     """`function(*arrays)`, compiled under JAX only; see `call`."""
     function = compile_where_slow(function)
-    return ops.convert_to_numpy(function(*_tensors(arrays)))
+    return ops.convert_to_numpy(function(*tensors(arrays)))
 
 
 def step_of(mechanism):
@@ -57,7 +57,7 @@ def step_of(mechanism):
 def compiled(function, arrays):
     """`function(*arrays)` compiled by XLA; as it is under torch."""
     function = compile_function(function)
-    return ops.convert_to_numpy(function(*_tensors(arrays)))
+    return ops.convert_to_numpy(function(*tensors(arrays)))
 
 
 def with_free_sizes(function, shapes, dtypes):
@@ -72,12 +72,12 @@ def with_free_sizes(function, shapes, dtypes):
         Callable on NumPy arrays. Under torch nothing is traced.
     """
     traced = trace_free_sizes(function, shapes, dtypes)
-    return lambda *arrays: ops.convert_to_numpy(traced(*_tensors(arrays)))
+    return lambda *arrays: ops.convert_to_numpy(traced(*tensors(arrays)))
 
 
 def largest_intermediate(function, arrays):
     """Number of entries of the largest array that `function` forms."""
-    return max(backends.current().array_sizes(function, _tensors(arrays)))
+    return max(backends.current().array_sizes(function, tensors(arrays)))
 
 
 # What the backend runs as it is, unless its module says otherwise.
@@ -107,5 +107,6 @@ def trace_free_sizes(function, shapes, dtypes):
     return function
 
 
-def _tensors(arrays):
+def tensors(arrays):
+    """A list of tensors."""
     return [ops.convert_to_tensor(x) for x in arrays]

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._mask_checks import spoil
+from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import path_within
 from keras_linattn.testing._subject import require
@@ -181,14 +182,10 @@ def check_nan_behind_the_mask_reaches_no_gradient(subject):
             )
 
 
-def _always(traits):
-    return True
-
-
 CHECKS = {
-    check_gradients_match_reference: _always,
+    check_gradients_match_reference: always,
     check_causal_gradients_match_reference: lambda t: len(t.forms) == 2,
     check_gradients_pass_through_states: lambda t: t.recurrent,
-    check_gradients_are_finite: _always,
-    check_nan_behind_the_mask_reaches_no_gradient: _always,
+    check_gradients_are_finite: always,
+    check_nan_behind_the_mask_reaches_no_gradient: always,
 }

@@ -7,6 +7,7 @@ from keras_linattn.testing._backends import compiled
 from keras_linattn.testing._backends import largest_intermediate
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._backends import with_free_sizes
+from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import run
 from keras_linattn.testing._subject import visible_rows
@@ -125,14 +126,10 @@ def _has_a_rule_of_lengths(traits):
     return traits.causal or traits.needs_length or not traits.cross
 
 
-def _always(traits):
-    return True
-
-
 CHECKS = {
-    check_compiles: _always,
-    check_free_batch_and_length: _always,
-    check_symbolic_inputs: _always,
+    check_compiles: always,
+    check_free_batch_and_length: always,
+    check_symbolic_inputs: always,
     check_refuses_lengths_at_run_time: _has_a_rule_of_lengths,
     check_no_quadratic_array: lambda t: t.linear,
 }

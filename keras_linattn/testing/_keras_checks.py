@@ -10,6 +10,7 @@ from keras import ops
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearSelfAttention
 from keras_linattn.mechanisms._base import constructor_arguments
+from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
@@ -150,15 +151,11 @@ def _expect_error(mechanism, heads, rule):
         raise AssertionError(f"heads of shapes {shapes} are taken")
 
 
-def _always(traits):
-    return True
-
-
 CHECKS = {
-    check_config_is_the_constructor: _always,
-    check_same_seed_same_result: _always,
-    check_saves_and_loads: _always,
-    check_refuses_heads_that_do_not_fit: _always,
+    check_config_is_the_constructor: always,
+    check_same_seed_same_result: always,
+    check_saves_and_loads: always,
+    check_refuses_heads_that_do_not_fit: always,
     check_refuses_too_long_an_input: lambda t: t.needs_length,
     check_refuses_scores_that_are_not_there: lambda t: not t.explicit,
 }

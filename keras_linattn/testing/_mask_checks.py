@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_linattn.testing._backends import tensors
+from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
@@ -101,32 +103,27 @@ def check_no_new_position_leaves_the_state(subject):
     inputs = subject.inputs()
     mechanism = subject.build(inputs)
     _, state = mechanism.step(
-        mechanism.initial_state(2, 2, 4, 4), *_tensors(inputs)
+        mechanism.initial_state(2, 2, 4, 4), *_heads(inputs)
     )
-    nothing = _tensors(subject.inputs(queries=0, keys=0))
+    nothing = _heads(subject.inputs(queries=0, keys=0))
     output, after = mechanism.step(state, *nothing)
     require(tuple(output.shape) == (2, 2, 0, 4), f"shape {output.shape}")
     for old, new in zip(keras.tree.flatten(state), keras.tree.flatten(after)):
         old, new = ops.convert_to_numpy(old), ops.convert_to_numpy(new)
         np.testing.assert_array_equal(old, new)
     state = mechanism.initial_state(0, 2, 4, 4)
-    output, _ = mechanism.step(state, *_tensors(subject.inputs(batch=0)))
+    output, _ = mechanism.step(state, *_heads(subject.inputs(batch=0)))
     require(tuple(output.shape) == (0, 2, 6, 4), f"shape {output.shape}")
 
 
-def _tensors(inputs):
-    heads = (inputs.query, inputs.key, inputs.value)
-    return [ops.convert_to_tensor(x) for x in heads]
-
-
-def _always(traits):
-    return True
+def _heads(inputs):
+    return tensors([inputs.query, inputs.key, inputs.value])
 
 
 CHECKS = {
-    check_masked_keys_are_inert: _always,
-    check_no_visible_key_gives_zero: _always,
-    check_padding_is_exact: _always,
-    check_empty_inputs_give_the_empty_result: _always,
+    check_masked_keys_are_inert: always,
+    check_no_visible_key_gives_zero: always,
+    check_padding_is_exact: always,
+    check_empty_inputs_give_the_empty_result: always,
     check_no_new_position_leaves_the_state: lambda t: t.recurrent,
 }

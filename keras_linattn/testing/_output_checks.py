@@ -9,6 +9,7 @@ from keras import ops
 from keras_linattn.core.masks import hide
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.testing._backends import quick
+from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import compare_with_reference
 from keras_linattn.testing._subject import require
@@ -190,10 +191,6 @@ def check_inputs_are_unchanged(subject):
         )
 
 
-def _always(traits):
-    return True
-
-
 def _queries_stand_alone(traits):
     return traits.cross and not (traits.pools_queries or traits.positional)
 
@@ -203,13 +200,13 @@ def _is_separable(traits):
 
 
 CHECKS = {
-    check_matches_reference: _always,
+    check_matches_reference: always,
     check_single_key_gives_its_value: lambda t: t.normalised,
     check_constant_value_gives_that_constant: lambda t: t.normalised,
     check_key_order_does_not_matter: lambda t: t.key_order_free,
     check_queries_are_independent: _queries_stand_alone,
-    check_batch_rows_are_independent: _always,
+    check_batch_rows_are_independent: always,
     check_attention_scores_give_the_output: lambda t: t.explicit,
     check_factors_give_the_output: _is_separable,
-    check_inputs_are_unchanged: _always,
+    check_inputs_are_unchanged: always,
 }
