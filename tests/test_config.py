@@ -4,6 +4,7 @@ import inspect
 
 import keras
 import pytest
+from helpers import public_layers
 
 import keras_linattn
 
@@ -76,15 +77,8 @@ def plain(value):
 
 
 def test_every_public_layer_is_here():
-    layers = {
-        name
-        for name, value in vars(keras_linattn).items()
-        if isinstance(value, type)
-        and issubclass(value, keras.layers.Layer)
-        and not issubclass(value, keras_linattn.Mechanism)
-    }
     # The cell is made of another layer: tests/layers/test_streaming.py.
-    assert layers == {*CASES, "LinearAttentionCell"}
+    assert public_layers() == {*CASES, "LinearAttentionCell"}
 
 
 @pytest.mark.parametrize("name", CASES)
