@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
-from outputs import predict
+from helpers import predict
 
 NAME = "topics"  # of the model that `conftest.py` publishes
 C_API = pathlib.Path(__file__).with_name("c_api.py")

@@ -15,7 +15,7 @@ import pytest
 from exported import contents
 from exported import outputs_of
 from exported import run_c_api
-from outputs import predict
+from helpers import predict
 
 from keras_linattn import LinearSelfAttention
 from keras_linattn import MaskedAveragePooling

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from exported import NAME
 from exported import contents
-from outputs import predict
+from helpers import predict
 
 from keras_linattn.export import serving
 from keras_linattn.export import serving_directory

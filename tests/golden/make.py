@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parents[1] / "tools"), str(HERE.parent)]
 
 from _saving_models import model_with  # noqa: E402  (after the path above)
 from _saving_models import tokens  # noqa: E402
-from outputs import predict  # noqa: E402
+from helpers import predict  # noqa: E402
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
