@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from outputs import predict
+from helpers import predict
 
 from keras_linattn import mechanisms
 

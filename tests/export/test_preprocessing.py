@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from exported import outputs_of
 from exported import run_c_api
-from outputs import predict
+from helpers import predict
 
 from keras_linattn.export import export_saved_model
 from keras_linattn.models import TextClassifier

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pytest
 from exported import NAME
-from outputs import predict
+from helpers import predict
 
 from keras_linattn.export import serving_directory
 from keras_linattn.export._configs import write_configs

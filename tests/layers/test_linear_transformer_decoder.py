@@ -5,8 +5,8 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from helpers import predict
 from keras import ops
-from outputs import predict
 
 from keras_linattn import CausalConvolution
 from keras_linattn import LinearTransformerDecoder

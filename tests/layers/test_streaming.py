@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from helpers import predict
 from keras import ops
-from outputs import predict
 
 from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention

@@ -11,8 +11,8 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from helpers import predict
 from keras import ops
-from outputs import predict
 
 from keras_linattn.export import export_saved_model
 from keras_linattn.models import CausalLM

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from outputs import predict
+from helpers import predict
 
 from keras_linattn import mechanisms
 from keras_linattn.models import AudioClassifier
