@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from keras_linattn.core.arguments import takes_numpy
+from keras_linattn.core.documents import documents_of
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.mechanisms._checks import check_heads
@@ -31,6 +33,10 @@ class Mechanism(keras.layers.Layer):
             mechanisms that pool queries look at it.
         causal: bool. Query t sees the keys s <= t only. Defaults to `False`.
         training: optional bool, as for any Keras layer.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents: a query sees the keys of its own id only, and 0 marks
+            padding. Equal ids stand side by side. A pair of tensors `(B, T)`
+            and `(B, S)` for cross-attention. Needs the trait `packs`.
 
     Returns:
         Tensor `[B, H, T, V]` in the dtype of `query`. A row that sees no key
@@ -68,7 +74,9 @@ class Mechanism(keras.layers.Layer):
         """Computes the output from heads: the formula.
 
         Arguments are those of a call; query, key and value are cast, and 0
-        where their masks hide them. Returns a tensor `[B, H, T, V]`.
+        where their masks hide them. With the trait `packs` also `documents`:
+        `core.documents.Documents`, or `None`, its default. Returns a tensor
+        `[B, H, T, V]`.
         """
         raise self._must_define("attend")
 
@@ -96,8 +104,12 @@ class Mechanism(keras.layers.Layer):
         query_mask=None,
         causal=False,
         training=None,
+        segment_ids=None,
     ):
         dtype = query.dtype
+        options, key_mask, query_mask = self._packed(
+            segment_ids, key_mask, query_mask
+        )
         query, key, value = self._prepare(query, key, value, key_mask, causal)
         if is_empty(query.shape, key.shape):
             return ops.cast(self._see_nothing(query, key, value), dtype)
@@ -111,7 +123,10 @@ class Mechanism(keras.layers.Layer):
             query_mask=query_mask,
             causal=causal,
             training=training,
+            **options,
         )
+        if segment_ids is not None:
+            output = hide(output, query_mask)
         return ops.cast(output, dtype)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
@@ -168,11 +183,22 @@ class Mechanism(keras.layers.Layer):
 
         A mechanism with the trait `recurrent` writes it. Arguments and results
         are those of `step`, which has checked and cast the heads, and has set
-        hidden keys and values to 0. Queries are never hidden.
+        hidden keys and values to 0. Queries are never hidden. With the trait
+        `packs` also `documents`, see `attend`: the state before belongs to
+        document 0, and the one after to the last document.
         """
         raise self._must_define("advance")
 
-    def step(self, state, query, key, value, key_mask=None, **options):
+    def step(
+        self,
+        state,
+        query,
+        key,
+        value,
+        key_mask=None,
+        segment_ids=None,
+        **options,
+    ):
         """Takes in any number of new positions.
 
         Args:
@@ -181,6 +207,9 @@ class Mechanism(keras.layers.Layer):
             key: tensor `[B, H, T, D]`.
             value: tensor `[B, H, T, V]`.
             key_mask: optional bool tensor `(B, T)`, `True` = visible.
+            segment_ids: optional int tensor `(B, T)`, see `Mechanism`. The
+                first document of a row goes on from the state; the new state
+                is that of the last one.
             **options: further arguments of `advance`.
 
         Returns:
@@ -191,12 +220,13 @@ class Mechanism(keras.layers.Layer):
         """
         self.check_recurrent()
         dtype = query.dtype
+        packed, key_mask, _ = self._packed(segment_ids, key_mask)
         query, key, value = self._prepare(query, key, value, key_mask)
         if is_empty(query.shape):
             nothing = self._see_nothing(query, key, value)
             return ops.cast(nothing, dtype), state
         output, state = self.advance(
-            state, query, key, value, key_mask=key_mask, **options
+            state, query, key, value, key_mask=key_mask, **packed, **options
         )
         return ops.cast(output, dtype), state
 
@@ -240,6 +270,18 @@ class Mechanism(keras.layers.Layer):
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
 
+    def _packed(self, segment_ids, key_mask, query_mask=None):
+        """`documents` as an option of `attend`, and the masks with padding."""
+        if segment_ids is None:
+            return {}, key_mask, query_mask
+        self.check_packs()
+        documents, of_queries, of_keys = documents_of(segment_ids)
+        return (
+            {"documents": documents},
+            combine_masks(key_mask, of_keys),
+            combine_masks(query_mask, of_queries),
+        )
+
     def _see_nothing(self, query, key, value):
         """The output where there are no keys, no queries, or no batch: 0."""
         shape = (*ops.shape(query)[:3], value.shape[3])
@@ -268,6 +310,17 @@ class Mechanism(keras.layers.Layer):
                 f"`{type(self).__name__}` has no equivalent attention matrix. "
                 "Received: return_attention_scores=True. Use a mechanism with "
                 "the trait `explicit`, or leave the scores out."
+            )
+
+    def check_packs(self):
+        """Raises a `ValueError` if it cannot keep documents apart."""
+        if not self.traits.packs:
+            raise ValueError(
+                f"`{type(self).__name__}` cannot keep the documents of a row "
+                "apart: it sums up the whole row at once. Received: "
+                "`segment_ids`. Give each document a row of its own, padded, "
+                "or use a mechanism with the trait `packs`, such as "
+                "'linear_transformer'."
             )
 
     def check_call(self, query, key, value, causal=False):

@@ -180,23 +180,28 @@ class RecurrentMechanism(Mechanism):
         causal=False,
         training=None,
         inputs=None,
+        segment_ids=None,
     ):
         self.check_call(query.shape, key.shape, value.shape, causal)
         if query_mask is not key_mask:  # `advance` hides the key mask
             query = hide(query, query_mask)
         state = self.initial_state_for(query, value)
-        return self.step(state, query, key, value, key_mask, inputs)[0]
+        output, _ = self.step(
+            state,
+            query,
+            key,
+            value,
+            key_mask,
+            inputs=inputs,
+            segment_ids=segment_ids,
+        )
+        return output
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """S, `[B, H, D, V]`."""
         return keras.KerasTensor(
             (None, num_heads, key_dim, value_dim),
             dtype=accumulation_dtype(self.compute_dtype),
-        )
-
-    def step(self, state, query, key, value, key_mask=None, inputs=None):
-        return super().step(
-            state, query, key, value, key_mask=key_mask, inputs=inputs
         )
 
     def advance(self, state, query, key, value, *, key_mask, inputs=None):

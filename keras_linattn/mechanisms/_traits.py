@@ -32,6 +32,8 @@ class Traits:
         equal_dims: V must be D. Defaults to `False`.
         gated: has gates that depend on the layer's input, which is passed as
             `inputs`. Defaults to `False`.
+        packs: keeps documents that are packed into one row apart, see
+            `segment_ids` of `Mechanism`. Defaults to `False`.
         needs_length: takes an argument `sequence_length` and works up
             to that length, or up to the one it is built with. Defaults to
             `False`. The models pass it, and `grid`, where they know it.
@@ -65,6 +67,7 @@ class Traits:
     positional: bool = False
     equal_dims: bool = False
     gated: bool = False
+    packs: bool = False
     needs_length: bool = False
     tolerance: float = 1e-5
     cost: str = ""

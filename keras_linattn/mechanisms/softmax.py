@@ -14,11 +14,12 @@ import math
 from keras import ops
 from keras.backend import standardize_dtype
 
+from keras_linattn.core.documents import same_document
+from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import contain
-from keras_linattn.core.segments import softmax_over
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -26,15 +27,21 @@ from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
 
-def visible_pairs(length, key_mask=None):
+def earlier_pairs(length):
     """Bool mask of s <= t that broadcasts against `[B, H, T, S]`."""
     position = ops.arange(length)
     visible = ops.expand_dims(position, 1) >= ops.expand_dims(position, 0)
-    visible = ops.reshape(visible, (1, 1, length, length))
-    if key_mask is None:
+    return ops.reshape(visible, (1, 1, length, length))
+
+
+def visible_pairs(key_mask=None, documents=None):
+    """Bool mask of visible keys, and of the query's own document."""
+    visible = None
+    if key_mask is not None:
+        visible = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
+    if documents is None:
         return visible
-    keys = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
-    return ops.logical_and(visible, keys)
+    return combine_masks(visible, same_document(documents))
 
 
 def pad_features(x, size):
@@ -45,16 +52,12 @@ def pad_features(x, size):
 
 def attend(query, key, value, key_mask=None):
     """Scaled dot-product attention on `[B, H, T, D]`, both ways."""
+    visible = visible_pairs(key_mask)
     if standardize_dtype(query.dtype) == "float64":
         # Keras' function rounds float64 to `floatx()` on some backends.
-        scores = matmul(query, ops.swapaxes(key, -1, -2))
-        scores = scores / math.sqrt(key.shape[-1])
-        return matmul(softmax_over(scores, key_mask), value)
+        return matmul(weights_of(query, key, visible), value)
     key_dim, value_dim = key.shape[-1], value.shape[-1]
     size = max(key_dim, value_dim)
-    visible = None
-    if key_mask is not None:
-        visible = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
     output = ops.dot_product_attention(
         *(heads_last(pad_features(x, size)) for x in (query, key, value)),
         mask=visible,
@@ -68,17 +71,20 @@ def attend(query, key, value, key_mask=None):
     return ops.where(sees_any, output, ops.zeros_like(output))
 
 
-def attend_causally(query, key, value, key_mask=None):
-    """The same over s <= t, with the weights formed here.
+def attend_pairs(query, key, value, visible):
+    """The same over pairs of positions, bool `[B or 1, 1, T, S]`.
 
     The backends' own functions may add -inf to hidden scores, which leaves a
-    NaN of the future a NaN.
+    NaN of a hidden key a NaN.
     """
     key, value = contain(key, value)
+    return matmul(weights_of(query, key, visible), value)
+
+
+def weights_of(query, key, visible):
+    """softmax(Q K^T / sqrt D), `[B, H, T, S]`."""
     scores = matmul(query, ops.swapaxes(key, -1, -2))
-    scores = scores / math.sqrt(key.shape[-1])
-    visible = visible_pairs(ops.shape(query)[2], key_mask)
-    return matmul(masked_softmax(scores, visible), value)
+    return masked_softmax(scores / math.sqrt(key.shape[-1]), visible)
 
 
 @register("softmax")
@@ -101,13 +107,27 @@ class Softmax(Mechanism):
     traits = Traits(
         causal=True,
         linear=False,
+        packs=True,
         cost="T S (D + V)",
         state="S (D + V)",
         source="Vaswani et al. 2017, arXiv 1706.03762",
     )
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
     ):
-        attending = attend_causally if causal else attend
-        return attending(query, key, value, key_mask)
+        if not causal and documents is None:
+            return attend(query, key, value, key_mask)
+        pairs = visible_pairs(key_mask, documents)
+        if causal:
+            pairs = combine_masks(earlier_pairs(ops.shape(query)[2]), pairs)
+        return attend_pairs(query, key, value, pairs)
