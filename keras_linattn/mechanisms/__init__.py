@@ -23,6 +23,7 @@ from keras_linattn.mechanisms.hedgehog import Hedgehog as Hedgehog
 from keras_linattn.mechanisms.imhsa import (
     InteractiveMultiHead as InteractiveMultiHead,
 )
+from keras_linattn.mechanisms.kda import KDA as KDA
 from keras_linattn.mechanisms.lara import LinearRandomized as LinearRandomized
 from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,

@@ -42,12 +42,14 @@ def log_decay(inputs, kernel, bias, log_rate):
     return ops.expand_dims(ops.transpose(decay, (0, 2, 1)), -1)
 
 
-def _spread_rates(shape, dtype=None):
+def spread_rates(shape, dtype=None):
+    """Initial A `[H]`: exp(A) evenly from 1 to 16 over the heads."""
     return ops.cast(np.log(np.linspace(*RATES, *shape)), dtype or "float32")
 
 
-def _spread_steps(shape, dtype=None):
-    steps = np.geomspace(*STEPS, *shape)
+def spread_steps(shape, dtype=None):
+    """Initial b: softplus(b) from 0.001 to 0.1 over the last axis."""
+    steps = np.broadcast_to(np.geomspace(*STEPS, shape[-1]), shape)
     return ops.cast(np.log(np.expm1(steps)), dtype or "float32")
 
 
@@ -89,13 +91,13 @@ class GatedDelta(DeltaRule):
         self.decay_bias = self.add_weight(
             name="decay_bias",
             shape=(heads,),
-            initializer=_spread_steps,
+            initializer=spread_steps,
             autocast=False,
         )
         self.log_rate = self.add_weight(
             name="log_rate",
             shape=(heads,),
-            initializer=_spread_rates,
+            initializer=spread_rates,
             autocast=False,
         )
 
