@@ -19,6 +19,8 @@ import typing
 from keras import ops
 
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.triangles import halves
+from keras_linattn.core.triangles import join_halves
 
 
 class Fading(typing.NamedTuple):
@@ -60,15 +62,15 @@ def fading_scores(queries, key, log_decay):
     block = 1
     while block < size:
         count //= 2
-        earlier, _ = _halves(key, count, block)
-        before_first, before_second = _halves(before, count, block)
-        after_first, after_second = _halves(after, count, block)
+        earlier, _ = halves(key, count, block)
+        before_first, before_second = halves(before, count, block)
+        after_first, after_second = halves(after, count, block)
         lasting = ops.swapaxes(earlier * ops.exp(after_first), -1, -2)
         fade = ops.exp(before_second)
         scores = [
-            _join(
-                *_halves(score, count, block),
-                matmul(_halves(query, count, block)[1] * fade, lasting),
+            join_halves(
+                *halves(score, count, block),
+                matmul(halves(query, count, block)[1] * fade, lasting),
             )
             for query, score in zip(queries, scores, strict=True)
         ]
@@ -81,22 +83,3 @@ def fading_scores(queries, key, log_decay):
     )
     scores = [ops.reshape(x, (*leading, size, size)) for x in scores]
     return scores, Fading(before, after, before[..., -1:, :])
-
-
-def _halves(x, count, block):
-    """Both halves of `count` blocks, `[count, block, anything]` each."""
-    x = ops.reshape(x, (count, 2, block, x.shape[-1]))
-    return ops.unstack(x, 2, axis=1)
-
-
-def _join(first, second, corner):
-    """The lower triangular blocks `[first 0; corner second]`."""
-    upper = ops.concatenate([first, ops.zeros_like(first)], axis=-1)
-    return ops.concatenate(
-        [upper, ops.concatenate([corner, second], axis=-1)], axis=1
-    )
-
-
-def power_of_two(size):
-    """The least power of 2 that is not below `size`, an int > 0."""
-    return 1 << (size - 1).bit_length()

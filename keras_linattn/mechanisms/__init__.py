@@ -29,6 +29,7 @@ from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,
 )
 from keras_linattn.mechanisms.linformer import Linformer as Linformer
+from keras_linattn.mechanisms.mamba2 import Mamba2 as Mamba2
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,
 )

@@ -27,24 +27,22 @@ from keras_linattn.core.vector_delta import vector_delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms.delta_rule import DeltaRule
+from keras_linattn.mechanisms.gated_delta import log_decay
 from keras_linattn.mechanisms.gated_delta import spread_rates
 from keras_linattn.mechanisms.gated_delta import spread_steps
 
 
-def log_decay(inputs, down, up, bias, log_rate):
-    """log a <= 0: `[B, T, F]` to `[B, H, T, D]`.
+def step_sizes(inputs, down, up, bias):
+    """softplus(x_t W_1 W_2 + b) >= 0: `[B, T, F]` to `[B, H, T, D]`.
 
     Args:
         inputs: tensor `[B, T, F]`.
-        down: tensor `[F, gate_rank]`.
-        up: tensor `[gate_rank, H, D]`.
+        down: tensor `[F, gate_rank]`, W_1.
+        up: tensor `[gate_rank, H, D]`, W_2.
         bias: tensor `[H, D]`, b.
-        log_rate: tensor `[H]`, A.
     """
-    low = matmul(inputs, down)
-    logits = ops.einsum("btr,rhd->bhtd", low, up) + ops.expand_dims(bias, 1)
-    rate = ops.reshape(ops.exp(log_rate), (-1, 1, 1))
-    return -rate * ops.softplus(logits)
+    logits = ops.einsum("btr,rhd->bhtd", matmul(inputs, down), up)
+    return ops.softplus(logits + ops.expand_dims(bias, 1))
 
 
 @register("kda")
@@ -114,9 +112,11 @@ class KDA(DeltaRule):
 
     def gates(self, inputs, heads):
         beta, _ = super().gates(inputs, heads)
-        weights = (self.down, self.up, self.decay_bias, self.log_rate)
-        weights = (ops.cast(w, inputs.dtype) for w in weights)
-        return beta, log_decay(inputs, *weights)
+        down, up, bias, log_rate = (
+            ops.cast(w, inputs.dtype)
+            for w in (self.down, self.up, self.decay_bias, self.log_rate)
+        )
+        return beta, log_decay(step_sizes(inputs, down, up, bias), log_rate)
 
     def chunked(self, query, key, value, gates, state, chunk_size):
         return vector_delta_product(
