@@ -1,8 +1,11 @@
-"""Scores that fade by another factor in each feature: exponents are <= 0.
+"""Causal products whose past fades, exact for decays of any strength.
 
-The score of a query t and a key s <= t is
+S_t = diag(a_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t,   0 <= a_t <= 1,
 
-    sum_d q_td k_sd exp(g_(s + 1)d + ... + g_td),   g = log a <= 0,
+with one decay for each feature or for all of them. With g = log a <= 0, the
+score of a query t and a key s <= t is
+
+    sum_d q_td k_sd exp(g_(s + 1)d + ... + g_td),
 
 a matrix product only where the exponent is split at a position between s and
 t. So a chunk is halved again and again: its second half reads the first one
@@ -18,9 +21,13 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.products import key_value_product
 from keras_linattn.core.triangles import halves
 from keras_linattn.core.triangles import join_halves
+from keras_linattn.core.triangles import power_of_two
 
 
 class Fading(typing.NamedTuple):
@@ -37,6 +44,40 @@ class Fading(typing.NamedTuple):
     after: typing.Any
     total: typing.Any
 
+    def kept(self):
+        """What a chunk leaves of the state's rows, `[..., D, 1]`."""
+        return ops.swapaxes(ops.exp(self.total), -1, -2)
+
+
+def fading_product(query, key, value, log_decay, state, carry, chunk_size):
+    """The product over any number of positions.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
+            where masked.
+        state: tensor `[B, H, D, V]`, S before the first position.
+        carry: callable `(transition, update, start)`, see
+            `mechanisms/_chunk_carry.py`.
+        chunk_size: int > 0, C, rounded up to a power of 2.
+
+    Returns:
+        The output `[B, H, T, V]`, and S after the last position.
+    """
+    length = ops.shape(query)[2]
+    chunk_size = power_of_two(chunk_size)
+    query, key, value, log_decay = (
+        split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
+    )
+    (scores,), fading = fading_scores((query,), key, log_decay)
+    update = key_value_product(key * ops.exp(fading.after), value)
+    before, state = carry(fading.kept(), update, state)
+    output = matmul(scores, value)
+    output = output + matmul(query * ops.exp(fading.before), before)
+    return join_chunks(output, length), state
+
 
 def fading_scores(queries, key, log_decay):
     """Scores within chunks, and the decays to their ends.
@@ -51,6 +92,17 @@ def fading_scores(queries, key, log_decay):
         List of tensors `[..., C, C]`, one for each of `queries`, 0 for s > t;
         and `Fading`.
     """
+    if log_decay.shape[-1] > 1:
+        return _scores_in_halves(queries, key, log_decay)
+    one = ops.ones_like(log_decay)
+    (decay,), fading = _scores_in_halves((one,), one, log_decay)
+    transposed = ops.swapaxes(key, -1, -2)
+    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
+    scores = [ops.tril(matmul(query, transposed)) for query in queries]
+    return [score * decay for score in scores], fading
+
+
+def _scores_in_halves(queries, key, log_decay):
     leading, size = ops.shape(key)[:-2], key.shape[-2]
     count = math.prod(leading) * size  # blocks of one position
     before = ops.reshape(log_decay, (count, 1, log_decay.shape[-1]))
@@ -59,6 +111,8 @@ def fading_scores(queries, key, log_decay):
         ops.reshape(ops.sum(query * key, axis=-1), (count, 1, 1))
         for query in queries
     ]
+    # Columns times rows: as products of numbers they lose no digits on GPUs.
+    product = ops.multiply if key.shape[-1] == 1 else matmul
     block = 1
     while block < size:
         count //= 2
@@ -70,7 +124,7 @@ def fading_scores(queries, key, log_decay):
         scores = [
             join_halves(
                 *halves(score, count, block),
-                matmul(halves(query, count, block)[1] * fade, lasting),
+                product(halves(query, count, block)[1] * fade, lasting),
             )
             for query, score in zip(queries, scores, strict=True)
         ]

@@ -29,7 +29,8 @@ def vector_delta_product(
         key: tensor `[B, H, T, D]`, of length <= 1, 0 where masked.
         value: tensor `[B, H, T, V]`.
         beta: tensor `[B, H, T, 1]` in [0, 1], 0 where masked.
-        log_decay: tensor `[B, H, T, D]`, log a_t <= 0, 0 where masked.
+        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
+            where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
         carry: callable `(transition, update, start)`, see
             `mechanisms/_chunk_carry.py`.
@@ -51,8 +52,7 @@ def vector_delta_product(
     read = matmul(inverse, beta * faded * key)
     own = matmul(inverse, beta * value)
     lasting = key * ops.exp(fading.after)
-    kept = ops.swapaxes(ops.exp(fading.total), -1, -2)  # [B, H, N, D, 1]
-    transition = kept * ops.eye(key.shape[-1], dtype=key.dtype)
+    transition = fading.kept() * ops.eye(key.shape[-1], dtype=key.dtype)
     transition = transition - key_value_product(lasting, read)
     before, state = carry(transition, key_value_product(lasting, own), state)
     reading = query * faded - matmul(scores, read)

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from keras_linattn import mechanisms
+from keras_linattn.core.fading import fading_product
 from keras_linattn.core.triangles import inverse_in_blocks
 from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
@@ -71,6 +72,32 @@ def test_decays_of_any_strength_match_float64():
         np.testing.assert_allclose(found, row, atol=5e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("features", [1, 4])
+def test_sums_that_fade_match_float64(features):
+    """The same without corrections, for one decay of all features too."""
+    inputs = random_inputs(1, 2, 70, 70, 4, 3)
+    rng = np.random.default_rng(0)
+    shape = (1, 2, 70, features)
+    log_decay = np.where(rng.random(shape) < 0.1, -1e3, -1e-2)
+    heads = [inputs.query, inputs.key, inputs.value]
+    heads.append(log_decay.astype("float32"))
+
+    def whole(*heads):
+        state = ops.zeros((1, 2, 4, 3))
+        return fading_product(*heads, state, carry_chunks, 64)[0]
+
+    query, key, value, log_decay = (x.astype("float64") for x in heads)
+    expected = _state.loop(
+        query,
+        key,
+        value,
+        np.exp(log_decay),
+        _state.add,
+        np.ones((1, 70), bool),
+    )
+    np.testing.assert_allclose(quick(whole, heads), expected, atol=1e-5)
+
+
 def test_one_step_fades_the_rows_of_the_state():
     ones = np.ones((1, 1, 1, 3), "float32")
     log_decay = np.log([[[[0.5, 1, 0.25]]]]).astype("float32")
@@ -101,8 +128,9 @@ def test_the_inverse_in_blocks_is_the_inverse(size):
 
 def test_one_decay_for_all_features_is_gated_delta():
     inputs = random_inputs(queries=70, keys=70, key_dim=4)
-    gated = subjects("gated_delta")[0].build(inputs)
-    mechanism = mechanisms.get("kda", gate_rank=2)
+    gated = subjects("gated_delta")[1].build(inputs)
+    assert not gated.output_norm  # which magnifies differences
+    mechanism = mechanisms.get("kda", gate_rank=2, output_norm=False)
     mechanism.build(*inputs.shapes)
     for name in ("beta_kernel", "beta_bias", "log_rate"):
         getattr(mechanism, name).assign(getattr(gated, name))
