@@ -49,7 +49,12 @@ CASES = {
     "LinearTransformerEncoder": {**BLOCK, "remat": True},
     "LinearTransformerDecoder": {**BLOCK, "cross_mechanism": "performer"},
     "LinearTransformerDecoderGroup": {**BLOCK, "num_layers": 3},
-    "CausalConvolution": {"kernel_size": 3},
+    "CausalConvolution": {
+        "kernel_size": 3,
+        "activation": "silu",
+        "use_bias": False,
+        "use_residual": False,
+    },
     "PatchEmbedding": {
         "patch_size": (2, 4),
         "embed_dim": 5,
