@@ -27,6 +27,16 @@ ATTENTION = {
     "use_gate": True,
     "seed": 11,
     "mechanism": {"name": "modified_linformer", "reading": "projected"},
+    "num_key_value_heads": 1,
+    "num_query_key_heads": None,  # not both
+    "kernel_size": 3,
+    "qk_norm": True,
+    "rope_max_wavelength": 100,
+    "rope_scaling_factor": 2.0,
+    "partial_rotary_factor": 0.8,
+    "output_norm": True,
+    "gate_activation": "silu",
+    "layer_norm_epsilon": 1e-3,
 }
 BLOCK = {
     "intermediate_dim": 24,

@@ -7,6 +7,7 @@ from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._arguments import above_one
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
 
@@ -70,12 +71,7 @@ class CausalConvolution(BaseLayer):
     ):
         super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
-        if not isinstance(kernel_size, int) or kernel_size < 2:
-            raise ValueError(
-                "`kernel_size` must be an integer above 1, so that a position "
-                f"sees the one before. Received: kernel_size={kernel_size!r}."
-            )
-        self.kernel_size = kernel_size
+        self.kernel_size = above_one("kernel_size", kernel_size)
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
         self.use_residual = use_residual
