@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.lengths import is_empty
@@ -23,6 +24,7 @@ from keras_linattn.core.shapes import heads_first
 from keras_linattn.layers._arguments import as_tuple
 from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_input_shapes
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import clear
 from keras_linattn.layers._arguments import positive
@@ -110,6 +112,12 @@ class LinearMultiHeadAttention(BaseLayer):
             `use_causal_mask=True`. Defaults to `None`.
         return_state: bool, return also the state after the inputs, whose size
             does not depend on the length. Defaults to `False`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents: a query sees the keys of its own id only. Equal ids
+            stand side by side, and 0 marks padding. A pair of tensors `(B, T)`
+            and `(B, S)` if `value` is another sequence. The first document
+            goes on from `initial_state`; the state returned is that of the
+            last one. Needs a mechanism with the trait `packs`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
@@ -313,6 +321,7 @@ class LinearMultiHeadAttention(BaseLayer):
         use_causal_mask=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
     ):
         check_floating(query=query, value=value, key=key)
         key = value if key is None else key
@@ -321,6 +330,12 @@ class LinearMultiHeadAttention(BaseLayer):
             attention_mask = self._key_mask_from(attention_mask, value)
         query_mask = combine_masks(query_mask)
         key_mask = combine_masks(value_mask, key_mask, attention_mask)
+        packed = segment_ids is not None
+        if packed:
+            check_segment_ids(segment_ids, query, value, use_causal_mask)
+            query_mask, key_mask = with_padding(
+                segment_ids, query_mask, key_mask
+            )
         folding = self._folding
         streams = initial_state is not None or return_state
         if streams:
@@ -329,6 +344,7 @@ class LinearMultiHeadAttention(BaseLayer):
             )
         query, key, value = clear(query, key, value, query_mask, key_mask)
         whole = not (use_causal_mask or streams or return_attention_scores)
+        whole = whole and not packed
         if whole and self._folds(query, key, value, training):
             return self._call_folded(query, key, value, query_mask, key_mask)
         # Projections to heads, and what is attended over as one axis.
@@ -340,6 +356,8 @@ class LinearMultiHeadAttention(BaseLayer):
         options = {"key_mask": folding.fold_mask(key_mask)}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
+        if packed:
+            options["segment_ids"] = segment_ids
         # The mechanism.
         if streams:
             if initial_state is None:
@@ -444,7 +462,9 @@ class LinearMultiHeadAttention(BaseLayer):
 
     # --- Attention in parts, for inputs `(B, T, F)` after `build`
 
-    def project_keys(self, value, value_mask=None, attention_mask=None):
+    def project_keys(
+        self, value, value_mask=None, attention_mask=None, segment_ids=None
+    ):
         """Projects all that a query needs to know of the positions of `value`.
 
         Layers may attend to the keys of another one, with queries of their own.
@@ -453,14 +473,18 @@ class LinearMultiHeadAttention(BaseLayer):
             value: tensor `(B, S, F)`.
             value_mask: optional bool tensor `(B, S)`, `True` = visible.
             attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
+            segment_ids: optional int tensor `(B, S)`, whose padding is hidden.
 
         Returns:
-            Dict of the heads `key` and `value`, of `key_mask`, and of `inputs`
-            if the mechanism is gated.
+            Dict of the heads `key` and `value`, of `key_mask`, of `inputs` if
+            the mechanism is gated, and of `segment_ids` if there are any.
         """
         if attention_mask is not None:
             attention_mask = key_mask_from_attention_mask(attention_mask)
         mask = combine_masks(value_mask, attention_mask)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, value)
+            _, mask = with_padding(segment_ids, None, mask)
         value = hide(value, mask)
         keys = {
             "key": heads_first(project(self._key_dense, value)),
@@ -469,6 +493,8 @@ class LinearMultiHeadAttention(BaseLayer):
         }
         if self.mechanism.traits.gated:
             keys["inputs"] = value
+        if segment_ids is not None:
+            keys["segment_ids"] = segment_ids
         return keys
 
     def attend_to(
@@ -574,9 +600,13 @@ class LinearMultiHeadAttention(BaseLayer):
         use_causal_mask=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
     ):
         # Refuse while the model is made, not when the first batch arrives.
         check_floating(query=query, value=value, key=key)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, query, value, use_causal_mask)
+            self.mechanism.check_packs()
         queries, keys, values = self._head_shapes(query.shape, value.shape)
         self.mechanism.check_call(queries, keys, values, use_causal_mask)
         if attention_mask is not None:
