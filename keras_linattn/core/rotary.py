@@ -10,10 +10,12 @@ Source: Su et al., 2021, arXiv 2104.09864, section 3.2; the pairs are those of
 
 from keras import ops
 
+from keras_linattn.core.boundaries import numbers_and_mask
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.numerics import accumulation_dtype
 
 
-def count_positions(x, mask=None, start=None):
+def count_positions(x, mask=None, segment_ids=None, start=None):
     """Counts the visible positions before each one.
 
     Padding at either end does not count: the first visible position is 0.
@@ -21,14 +23,19 @@ def count_positions(x, mask=None, start=None):
     Args:
         x: tensor `(B, T, ...)`, whose positions are counted.
         mask: optional bool tensor `(B, T)`, `True` = visible.
+        segment_ids: optional int tensor `(B, T)`, for rows of several
+            documents: each one is counted from 0.
         start: optional int32 tensor `(B, 1)`, the number of positions before
-            those of `x`. Defaults to `None`: 0.
+            those of `x`, in the first document. Defaults to `None`: 0.
 
     Returns:
         Tensors of int32: `(B, T)`, or `(1, T)` if all rows are alike, and the
         `start` of what follows, `(B, 1)` or a number.
     """
     start = 0 if start is None else start
+    numbers = None
+    if segment_ids is not None and not is_empty(x.shape):
+        numbers, mask = numbers_and_mask(segment_ids, mask)
     if mask is None:
         length = ops.shape(x)[1]
         places = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
@@ -36,7 +43,29 @@ def count_positions(x, mask=None, start=None):
     visible = ops.cast(mask, "int32")
     before = ops.cumsum(visible, axis=1) - visible
     count = ops.sum(visible, axis=1, keepdims=True)
-    return before + start, start + count
+    if numbers is not None:
+        start = _starts_of_documents(numbers, before, start)
+        return before + start, count + start[:, -1:]
+    return before + start, count + start
+
+
+def _starts_of_documents(numbers, before, start):
+    """What to add to the counts of a row to count each document from 0.
+
+    Args:
+        numbers: int32 tensor `(B, T)` of the documents, which never falls.
+        before: int32 tensor `(B, T)`, visible positions before each one.
+        start: int32 tensor `(B, 1)`, or a number: of document 0.
+
+    Returns:
+        int32 tensor `(B, T)`.
+    """
+    previous = ops.pad(numbers, [(0, 0), (1, 0)])[:, :-1]
+    begins = ops.not_equal(numbers, previous)  # of all documents but 0
+    firsts = ops.sort(ops.where(begins, before, ops.shape(before)[1]), axis=1)
+    index = ops.maximum(numbers - 1, 0)
+    first = ops.take_along_axis(firsts, index, axis=1)
+    return ops.where(ops.equal(numbers, 0), start, -first)
 
 
 def rotate(x, positions, max_wavelength=10000, scaling_factor=1.0, size=None):

@@ -63,6 +63,21 @@ class FunctionalModel(keras.Model):
         super().__init_subclass__(**kwargs)
         takes_numpy(cls)
 
+    def call(self, inputs, training=None, mask=None, **kwargs):
+        self._check_names(inputs)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def _check_names(self, inputs):
+        """Keras would ignore ids of documents that a model does not take."""
+        names = [x.name for x in self.inputs]
+        if isinstance(inputs, dict) and set(inputs) - set(names):
+            raise ValueError(
+                "A model takes the inputs that it has. Received: inputs named "
+                f"{sorted(inputs)}, expected {names}. Leave the others out; "
+                "for documents packed into rows make a "
+                "`CausalLM(packed=True)`."
+            )
+
     def get_config(self):
         config = {name: getattr(self, name) for name in self._config_names}
         return {

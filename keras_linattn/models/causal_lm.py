@@ -63,11 +63,18 @@ class CausalLM(Generator, FunctionalModel):
             unknown.
         remat: bool, recompute the decoder blocks in the backward pass, see
             `keras.RematScope`. Defaults to `False`.
+        packed: bool, take `segment_ids` beside the tokens, for rows that hold
+            several documents: each gives the logits it gives alone. Needs a
+            mechanism with the trait `packs`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Call arguments:
-        tokens: int tensor `(B, T)`. The input is named `tokens`.
+        tokens: int tensor `(B, T)`. The input is named `tokens`. With
+            `packed=True` a list of it and of an int tensor `(B, T)`, the ids
+            of the documents (0 = padding, equal ids side by side), or a dict
+            of both, `tokens` and `segment_ids`. `next_token_targets` makes
+            the targets and their weights.
 
     Returns:
         float32 tensor `(B, T, vocabulary_size)`: the logits of what follows
@@ -108,6 +115,7 @@ class CausalLM(Generator, FunctionalModel):
         tokenizer=None,
         sequence_length=None,
         remat=False,
+        packed=False,
         dtype=None,
         **kwargs,
     ):
@@ -136,10 +144,17 @@ class CausalLM(Generator, FunctionalModel):
             final_norm(policy),
             output_dense("logits", vocabulary_size, policy),
         ]
-        tokens = x = keras.Input((None,), dtype="int32", name="tokens")
+        inputs = tokens = keras.Input((None,), dtype="int32", name="tokens")
+        segment_ids = None
+        if packed:
+            segment_ids = keras.Input(
+                (None,), dtype="int32", name="segment_ids"
+            )
+            inputs = [tokens, segment_ids]
+        x = tokens
         for layer in layers:
-            x = layer(x)
-        super().__init__(inputs=tokens, outputs=x, **kwargs)
+            x = layer(x, **_packing(layer, segment_ids))
+        super().__init__(inputs=inputs, outputs=x, **kwargs)
         self.policy = policy
         self.vocabulary_size = vocabulary_size
 
@@ -162,7 +177,9 @@ class CausalLM(Generator, FunctionalModel):
             for layer in self._streaming_layers()
         }
 
-    def encode_with_state(self, tokens, state, padding_mask=None):
+    def encode_with_state(
+        self, tokens, state, padding_mask=None, segment_ids=None
+    ):
         """`call_with_state` without the logits.
 
         Returns:
@@ -178,16 +195,20 @@ class CausalLM(Generator, FunctionalModel):
             mask=padding_mask,
             initial_state=state[convolution.name],
             return_state=True,
+            **_packing(convolution, segment_ids),
         )
         for decoder in decoders:
             x, after[decoder.name] = decoder(
                 x,
                 decoder_padding_mask=padding_mask,
                 self_attention_cache=state[decoder.name],
+                **_packing(decoder, segment_ids),
             )
         return self.get_layer("final_norm")(x), after
 
-    def call_with_state(self, tokens, state, padding_mask=None):
+    def call_with_state(
+        self, tokens, state, padding_mask=None, segment_ids=None
+    ):
         """Goes on from a state with any number of new tokens.
 
         Whole, in pieces of any size or token by token, the logits are those
@@ -200,12 +221,17 @@ class CausalLM(Generator, FunctionalModel):
                 hidden tokens, at the end, leave the state as it is. Defaults
                 to `None`: the padding id is hidden where it stands for
                 nothing else.
+            segment_ids: optional int tensor `(B, T)`, for rows that hold
+                several documents: the first goes on from `state`, and the
+                state after is that of the last one.
 
         Returns:
             The logits `(B, T, vocabulary_size)`, the hidden states `(B, T, F)`
             before them, and the state after `tokens`.
         """
-        hidden, state = self.encode_with_state(tokens, state, padding_mask)
+        hidden, state = self.encode_with_state(
+            tokens, state, padding_mask, segment_ids
+        )
         return self.get_layer("logits")(hidden), hidden, state
 
     def step_model(self):
@@ -255,6 +281,18 @@ def _convolution(kernel_size, policy):
     return CausalConvolution(
         kernel_size, dtype=sublayer_policy(policy, name), name=name
     )
+
+
+def _packing(layer, segment_ids):
+    """The ids as a call argument of a layer, if it takes any."""
+    if segment_ids is None:
+        return {}
+    if isinstance(layer, CausalConvolution):
+        return {"segment_ids": segment_ids}
+    is_decoder = isinstance(
+        layer, (LinearTransformerDecoder, LinearTransformerDecoderGroup)
+    )
+    return {"decoder_segment_ids": segment_ids} if is_decoder else {}
 
 
 def _decoders(num_layers, layers_per_state, remat, policy, block):

@@ -1,14 +1,41 @@
 """What happens to projected heads before the mechanism attends to them."""
 
+import typing
+
 import keras
 from keras import ops
 
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.rotary import count_positions
 from keras_linattn.core.rotary import rotate
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers.stems.causal_convolution import CausalConvolution
+
+
+class Places(typing.NamedTuple):
+    """Where heads stand: arguments of `HeadTransform`, see there."""
+
+    mask: object = None
+    segment_ids: object = None
+    positions: object = None
+
+
+def places_of(x, mask, segment_ids, start, counts):
+    """The `Places` of the positions of `x`, and their part of a state.
+
+    Args:
+        x: tensor `(B, T, F)`.
+        mask: bool tensor `(B, T)`, `True` = visible, or `None`.
+        segment_ids: int tensor `(B, T)`, or `None`.
+        start: int32 tensor `(B, 1)`, positions before those of `x`, or `None`.
+        counts: whether anybody asks for the positions.
+    """
+    if not counts:
+        return Places(mask, segment_ids), {}
+    positions, after = count_positions(x, mask, segment_ids, start)
+    return Places(mask, segment_ids, positions), {"position": after}
 
 
 class HeadTransform(BaseLayer):
@@ -32,6 +59,7 @@ class HeadTransform(BaseLayer):
         heads: tensor `(B, ..., G, D)`; `(B, T, G, D)` for all but the norm
             and the repetition.
         mask: optional bool tensor `(B, T)`, `True` = visible.
+        segment_ids: optional int tensor `(B, T)`, of packed documents.
         positions: int tensor `(B, T)` or `(1, T)`, for `rotary`.
         initial_state: optional tensor, the convolution's last inputs.
             Defaults to `None`: nothing before.
@@ -78,6 +106,7 @@ class HeadTransform(BaseLayer):
         self,
         heads,
         mask=None,
+        segment_ids=None,
         positions=None,
         initial_state=None,
         return_state=False,
@@ -88,6 +117,7 @@ class HeadTransform(BaseLayer):
             x, state = self._convolution(
                 ops.reshape(x, _side_by_side(shape)),
                 mask=mask,
+                segment_ids=segment_ids,
                 initial_state=initial_state,
                 return_state=True,
             )

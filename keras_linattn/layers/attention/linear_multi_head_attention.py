@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.lengths import is_empty
@@ -18,11 +19,11 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.products import dense_product
-from keras_linattn.core.rotary import count_positions
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.layers._arguments import as_tuple
 from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_input_shapes
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import check_streaming
 from keras_linattn.layers._arguments import clear
 from keras_linattn.layers._arguments import positive
@@ -40,6 +41,8 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import variable_options
 from keras_linattn.layers.attention import _head_options
 from keras_linattn.layers.attention._head_transform import HeadTransform
+from keras_linattn.layers.attention._head_transform import Places
+from keras_linattn.layers.attention._head_transform import places_of
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -134,6 +137,12 @@ class LinearMultiHeadAttention(BaseLayer):
             `use_causal_mask=True`. Defaults to `None`.
         return_state: bool, return also the state after the inputs, whose size
             does not depend on the length. Defaults to `False`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents: a query sees the keys of its own id only. Equal ids
+            stand side by side, and 0 marks padding. A pair of tensors `(B, T)`
+            and `(B, S)` if `value` is another sequence. The first document
+            goes on from `initial_state`; the state returned is that of the
+            last one. Needs a mechanism with the trait `packs`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
@@ -388,6 +397,7 @@ class LinearMultiHeadAttention(BaseLayer):
         use_causal_mask=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
     ):
         check_floating(query=query, value=value, key=key)
         key = value if key is None else key
@@ -396,6 +406,12 @@ class LinearMultiHeadAttention(BaseLayer):
             attention_mask = self._key_mask_from(attention_mask, value)
         query_mask = combine_masks(query_mask)
         key_mask = combine_masks(value_mask, key_mask, attention_mask)
+        packed = segment_ids is not None
+        if packed:
+            check_segment_ids(segment_ids, query, value, use_causal_mask)
+            query_mask, key_mask = with_padding(
+                segment_ids, query_mask, key_mask
+            )
         folding = self._folding
         streams = initial_state is not None or return_state
         if streams:
@@ -404,26 +420,26 @@ class LinearMultiHeadAttention(BaseLayer):
             )
         query, key, value = clear(query, key, value, query_mask, key_mask)
         whole = not (use_causal_mask or streams or return_attention_scores)
+        whole = whole and not packed
         if whole and self._folds(query, key, value, training):
             return self._call_folded(query, key, value, query_mask, key_mask)
         if streams and initial_state is None:
             initial_state = self.get_initial_state(ops.shape(query)[0])
         before = self._parts_of(initial_state)
-        # Causal queries and keys are the same positions.
-        counted = query_mask
-        if use_causal_mask and query_mask is None:
-            counted = key_mask
-        places, after = self._count(query, counted, before)
-        key_places = places
-        if not use_causal_mask:
-            key_places, _ = self._count(key, key_mask, before)
+        places, key_places, after = self._places(
+            query,
+            key,
+            query_mask,
+            key_mask,
+            segment_ids,
+            before,
+            use_causal_mask,
+        )
         # Projections to heads, and what is attended over as one axis.
         projected = project(self._query_dense, query)
-        queries = self._heads(
-            "query", projected, counted, places, before, after
-        )
+        queries = self._heads("query", projected, places, before, after)
         keys, values = (
-            self._heads(role, x, key_mask, key_places, before, after)
+            self._heads(role, x, key_places, before, after)
             for role, x in (
                 ("key", project(self._key_dense, key)),
                 ("value", project(self._value_dense, value)),
@@ -433,6 +449,8 @@ class LinearMultiHeadAttention(BaseLayer):
         options = {"key_mask": folding.fold_mask(key_mask)}
         if self.mechanism.traits.gated:
             options["inputs"] = folding.fold_features(query)
+        if packed:
+            options["segment_ids"] = segment_ids
         # The mechanism.
         if streams:
             heads, after["mechanism"] = self.mechanism.step(
@@ -450,21 +468,29 @@ class LinearMultiHeadAttention(BaseLayer):
             return output, scores
         return (output, self._state_of(after)) if return_state else output
 
-    def _count(self, x, mask, before):
-        """The places for rotary positions, and the state's part for them."""
-        if self.rope_max_wavelength is None:
-            return None, {}
-        places, start = count_positions(x, mask, before.get("position"))
-        return places, {"position": start}
+    def _places(
+        self, query, key, query_mask, key_mask, segment_ids, before, causal
+    ):
+        """Where queries and keys stand, and the state's part that says so."""
+        pair = isinstance(segment_ids, (tuple, list))
+        of_queries, of_keys = segment_ids if pair else (segment_ids,) * 2
+        start, turns = before.get("position"), self.rope_max_wavelength
+        if not causal:
+            places, _ = places_of(query, query_mask, of_queries, start, turns)
+            keys, after = places_of(key, key_mask, of_keys, start, turns)
+            return places, keys, after
+        # Causal queries and keys are the same positions.
+        mask = key_mask if query_mask is None else query_mask
+        places, after = places_of(query, mask, of_queries, start, turns)
+        return places, places._replace(mask=key_mask), after
 
-    def _heads(self, role, projected, mask, places, before, after):
+    def _heads(self, role, projected, places, before, after):
         """Heads `[B', H, T, D]` of a projection, as the mechanism takes them.
 
         Args:
             role: str, query, key or value.
             projected: tensor `(B, ..., G, D)`.
-            mask: optional bool tensor `(B, T)`, `True` = visible.
-            places: int tensor `(B, T)` or `(1, T)`, or `None`.
+            places: `Places`.
             before: dict, the parts of the state before the inputs, if any.
             after: dict, where the part of the state after them goes.
         """
@@ -473,8 +499,7 @@ class LinearMultiHeadAttention(BaseLayer):
         if transform is not None:
             projected, after[name] = transform(
                 projected,
-                mask=mask,
-                positions=places,
+                **places._asdict(),
                 initial_state=before.get(name),
                 return_state=True,
             )
@@ -588,7 +613,12 @@ class LinearMultiHeadAttention(BaseLayer):
     # --- Attention in parts, for inputs `(B, T, F)` after `build`
 
     def project_keys(
-        self, value, value_mask=None, attention_mask=None, state=None
+        self,
+        value,
+        value_mask=None,
+        attention_mask=None,
+        segment_ids=None,
+        state=None,
     ):
         """Projects all that a query needs to know of the positions of `value`.
 
@@ -598,21 +628,31 @@ class LinearMultiHeadAttention(BaseLayer):
             value: tensor `(B, S, F)`.
             value_mask: optional bool tensor `(B, S)`, `True` = visible.
             attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
+            segment_ids: optional int tensor `(B, S)`, whose padding is hidden.
             state: optional tree of tensors, the state before the positions.
 
         Returns:
             Dict of the heads `key` and `value`, of `key_mask`, of `inputs` if
-            the mechanism is gated, and of `positions` and `after`, what the
-            layer itself knows of the positions.
+            the mechanism is gated, and of `segment_ids` if there are any; and
+            of `places` and `after`, for `attend_to`.
         """
         if attention_mask is not None:
             attention_mask = key_mask_from_attention_mask(attention_mask)
         mask = combine_masks(value_mask, attention_mask)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, value)
+            _, mask = with_padding(segment_ids, None, mask)
         value = hide(value, mask)
         before = self._parts_of(state)
-        places, after = self._count(value, mask, before)
+        places, after = places_of(
+            value,
+            mask,
+            segment_ids,
+            before.get("position"),
+            self.rope_max_wavelength,
+        )
         key, heads = (
-            self._heads(role, x, mask, places, before, after)
+            self._heads(role, x, places, before, after)
             for role, x in (
                 ("key", project(self._key_dense, value)),
                 ("value", project(self._value_dense, value)),
@@ -622,11 +662,13 @@ class LinearMultiHeadAttention(BaseLayer):
             "key": key,
             "value": heads,
             "key_mask": mask,
-            "positions": places,
+            "places": places,
             "after": after,
         }
         if self.mechanism.traits.gated:
             keys["inputs"] = value
+        if segment_ids is not None:
+            keys["segment_ids"] = segment_ids
         return keys
 
     def attend_to(
@@ -647,10 +689,11 @@ class LinearMultiHeadAttention(BaseLayer):
         """
         before = self._parts_of(state)
         keys = {**keys}
-        places, after = keys.pop("positions"), {**keys.pop("after")}
-        mask = keys["key_mask"] if query_mask is None else query_mask
+        places, after = keys.pop("places"), {**keys.pop("after")}
+        if query_mask is not None:
+            places = places._replace(mask=query_mask)
         projected = project(self._query_dense, query)
-        queries = self._heads("query", projected, mask, places, before, after)
+        queries = self._heads("query", projected, places, before, after)
         if state is None:
             heads = self.mechanism(
                 queries,
@@ -681,7 +724,7 @@ class LinearMultiHeadAttention(BaseLayer):
         _head_options.check_no_order(self)
         state = self.get_initial_state(ops.shape(value)[0])
         keys = self.project_keys(value, value_mask, attention_mask)
-        del keys["positions"], keys["after"]
+        del keys["places"], keys["after"]
         # Any queries do: what they read is not used.
         _, state = self.mechanism.step(state, keys["key"], **keys)
         return state
@@ -699,7 +742,7 @@ class LinearMultiHeadAttention(BaseLayer):
         """
         _head_options.check_no_order(self)
         projected = project(self._query_dense, query)
-        queries = self._heads("query", projected, None, None, {}, {})
+        queries = self._heads("query", projected, Places(), {}, {})
         # Reading is a step whose new keys are all hidden.
         value = ops.zeros_like(queries[..., :1])
         heads, _ = self.mechanism.step(
@@ -753,9 +796,13 @@ class LinearMultiHeadAttention(BaseLayer):
         use_causal_mask=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
     ):
         # Refuse while the model is made, not when the first batch arrives.
         check_floating(query=query, value=value, key=key)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, query, value, use_causal_mask)
+            self.mechanism.check_packs()
         queries, keys, values = self._head_shapes(query.shape, value.shape)
         self.mechanism.check_call(queries, keys, values, use_causal_mask)
         if attention_mask is not None:

@@ -4,12 +4,15 @@ import inspect
 
 import keras
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
+from keras_linattn.layers._caches import check_segments
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
@@ -69,6 +72,13 @@ class LinearTransformerDecoder(TransformerBlock):
         use_causal_mask: bool, position t sees positions s <= t only. Defaults
             to `True`.
         training: optional bool, whether dropout is active.
+        decoder_segment_ids: optional int tensor `(B, T)`, for rows that hold
+            several documents, see `LinearMultiHeadAttention`. With a
+            `self_attention_cache` the first document goes on from it, and the
+            last one's is returned.
+        encoder_segment_ids: optional int tensor `(B, S)`, likewise: position
+            t sees the encoded positions of its own id. Needed with
+            cross-attention beside `decoder_segment_ids`.
 
     Returns:
         Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it, the state
@@ -185,6 +195,8 @@ class LinearTransformerDecoder(TransformerBlock):
         cross_attention_cache_update_index=None,
         use_causal_mask=True,
         training=None,
+        decoder_segment_ids=None,
+        encoder_segment_ids=None,
         decoder_sequence_mask=None,
         encoder_sequence_mask=None,
         mask=None,
@@ -196,11 +208,22 @@ class LinearTransformerDecoder(TransformerBlock):
             cross_attention_cache,
             use_causal_mask,
         )
+        check_segments(
+            self._cross_attention_layer,
+            decoder_segment_ids,
+            encoder_segment_ids,
+            cross_attention_cache,
+        )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
             decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
+        if decoder_segment_ids is not None:
+            check_segment_ids(decoder_segment_ids, decoder_sequence)
+            decoder_padding_mask, _ = with_padding(
+                decoder_segment_ids, decoder_padding_mask, None
+            )
         visible = combine_masks(decoder_padding_mask)
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = inputs = hide(x, visible)
@@ -216,10 +239,14 @@ class LinearTransformerDecoder(TransformerBlock):
                 attention_mask=decoder_attention_mask,
                 use_causal_mask=use_causal_mask,
                 training=training,
+                segment_ids=decoder_segment_ids,
             )
         else:
             keys = self._self_attention_layer.project_keys(
-                x, decoder_padding_mask, decoder_attention_mask
+                x,
+                decoder_padding_mask,
+                decoder_attention_mask,
+                decoder_segment_ids,
             )
             x, state = self._self_attention_layer.attend_to(
                 x, keys, visible, self_attention_cache, training
@@ -236,6 +263,7 @@ class LinearTransformerDecoder(TransformerBlock):
                     "value_mask": encoder_padding_mask,
                     "attention_mask": encoder_attention_mask,
                 },
+                _pair(decoder_segment_ids, encoder_segment_ids),
                 cross_attention_cache,
                 cross_attention_cache_update_index is not None,
                 training,
@@ -245,7 +273,7 @@ class LinearTransformerDecoder(TransformerBlock):
         return (x, *caches) if caches else x
 
     def _attend_to_encoder(
-        self, inputs, encoded, masks, summary, renew, training
+        self, inputs, encoded, masks, segment_ids, summary, renew, training
     ):
         """Cross-attention, and the summary it read if there is a cache."""
         x = inputs
@@ -253,7 +281,13 @@ class LinearTransformerDecoder(TransformerBlock):
             x = self._cross_attention_layer_norm(x)
         layer = self._cross_attention_layer
         if summary is None:
-            x = layer(x, encoded, training=training, **masks)
+            x = layer(
+                x,
+                encoded,
+                training=training,
+                segment_ids=segment_ids,
+                **masks,
+            )
         else:
             if renew:
                 summary = layer.summarize(encoded, **masks)
@@ -264,7 +298,13 @@ class LinearTransformerDecoder(TransformerBlock):
         return x, summary
 
     def attend_to(
-        self, inputs, keys=None, padding_mask=None, state=None, training=None
+        self,
+        inputs,
+        keys=None,
+        padding_mask=None,
+        state=None,
+        training=None,
+        segment_ids=None,
     ):
         """Calls the block, for which the keys may come from another block.
 
@@ -275,6 +315,8 @@ class LinearTransformerDecoder(TransformerBlock):
             padding_mask: optional bool tensor `(B, T)`, `True` = visible.
             state: optional tree of tensors, the state before `inputs`.
             training: optional bool, whether dropout is active.
+            segment_ids: optional int tensor `(B, T)`, whose padding
+                `padding_mask` hides. Given keys have them already.
 
         Returns:
             Tensor `(B, T, F)`, the keys, and the state after `inputs`, `None`
@@ -284,7 +326,9 @@ class LinearTransformerDecoder(TransformerBlock):
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)
         if keys is None:
-            keys = self._self_attention_layer.project_keys(x, padding_mask)
+            keys = self._self_attention_layer.project_keys(
+                x, padding_mask, segment_ids=segment_ids
+            )
         x, state = self._self_attention_layer.attend_to(
             x, keys, padding_mask, state, training
         )
@@ -301,6 +345,10 @@ class LinearTransformerDecoder(TransformerBlock):
         ]
         causal = given.get("use_causal_mask", True)
         check_caches(self._cross_attention_layer, encoded, *caches, causal)
+        segment_ids = [
+            given.get(f"{kind}_segment_ids") for kind in ("decoder", "encoder")
+        ]
+        check_segments(self._cross_attention_layer, *segment_ids, caches[1])
         # Refuse while the model is made, not when the first batch arrives.
         self._self_attention_layer.compute_output_spec(
             x,
@@ -309,10 +357,14 @@ class LinearTransformerDecoder(TransformerBlock):
             use_causal_mask=causal,
             initial_state=caches[0],
             return_state=caches[0] is not None,
+            segment_ids=segment_ids[0],
         )
         if encoded is not None:
             self._cross_attention_layer.compute_output_spec(
-                x, encoded, attention_mask=given.get("encoder_attention_mask")
+                x,
+                encoded,
+                attention_mask=given.get("encoder_attention_mask"),
+                segment_ids=_pair(*segment_ids),
             )
         output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
         caches = [cache_spec(cache) for cache in caches if cache is not None]
@@ -325,3 +377,10 @@ class LinearTransformerDecoder(TransformerBlock):
                 self.cross_mechanism, f"{self.name}/cross"
             ),
         }
+
+
+def _pair(decoder_segment_ids, encoder_segment_ids):
+    """The ids of queries and keys, or `None`."""
+    if decoder_segment_ids is None:
+        return None
+    return decoder_segment_ids, encoder_segment_ids

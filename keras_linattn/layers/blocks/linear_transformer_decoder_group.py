@@ -2,9 +2,11 @@
 
 import keras
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
@@ -55,6 +57,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         self_attention_cache: optional tree of tensors, the state before
             `decoder_sequence`; it starts as `get_initial_state(batch_size)`.
         training: optional bool, whether dropout is active.
+        decoder_segment_ids: optional int tensor `(B, T)`, for rows that hold
+            several documents, see `LinearTransformerDecoder`.
 
     Returns:
         Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it and the
@@ -148,6 +152,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         decoder_padding_mask=None,
         self_attention_cache=None,
         training=None,
+        decoder_segment_ids=None,
         decoder_sequence_mask=None,
         mask=None,
     ):
@@ -155,13 +160,21 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
+        if decoder_segment_ids is not None:
+            check_segment_ids(decoder_segment_ids, decoder_sequence)
+            visible, _ = with_padding(decoder_segment_ids, visible, None)
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = hide(x, visible)
         keys = None  # until the first block has projected them
         for block in self.blocks:
             # Each begins with the group's state; all come to the same one.
             x, keys, state = block.attend_to(
-                x, keys, visible, self_attention_cache, training
+                x,
+                keys,
+                visible,
+                self_attention_cache,
+                training,
+                decoder_segment_ids,
             )
         return x if self_attention_cache is None else (x, state)
 
@@ -171,12 +184,15 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         decoder_padding_mask=None,
         self_attention_cache=None,
         training=None,
+        decoder_segment_ids=None,
         decoder_sequence_mask=None,
         mask=None,
     ):
         # The first block refuses what the group would.
         return self.blocks[0].compute_output_spec(
-            decoder_sequence, self_attention_cache=self_attention_cache
+            decoder_sequence,
+            self_attention_cache=self_attention_cache,
+            decoder_segment_ids=decoder_segment_ids,
         )
 
     def _sublayers(self):

@@ -4,8 +4,11 @@ import functools
 
 import keras
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
@@ -49,6 +52,8 @@ class LinearTransformerEncoder(TransformerBlock):
         training: optional bool, whether dropout is active.
         return_attention_scores: bool, see `LinearMultiHeadAttention`.
             Defaults to `False`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents, see `LinearMultiHeadAttention`.
 
     Returns:
         Tensor `(B, T, F)`, with `return_attention_scores=True` also a tensor
@@ -119,17 +124,24 @@ class LinearTransformerEncoder(TransformerBlock):
         attention_mask=None,
         training=None,
         return_attention_scores=False,
+        segment_ids=None,
         mask=None,
+        inputs_mask=None,
     ):
         inputs = self._as_floating(inputs=inputs)
         if padding_mask is None and attention_mask is None:
-            padding_mask = mask
+            # Keras calls it `inputs_mask` where there is another tensor.
+            padding_mask = first_given(mask, inputs_mask)
         visible = combine_masks(padding_mask)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, inputs)
+            visible, _ = with_padding(segment_ids, visible, visible)
         inputs = hide(inputs, visible)
         options = {
             "query_mask": visible,
             "value_mask": visible,
             "attention_mask": attention_mask,
+            "segment_ids": segment_ids,
             "training": training,
         }
         if return_attention_scores:
@@ -166,7 +178,9 @@ class LinearTransformerEncoder(TransformerBlock):
         attention_mask=None,
         training=None,
         return_attention_scores=False,
+        segment_ids=None,
         mask=None,
+        inputs_mask=None,
     ):
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         attended = self._self_attention_layer.compute_output_spec(
@@ -174,6 +188,7 @@ class LinearTransformerEncoder(TransformerBlock):
             inputs,
             attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
+            segment_ids=segment_ids,
         )
         return (output, attended[1]) if return_attention_scores else output
 
