@@ -48,6 +48,10 @@ BLOCK = {
     "bias_initializer": keras.initializers.Constant(0.5),
     "normalize_first": True,
     "mechanism": "linear_transformer",
+    "normalization": "rms",
+    "use_bias": False,
+    "use_feedforward_gate": True,
+    "attention_options": {"kernel_size": 3, "gate_activation": "silu"},
 }
 CASES = {
     "LinearSelfAttention": {**ATTENTION, "causal": True},
