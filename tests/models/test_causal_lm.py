@@ -42,12 +42,14 @@ OPTIONS = {
     "use_feedforward_gate": True,
     "attention_options": {"kernel_size": 3},
     "tie_embeddings": True,
+    "packed": True,
 }
 LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
+    usual = {"dropout": 0.0, "remat": False, "packed": False}
+    return CausalLM(**{**OPTIONS, **usual, **options})
 
 
 def prompts(length, vocabulary=40):
