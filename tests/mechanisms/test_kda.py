@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core.fading import fading_product
-from keras_linattn.core.triangles import inverse_in_blocks
 from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -112,17 +111,6 @@ def test_one_step_fades_the_rows_of_the_state():
 
     np.testing.assert_allclose(
         quick(step, [ones, log_decay]), np.full((1, 1, 1, 2), 1.75), rtol=1e-6
-    )
-
-
-@pytest.mark.parametrize("size", [5, 20, 64])
-def test_the_inverse_in_blocks_is_the_inverse(size):
-    ones = np.ones((1, size, size), "float32")
-    random = np.random.default_rng(0).uniform(-0.3, 0.3, ones.shape)
-    lower = np.concatenate([ones, random]).astype("float32")
-    exact = np.eye(size) + np.tril(lower.astype("float64"), -1)
-    np.testing.assert_allclose(
-        quick(inverse_in_blocks, [lower]), np.linalg.inv(exact), atol=1e-5
     )
 
 
