@@ -65,11 +65,14 @@ class GatedDelta(DeltaRule):
     Args:
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
+        activation: see `DeltaRule`. Defaults to `"silu"`.
+        scale: likewise. Defaults to 1.
+        epsilon: likewise. Defaults to 1e-5.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is not a bool; if called with
-            `causal=False`.
+        ValueError: if `output_norm` is not a bool or the activation not
+            known; if called with `causal=False`.
 
     Example:
 
