@@ -116,9 +116,10 @@ def test_one_step_fades_the_rows_of_the_state():
 
 def test_one_decay_for_all_features_is_gated_delta():
     inputs = random_inputs(queries=70, keys=70, key_dim=4)
-    gated = subjects("gated_delta")[1].build(inputs)
+    subject = subjects("gated_delta")[1]
+    gated, gated_config = subject.build(inputs), subject.config
     assert not gated.output_norm  # which magnifies differences
-    mechanism = mechanisms.get("kda", gate_rank=2, output_norm=False)
+    mechanism = mechanisms.get("kda", gate_rank=2, **gated_config)
     mechanism.build(*inputs.shapes)
     for name in ("beta_kernel", "beta_bias", "log_rate"):
         getattr(mechanism, name).assign(getattr(gated, name))
