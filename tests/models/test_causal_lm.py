@@ -73,12 +73,13 @@ def hub():
 
 
 def test_config_is_the_constructor():
-    model = CausalLM(**OPTIONS)
+    options = {**OPTIONS, "packed": True, "mechanism": "softmax"}
+    model = CausalLM(**options)
     config = model.get_config()
     for name, parameter in inspect.signature(CausalLM).parameters.items():
         if name not in ("dtype", "kwargs", "tokenizer"):
-            assert config[name] == OPTIONS[name], name
-            assert OPTIONS[name] != parameter.default, f"{name} is default"
+            assert config[name] == options[name], name
+            assert options[name] != parameter.default, f"{name} is default"
     assert CausalLM.from_config(config).get_config() == config
 
 
