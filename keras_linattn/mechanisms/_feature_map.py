@@ -69,6 +69,8 @@ def _named(name):
 
 def _comes_back(function):
     """Does Keras find it again, in safe mode too?"""
+    if getattr(function, "__name__", None) == "<lambda>":
+        return False
     try:
         config = keras.saving.serialize_keras_object(function)
         found = keras.saving.deserialize_keras_object(config)
@@ -109,8 +111,13 @@ def apply_feature_map(feature_map, x):
     return features
 
 
-def count_features(feature_map, key_dim):
+def count_features(feature_map, num_heads, key_dim):
     """The number of features R of heads of `key_dim`.
+
+    Args:
+        feature_map: callable or `keras.layers.Layer`.
+        num_heads: int or `None`, H.
+        key_dim: int, D.
 
     Raises:
         ValueError: if it cannot be known before the feature map is called.
@@ -118,15 +125,16 @@ def count_features(feature_map, key_dim):
     layer = feature_map
     if not isinstance(layer, keras.layers.Layer):
         layer = keras.layers.Lambda(feature_map)  # it can tell its shapes
+    shape = (None, num_heads, None, key_dim)
     try:
-        count = layer.compute_output_shape((None, None, None, key_dim))[-1]
-    except NotImplementedError:
+        count = layer.compute_output_shape(shape)[-1]
+    except (NotImplementedError, ValueError):
         count = None
     if count is None:
         raise ValueError(
             "A state has a row for each feature, and their number must be "
-            f"known. Received: feature_map={feature_map!r}, whose output "
-            f"shape is unknown for heads of size {key_dim}. Use a layer with "
-            "`compute_output_shape`."
+            f"known. Received: feature_map={feature_map!r}, whose output is "
+            f"of unknown size for heads of shape {shape}. Use a layer whose "
+            "`compute_output_shape` tells it."
         )
     return count

@@ -170,13 +170,18 @@ class LinearTransformer(KernelMechanism):
             return self.features(key)
         return feature_map(key, FLOOR)
 
-    def num_features_for(self, key_dim):
+    def num_features_for(self, key_dim, num_heads=None):
         if self.feature_map is None:
             return key_dim
         if key_dim not in self._num_features:
-            count = count_features(self.feature_map, key_dim)
+            count = count_features(self.feature_map, num_heads, key_dim)
             self._num_features[key_dim] = count
         return self._num_features[key_dim]
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        # Some layers, such as one map for each head, must know the heads.
+        self.num_features_for(key_dim, num_heads)
+        return super().state_spec(num_heads, key_dim, value_dim)
 
     def attend_both_ways(self, query, key, value, key_mask):
         if self.feature_map is not None:
