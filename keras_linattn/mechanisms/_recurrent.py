@@ -20,22 +20,22 @@ EPSILON = 1e-5  # added to mean squares
 
 def normalise_rows(x):
     """Each row divided by its root mean square: RMSNorm, nothing learned."""
-    return _divided_by_size(x, mean)
+    return _divided_by_size(x, mean, EPSILON)
 
 
-def unit_rows(x):
+def unit_rows(x, epsilon=EPSILON):
     """Each row divided by its length; a row of 0 stays 0."""
-    return _divided_by_size(x, ops.sum)
+    return _divided_by_size(x, ops.sum, epsilon)
 
 
-def _divided_by_size(x, reduce):
-    """x / sqrt(reduce(x^2) + EPSILON), rows of 1e30 included."""
+def _divided_by_size(x, reduce, epsilon):
+    """x / sqrt(reduce(x^2) + epsilon), rows of 1e30 included."""
     # Of large rows the squares overflow: their largest entry is taken as 1.
     largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
     scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
     x = x * scale
     square = reduce(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(square + EPSILON * ops.square(scale))
+    return x * ops.rsqrt(square + epsilon * ops.square(scale))
 
 
 class RecurrentMechanism(Mechanism):
