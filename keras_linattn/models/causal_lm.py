@@ -9,6 +9,8 @@ from keras_linattn.layers import CausalConvolution
 from keras_linattn.layers import LinearTransformerDecoder
 from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._stacks import mechanism_of_group
+from keras_linattn.layers._stacks import mechanisms_of_blocks
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models import decoding
 from keras_linattn.models._base import BYTE_VOCABULARY
@@ -49,13 +51,16 @@ class CausalLM(Generator, FunctionalModel):
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 4 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Decoding step by step needs one
-            with the trait `recurrent`. Defaults to `"gated_delta"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Decoding step by step needs the trait `recurrent` in each
+            block. Defaults to `"gated_delta"`.
         kernel_size: int > 1, positions that the convolution sums up. Defaults
             to 4.
         layers_per_state: int > 0, neighbouring blocks that share keys, values
-            and state, see `LinearTransformerDecoderGroup`. Defaults to 1.
+            and state, see `LinearTransformerDecoderGroup`, and therefore also
+            their mechanism. Defaults to 1.
         tokenizer: KerasHub tokenizer or `None`: bytes. Saved with the model.
         sequence_length: int > 0 or `None`, tokens of the longest sequence,
             generated ones included. Only mechanisms with the trait
@@ -111,6 +116,7 @@ class CausalLM(Generator, FunctionalModel):
         dtype=None,
         **kwargs,
     ):
+        positive("num_layers", num_layers)
         policy = keras.dtype_policies.get(dtype)
         if intermediate_dim is None:
             intermediate_dim = 4 * hidden_dim
@@ -125,9 +131,12 @@ class CausalLM(Generator, FunctionalModel):
             "dropout": dropout,
             "activation": "gelu",
             "normalize_first": True,
-            "mechanism": mechanisms.with_input_sizes(
-                mechanism, sequence_length=shortened(sequence_length)
-            ),
+            "mechanism": [
+                mechanisms.with_input_sizes(
+                    entry, sequence_length=shortened(sequence_length)
+                )
+                for entry in mechanisms_of_blocks(mechanism, num_layers)
+            ],
         }
         layers = [
             _embedding(vocabulary_size, hidden_dim, tokenizer, policy),
@@ -155,11 +164,18 @@ class CausalLM(Generator, FunctionalModel):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Dict of trees of float32 tensors of fixed shapes, the batch first.
+            Dict from names of layers to trees of tensors of fixed shapes and
+            dtypes, the batch first: what a mechanism keeps, mostly float32.
+
+        Raises:
+            ValueError: if the mechanism of a block has no states.
         """
+        convolution, *decoders = self._streaming_layers()
+        for decoder in decoders:
+            _check_streams(decoder)
         return {
             layer.name: layer.get_initial_state(batch_size)
-            for layer in self._streaming_layers()
+            for layer in (convolution, *decoders)
         }
 
     def encode_with_state(self, tokens, state, padding_mask=None):
@@ -214,7 +230,7 @@ class CausalLM(Generator, FunctionalModel):
         Its inputs are a dict: `tokens`, `(B, 1)`, and the leaves of the state
         by names like `state_decoder_0`. Its outputs are a dict: `logits`,
         `(B, vocabulary_size)`, and the new leaves by the names of the old
-        ones. The first state is zeros. Its weights are this model's.
+        ones. The first state is zeros, of the dtypes of the inputs. Its weights are this model's.
 
         Returns:
             `keras.Model`.
@@ -257,25 +273,39 @@ def _convolution(kernel_size, policy):
     )
 
 
+def _check_streams(decoder):
+    """Raises a `ValueError` if a decoder has no states, with its name."""
+    try:
+        decoder.mechanism.check_recurrent()
+    except ValueError as error:
+        raise ValueError(
+            "Decoding step by step needs states in all blocks of a stack. "
+            f"Received: block {decoder.name!r} without. {error}"
+        ) from error
+
+
 def _decoders(num_layers, layers_per_state, remat, policy, block):
-    """Blocks, or groups that share a state; the last group may be smaller."""
-    positive("num_layers", num_layers)
+    """Blocks, or groups that share a state; the last group may be smaller.
+
+    `block["mechanism"]` is a list, of all blocks of the model.
+    """
     step = positive("layers_per_state", layers_per_state)
     # Without `remat` an outer scope of the user stays in force.
     scope = keras.RematScope(mode="full") if remat else nullcontext()
     decoders = []
     for first in range(0, num_layers, step):
         name = f"decoder_{first}"
+        entries = block["mechanism"][first : first + step]
         options = {
             **block,
+            "mechanism": mechanism_of_group(entries),
             "dtype": sublayer_policy(policy, name),
             "name": name,
         }
-        size = min(step, num_layers - first)
         with scope:
             decoders.append(
-                LinearTransformerDecoderGroup(size, **options)
-                if size > 1
+                LinearTransformerDecoderGroup(len(entries), **options)
+                if len(entries) > 1
                 else LinearTransformerDecoder(**options)
             )
     return decoders

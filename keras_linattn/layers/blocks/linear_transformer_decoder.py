@@ -163,7 +163,7 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_initial_state(self, batch_size):
         """The `self_attention_cache` of `batch_size` sequences not begun.
 
-        A tree of float32 tensors of fixed shapes, the batch first.
+        A tree of tensors of fixed shapes and dtypes, the batch first.
         """
         return self._self_attention_layer.get_initial_state(batch_size)
 

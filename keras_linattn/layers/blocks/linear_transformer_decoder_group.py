@@ -8,6 +8,8 @@ from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._stacks import mechanism_of_group
+from keras_linattn.layers._stacks import mechanisms_of_blocks
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
@@ -44,8 +46,9 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         bias_initializer: of all biases. Defaults to `"zeros"`.
         normalize_first: bool, see `LinearTransformerDecoder`. Defaults to
             `False`.
-        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
-            to `"gated_delta"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of equal ones: the blocks share it, as they share the state.
+            Defaults to `"gated_delta"`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -61,8 +64,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         state after `decoder_sequence`.
 
     Raises:
-        ValueError: if an argument is out of range, or if the mechanism has no
-            causal form.
+        ValueError: if an argument is out of range, if a list holds different
+            mechanisms, or if the mechanism has no causal form.
 
     Example:
 
@@ -91,6 +94,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         mechanism="gated_delta",
         **kwargs,
     ):
+        positive("num_layers", num_layers)
+        entries = mechanisms_of_blocks(mechanism, num_layers)
         super().__init__(
             intermediate_dim,
             num_heads,
@@ -100,10 +105,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
-            mechanism=mechanism,
+            mechanism=mechanism_of_group(entries),
             **with_exact_states(kwargs),
         )
-        self.num_layers = positive("num_layers", num_layers)
+        self.num_layers = num_layers
 
     @makes_sublayers
     def build(self, decoder_sequence_shape):
@@ -138,7 +143,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Tree of float32 tensors of fixed shapes, the batch first.
+            Tree of tensors of fixed shapes and dtypes, the batch first.
         """
         return self.blocks[0].get_initial_state(batch_size)
 
