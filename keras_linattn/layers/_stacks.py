@@ -1,4 +1,4 @@
-"""Stacks of blocks that differ in their mechanism: patterns of entries."""
+"""Stacks of blocks that differ: an entry of an argument for each block."""
 
 from keras_linattn import mechanisms
 from keras_linattn.layers._sublayers import restore_mechanism
@@ -6,58 +6,54 @@ from keras_linattn.layers._sublayers import restore_mechanism
 SAME_AS = "same_object_as_entry"  # in the config of a list
 
 
-def is_pattern(mechanism):
-    """Is it a list of entries, rather than one mechanism?"""
-    return isinstance(mechanism, (list, tuple))
+def is_pattern(value):
+    """Is it a list of entries, rather than one for all blocks?"""
+    return isinstance(value, (list, tuple))
 
 
-def mechanisms_of_blocks(mechanism, num_layers):
-    """The mechanism of each block.
+def entries_of_blocks(name, value, num_layers):
+    """The entry of each block, from one for all or a pattern.
 
     Args:
-        mechanism: one, see `mechanisms.get`, or a list of them. A shorter list
-            repeats; the last repetition may be cut.
+        name: str, the argument's, for errors.
+        value: one entry, or a list of them. A shorter list repeats; the last
+            repetition may be cut.
         num_layers: int, blocks.
 
     Returns:
-        List of `num_layers` names, dicts, classes or objects.
+        List of `num_layers` entries.
     """
-    pattern = mechanism if is_pattern(mechanism) else [mechanism]
-    if not pattern:
+    pattern = value if is_pattern(value) else [value]
+    if not 0 < len(pattern) <= max(num_layers, 1):
         raise ValueError(
-            "A list of mechanisms must have an entry. "
-            f"Received: mechanism={mechanism!r}. Name one mechanism, or one "
-            'for each block: `["gated_delta", "softmax"]`.'
-        )
-    if len(pattern) > max(num_layers, 1):
-        raise ValueError(
-            "A list of mechanisms has one entry for each block, or fewer, "
+            f"A list for `{name}` has one entry for each block, or fewer, "
             f"which repeat. Received: {len(pattern)} entries for {num_layers} "
-            f"blocks, mechanism={mechanism!r}. Leave out what has no block, or "
-            "raise `num_layers`."
+            f"blocks, {name}={value!r}. Pass one entry for all blocks, not in "
+            "a list, or one for each block."
         )
     return [pattern[i % len(pattern)] for i in range(num_layers)]
 
 
-def mechanism_of_group(entries):
-    """The one mechanism of blocks that share a state.
+def entry_of_group(name, entries):
+    """The one entry of blocks that share keys, values and a state.
 
     Args:
-        entries: list with the mechanism of each block, see `mechanisms.get`.
+        name: str, the argument's, for errors.
+        entries: list, from `entries_of_blocks`.
     """
     first, *others = entries
     if any(other != first for other in others):
         raise ValueError(
-            "Blocks that share keys, values and a state share their mechanism. "
-            f"Received: mechanism={entries!r} for one group of blocks. Give "
-            "all blocks of a group the same entry, or each mechanism a group "
+            "Blocks that share keys, values and a state share their "
+            f"`{name}`. Received: {name}={entries!r} for one group of blocks. "
+            "Give all blocks of a group the same entry, or each entry a group "
             "of its own (`layers_per_state=1` in `CausalLM`)."
         )
     return first
 
 
 def serialize_pattern(entries, serialize):
-    """Entries as JSON; a repeated object refers to the entry that holds it.
+    """Mechanisms as JSON; a repeated object refers to its first entry.
 
     Args:
         entries: tuple of names, dicts, classes or objects.
