@@ -5,7 +5,7 @@ See `core/documents.py` for the ids, and for the numbers of the documents.
 
 from keras import ops
 
-from keras_linattn.core.documents import documents_of
+from keras_linattn.core.documents import number_documents
 from keras_linattn.core.masks import combine_masks
 
 
@@ -38,14 +38,16 @@ def numbers_and_mask(segment_ids, mask=None):
 
     Args:
         segment_ids: int tensor `(B, T)`.
-        mask: optional bool tensor `(B, T)`, `True` = visible.
+        mask: optional bool tensor `(B, T)`, `True` = visible: what it hides
+            counts as padding.
 
     Returns:
         int32 and bool tensors `(B, T)`. The numbers start at 0 and never fall;
         padding has the number of the document before it.
     """
-    documents, visible, _ = documents_of(segment_ids)
-    return documents.query, combine_masks(mask, visible)
+    ids = ops.cast(segment_ids, "int32")
+    mask = combine_masks(mask, ops.not_equal(ids, 0))
+    return number_documents(ids, mask), mask
 
 
 class LookingBack:

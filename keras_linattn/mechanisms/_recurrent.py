@@ -7,7 +7,6 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import mean
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.shapes import heads_last
@@ -201,7 +200,7 @@ class RecurrentMechanism(Mechanism):
         """S, `[B, H, D, V]`."""
         return keras.KerasTensor(
             (None, num_heads, key_dim, value_dim),
-            dtype=accumulation_dtype(self.compute_dtype),
+            dtype=self.state_dtype,
         )
 
     def advance(self, state, query, key, value, *, key_mask, inputs=None):

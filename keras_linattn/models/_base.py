@@ -65,18 +65,20 @@ class FunctionalModel(keras.Model):
         takes_numpy(cls)
 
     def call(self, inputs, training=None, mask=None, **kwargs):
-        self._check_names(inputs)
+        self._check_names(inputs, kwargs)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
-    def _check_names(self, inputs):
-        """Keras would ignore ids of documents that a model does not take."""
+    def _check_names(self, inputs, kwargs):
+        """Keras would ignore ids of documents that are no input of a model."""
         names = [x.name for x in self.inputs]
-        if isinstance(inputs, dict) and set(inputs) - set(names):
+        given = [*inputs] if isinstance(inputs, dict) else []
+        given += ["segment_ids"] if "segment_ids" in kwargs else []
+        if "segment_ids" in kwargs or set(given) - set(names):
             raise ValueError(
-                "A model takes the inputs that it has. Received: inputs named "
-                f"{sorted(inputs)}, expected {names}. Leave the others out; "
-                "for documents packed into rows make a "
-                "`CausalLM(packed=True)`."
+                "A model is called with its inputs, as a list or a dict. "
+                f"Received: {sorted(given)}, expected inputs {names}. For "
+                "documents packed into rows make a `CausalLM(packed=True)`, "
+                "whose second input is `segment_ids`."
             )
 
     def get_config(self):

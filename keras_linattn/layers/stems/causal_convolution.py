@@ -152,6 +152,7 @@ class CausalConvolution(BaseLayer):
         for shift in range(self.kernel_size):
             shifted = window[:, last - shift : -shift or None]
             if documents is not None:
+                # A hidden position sees nothing: it may be in a gap.
                 seen = ops.logical_and(documents.same(shift), mask)
                 shifted = hide(shifted, seen)
             output = output + shifted * kernel[shift]

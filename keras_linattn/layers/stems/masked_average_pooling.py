@@ -127,7 +127,8 @@ def segment_means(x, mask, segment_ids, num_segments):
     batch, length, features = ops.shape(x)
     if is_empty(x.shape):
         return ops.zeros((batch, num_segments, features), dtype=x.dtype)
-    numbers, mask = numbers_and_mask(segment_ids, mask)
+    numbers, visible = numbers_and_mask(segment_ids)
+    mask = combine_masks(mask, visible)
     # Of what is hidden or left out, a sum that is dropped: one more document.
     numbers = ops.where(mask, ops.minimum(numbers, num_segments), num_segments)
     rows = ops.expand_dims(ops.arange(batch, dtype="int32"), 1)
