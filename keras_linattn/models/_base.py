@@ -215,17 +215,15 @@ def shortened(sequence_length, factor=1):
     return -(-positive("sequence_length", sequence_length) // factor)
 
 
-def final_norm(policy, normalization="layer", epsilon=1e-5):
-    """The normalisation after the last block, of its kind."""
-    name = "final_norm"
+def final_norm(policy, **options):
+    """The normalisation after the last block; `options` as of `norm`."""
+    return norm("final_norm", policy, **options)
+
+
+def norm(name, policy, normalization="layer", epsilon=1e-5):
+    """A normalisation of the kind that `TransformerBlock` names."""
     return NORMS[normalization](
         epsilon=epsilon, dtype=sublayer_policy(policy, name), name=name
-    )
-
-
-def layer_norm(name, policy):
-    return keras.layers.LayerNormalization(
-        epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
     )
 
 
