@@ -36,7 +36,7 @@ OPTIONS = {
     "sequence_length": 64,
     "remat": True,
 }
-MODERN = {
+OTHERS = {
     "activation": "silu",
     "normalization": "rms",
     "layer_norm_epsilon": 1e-6,
@@ -44,6 +44,7 @@ MODERN = {
     "use_feedforward_gate": True,
     "attention_options": {"kernel_size": 3},
     "tie_embeddings": True,
+    "packed": True,
 }
 LENGTHS = (7, 4)  # of two prompts
 
@@ -73,7 +74,7 @@ def hub():
 
 
 def test_config_is_the_constructor():
-    options = {**OPTIONS, **MODERN}
+    options = {**OPTIONS, **OTHERS}
     model = CausalLM(**options)
     config = model.get_config()
     for name, parameter in inspect.signature(CausalLM).parameters.items():

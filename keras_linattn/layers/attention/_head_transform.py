@@ -79,6 +79,7 @@ class HeadTransform(BaseLayer):
         **kwargs,
     ):
         super().__init__(**with_exact_states(kwargs))
+        self.supports_masking = True
         self.kernel_size = kernel_size
         self.norm_epsilon = norm_epsilon
         self.rotary = rotary
