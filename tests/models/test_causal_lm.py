@@ -50,7 +50,8 @@ LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
+    usual = {"dropout": 0.0, "remat": False, "packed": False}
+    return CausalLM(**{**OPTIONS, **usual, **options})
 
 
 def prompts(length, vocabulary=40):
