@@ -12,10 +12,10 @@ from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import takes_numpy
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
-from keras_linattn.layers.blocks._transformer_block import NORMS
 
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
@@ -221,9 +221,9 @@ def final_norm(policy, **options):
 
 
 def norm(name, policy, normalization="layer", epsilon=1e-5):
-    """A normalisation of the kind that `TransformerBlock` names."""
-    return NORMS[normalization](
-        epsilon=epsilon, dtype=sublayer_policy(policy, name), name=name
+    """A normalisation, see `make_norm`."""
+    return make_norm(
+        normalization, epsilon, sublayer_policy(policy, name), name
     )
 
 
