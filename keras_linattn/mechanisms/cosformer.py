@@ -84,6 +84,7 @@ class CosFormer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         normalised=False,
         key_order_free=False,
         positional=True,

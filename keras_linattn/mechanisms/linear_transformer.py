@@ -31,6 +31,7 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
+from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -102,6 +103,7 @@ class LinearTransformer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         separable=True,
         cost="(T + S) D V",
         state="D (V + 1)",
@@ -114,7 +116,11 @@ class LinearTransformer(KernelMechanism):
     def key_features(self, key):
         return feature_map(key, FLOOR)
 
-    def attend_both_ways(self, query, key, value, key_mask):
+    def attend_both_ways(self, query, key, value, key_mask, documents=None):
+        if documents is not None:
+            query, key = log_feature_map(query), log_feature_map(key)
+            heads = query, key, value
+            return log_kernel_attention(*heads, key_mask, documents)
         weights, total, log = position_weights(key, key_mask)
         scores = log_feature_map(query) + ops.expand_dims(log, 2)
         summary = key_value_product(weights, value)
