@@ -1,6 +1,6 @@
 """`keras-linattn list`: the table of mechanisms, from their traits.
 
-The table in the README is this command's `--format markdown`.
+The table in docs/mechanisms.md is this command's `--format markdown`.
 """
 
 import re

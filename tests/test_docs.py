@@ -1,4 +1,4 @@
-"""The pages do what they say, and the README's table is the command's."""
+"""The pages do what they say, and their table is the command's."""
 
 import os
 import pathlib
@@ -80,10 +80,11 @@ def test_variable_lengths_page():
 
 @pytest.mark.release
 @pytest.mark.once
-def test_readme_table_is_the_command_s():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_is_the_command_s():
+    page = ROOT / "docs" / "mechanisms.md"
+    text = page.read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1, (
-        f"README.md must hold {BEGIN} and {END}, once each, with what "
+        f"mechanisms.md must hold {BEGIN} and {END}, once each, with what "
         "`keras-linattn list --format markdown` prints between them"
     )
     table = text.partition(BEGIN)[2].partition(END)[0]
@@ -99,5 +100,5 @@ def test_readme_table_is_the_command_s():
     assert child.returncode == 0, child.stderr
     assert table.strip() == child.stdout.strip(), (
         "run `keras-linattn list --format markdown` and put what it prints "
-        f"between {BEGIN} and {END} of README.md"
+        f"between {BEGIN} and {END} of docs/mechanisms.md"
     )

@@ -254,6 +254,16 @@ def describe(result):
     return line
 
 
+def command(given):
+    """The command to repeat the run with: without its own place for files."""
+    kept, skip = [], False
+    for argument in given:
+        if not skip and argument not in ("--out", "--write"):
+            kept.append(argument)
+        skip = argument == "--out"
+    return shlex.join(["python", "-m", "tools.bench", *kept])
+
+
 def main(arguments=None):
     options = parse(arguments)
     if options.join:
@@ -262,7 +272,7 @@ def main(arguments=None):
         return 0
     given = sys.argv[1:] if arguments is None else arguments
     content = {
-        "command": shlex.join(["python", "-m", "tools.bench", *given]),
+        "command": command(given),
         "verify": options.verify,
         "runs": [],
     }

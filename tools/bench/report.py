@@ -32,8 +32,6 @@ NOTES = """\
   `linear_transformer` that takes its input in pieces of 16,384 positions and
   computes each again in the backward pass (`tools/bench/cases.py`).
 - `peer:NAME`: other libraries (`tools/bench/peers.py`), torch.
-- Operations: of one call under the backend's profiler, which slows it down;
-  time that an operation takes itself, without those that it calls.
 - Decoding: one call of the layer for each token, batch 1. The linear layer
   has taken in the whole context. `keras_hub_cache` is KerasHub's
   `CachedMultiHeadAttention` with a cache as long as the context, whose updated
@@ -43,7 +41,7 @@ NOTES = """\
 
 
 def page(content):
-    """The part of benchmarks.md that the tool writes."""
+    """The tables of a run, in Markdown."""
     runs = content["runs"]
     lines = [
         "# Benchmarks",
@@ -179,7 +177,11 @@ def memory_cell(cells, floor, place):
 
 
 def profile_tables(runs):
-    """For each case and kind: operations, how often, and their own time."""
+    """For each case and kind: operations, how often, and their own time.
+
+    Of one call under the backend's profiler, which slows it down. The time of
+    an operation leaves out the operations that it calls.
+    """
     lines = []
     for run in runs:
         if "operations" not in run:
@@ -243,7 +245,11 @@ def write(content, folder):
     if path.is_file():
         kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
     shown = pictures.draw(content["runs"], folder)
-    text = page(content) + "".join(f"![{t}]({n})\n\n" for n, t in shown)
+    # Profiles are for the terminal: they describe one machine on one day.
+    runs = [run for run in content["runs"] if run["group"] != "profile"]
+    text = page({**content, "runs": runs}) + "".join(
+        f"![{t}]({n})\n\n" for n, t in shown
+    )
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
 
 
