@@ -178,9 +178,7 @@ def looped_sums(x, start, breaks):
     since the last break.
     """
     sums = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
-    broken = ops.concatenate(
-        [ops.ones_like(breaks[:, :, :1]), breaks], axis=2
-    )
+    broken = ops.concatenate([ops.ones_like(breaks[:, :, :1]), breaks], axis=2)
     place = ops.arange(ops.shape(sums)[2], dtype="int32")
     for step in range(DOUBLINGS):
         earlier = ops.maximum(place - 2**step, 0)

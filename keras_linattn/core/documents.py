@@ -111,7 +111,7 @@ def first_places(numbers):
     """The first place of the document of each position.
 
     Args:
-        numbers: int32 tensor `(B, T)`, which never falls along a row.
+        numbers: int32 tensor `(B, T)`, or ids: equal ones stand side by side.
 
     Returns:
         Tensor of int32 `(B, T)`.
@@ -119,8 +119,11 @@ def first_places(numbers):
     length = ops.shape(numbers)[1]
     place = ops.arange(length, dtype="int32")
     before = ops.concatenate([numbers[:, :1] - 1, numbers[:, :-1]], axis=1)
-    places = ops.sort(ops.where(numbers != before, place, length), axis=1)
-    return ops.take_along_axis(places, numbers - numbers[:, :1], axis=1)
+    starts = numbers != before
+    # The places of the starts, in order, before those of other positions.
+    places = ops.sort(ops.where(starts, place, length), axis=1)
+    rank = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1
+    return ops.take_along_axis(places, rank, axis=1)
 
 
 class DocumentChunks:
@@ -167,6 +170,11 @@ def earlier_pairs(x, chunks):
         return ops.tril(x)
     lower = ops.tril(ops.ones(x.shape[-2:], dtype="bool"))
     return select(ops.logical_and(chunks.same(), lower), x)
+
+
+def within(x, chunks):
+    """`x` `[..., N, C, C]` where both lie in one document, else 0."""
+    return x if chunks is None else select(chunks.same(), x)
 
 
 def of_first(x, chunks):

@@ -54,7 +54,9 @@ def rows_after(finite, documents=None):
     count = ops.cumsum(bad, axis=2)
     if documents is None:
         return count > 0
-    first = ops.expand_dims(ops.expand_dims(first_places(documents.query), 1), 3)
+    first = ops.expand_dims(
+        ops.expand_dims(first_places(documents.query), 1), 3
+    )
     return count > ops.take_along_axis(count - bad, first, axis=2)
 
 

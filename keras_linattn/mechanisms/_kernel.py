@@ -78,9 +78,7 @@ class KernelMechanism(Mechanism):
         documents=None,
     ):
         if not causal:
-            return self.attend_both_ways(
-                query, key, value, key_mask, documents
-            )
+            return self.attend_both_ways(query, key, value, key_mask, documents)
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
         return attend_causally(query, key, value, documents=documents)[0]

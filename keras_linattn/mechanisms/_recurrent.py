@@ -151,9 +151,7 @@ class RecurrentMechanism(Mechanism):
         """
         return decay_step(query, key, value, *gates, state)
 
-    def chunked(
-        self, query, key, value, gates, state, chunk_size, starts=None
-    ):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         """Computes T positions at once: `one_step`, T times.
 
         Without the argument `starts`, rows that hold several documents run
@@ -272,6 +270,4 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        return run_contained(
-            chunked, key, value, *gates, documents=documents
-        )
+        return run_contained(chunked, key, value, *gates, documents=documents)

@@ -123,9 +123,7 @@ class DeltaRule(RecurrentMechanism):
         )
         return beta, ops.zeros_like(beta)
 
-    def chunked(
-        self, query, key, value, gates, state, chunk_size, starts=None
-    ):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         heads = query, key, value
         return delta_product(
             *heads, *gates, state, carry_chunks, chunk_size, starts

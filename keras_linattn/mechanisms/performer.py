@@ -57,9 +57,7 @@ def key_exponents(key, projection):
     return matmul(key, ops.transpose(projection)) - half_norm
 
 
-def attend(
-    query, key, value, projection, key_mask=None, documents=None
-):
+def attend(query, key, value, projection, key_mask=None, documents=None):
     """Attention both ways."""
     return log_kernel_attention(
         query_exponents(query, projection),
