@@ -25,14 +25,28 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
 
-def decay_between(running, chunks=None):
-    """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`.
+def running_decay(log_decay, chunks=None):
+    """b, the sums of `[..., C, D]` since the start of a chunk, or a document.
 
-    Of s and t in one document, with `core.documents.DocumentChunks`.
+    Here and below `chunks` are `core.documents.DocumentChunks`, or `None`.
     """
+    if chunks is None:
+        return cumsum(log_decay, axis=-2)
+    # Sums over more than a document would round by what others hold.
+    return matmul(ops.cast(chunks.earlier(), log_decay.dtype), log_decay)
+
+
+def decay_between(running, chunks=None):
+    """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`."""
     difference = running - ops.swapaxes(running, -1, -2)
-    # Selected before the exponential: above the diagonal it would overflow.
-    return earlier_pairs(ops.exp(ops.tril(difference)), chunks)
+    # Selected before the exponential: elsewhere it would overflow.
+    decay = ops.exp(earlier_pairs(difference, chunks))
+    return earlier_pairs(decay, chunks)
+
+
+def decay_to_end(running, chunks=None):
+    """exp(b_C - b_s), `[..., C, D]`: what the end of a chunk has of s."""
+    return ops.exp(of_last(running[..., -1:, :] - running, chunks))
 
 
 def scalar_decay_product(
@@ -57,10 +71,11 @@ def scalar_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = cumsum(log_decay, axis=-2)
-    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
-    scores = ops.tril(matmul(query, ops.swapaxes(key, -1, -2)))
     chunks = chunks_of(starts, chunk_size)
+    running = running_decay(log_decay, chunks)
+    # Elsewhere a score may be infinite, and inf * 0 is NaN.
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
+    scores = earlier_pairs(scores, chunks)
     inside = matmul(scores * decay_between(running, chunks), value)
     faded = query * ops.exp(running)
     before, state = _earlier_chunks(
@@ -84,10 +99,10 @@ def vector_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = cumsum(log_decay, axis=-2)
+    chunks = chunks_of(starts, chunk_size)
+    running = running_decay(log_decay, chunks)
     faded = query * ops.exp(running)
     grown = key * ops.exp(-running)
-    chunks = chunks_of(starts, chunk_size)
     scores = matmul(faded, ops.swapaxes(grown, -1, -2))
     scores = earlier_pairs(scores, chunks)
     before, state = _earlier_chunks(
@@ -102,7 +117,7 @@ def _earlier_chunks(faded, key, value, running, state, carry, chunks):
     `faded` is the query times the decay since its chunk began.
     """
     total = running[..., -1:, :]  # [B, H, N, 1, D or 1]
-    key = of_last(key * ops.exp(total - running), chunks)
+    key = of_last(key * decay_to_end(running, chunks), chunks)
     update = key_value_product(key, value)
     decay = ops.swapaxes(ops.exp(total), -1, -2)
     before, state = carry(decay, update, state, breaks_of(chunks))

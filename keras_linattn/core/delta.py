@@ -19,11 +19,12 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
+from keras_linattn.core.decay import decay_to_end
+from keras_linattn.core.decay import running_decay
 from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
-from keras_linattn.core.numerics import cumsum
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
@@ -66,7 +67,7 @@ def delta_product(
         for x in (query, key, value, beta, log_decay)
     )
     chunks = chunks_of(starts, chunk_size)
-    running = cumsum(log_decay, axis=-2)  # [B, H, N, C, 1]
+    running = running_decay(log_decay, chunks)  # [B, H, N, C, 1]
     decay = decay_between(running, chunks)
     faded = ops.exp(running)
     transposed = ops.swapaxes(key, -1, -2)
@@ -76,7 +77,7 @@ def delta_product(
     own = matmul(inverse, beta * value)
     scores = matmul(query, transposed) * decay
     total = running[..., -1:, :]
-    key = of_last(key * ops.exp(total - running), chunks)
+    key = of_last(key * decay_to_end(running, chunks), chunks)
     transition = ops.exp(total) * ops.eye(key_dim, dtype=key.dtype)
     transition = transition - key_value_product(key, read)
     update = key_value_product(key, own)

@@ -155,6 +155,12 @@ class DocumentChunks:
         """Bool `[B, 1, N, C, C]`: whether two positions share a document."""
         return ops.equal(self.number, ops.swapaxes(self.number, -1, -2))
 
+    def earlier(self):
+        """`same`, for s <= t."""
+        same = self.same()
+        lower = ops.tril(ops.ones(same.shape[-2:], dtype="bool"))
+        return ops.logical_and(same, lower)
+
 
 def chunks_of(starts, size):
     """`DocumentChunks`, or `None` where each row is one document."""
@@ -168,8 +174,7 @@ def earlier_pairs(x, chunks):
     """
     if chunks is None:
         return ops.tril(x)
-    lower = ops.tril(ops.ones(x.shape[-2:], dtype="bool"))
-    return select(ops.logical_and(chunks.same(), lower), x)
+    return select(chunks.earlier(), x)
 
 
 def within(x, chunks):

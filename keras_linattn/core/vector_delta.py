@@ -11,12 +11,12 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.delta import delta_step
 from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import within
-from keras_linattn.core.delta import delta_step
 from keras_linattn.core.fading import fading_scores
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
