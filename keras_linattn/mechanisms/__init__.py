@@ -28,6 +28,7 @@ from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,
 )
 from keras_linattn.mechanisms.linformer import Linformer as Linformer
+from keras_linattn.mechanisms.local import Local as Local
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,
 )
