@@ -15,6 +15,7 @@ from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.poison import finite_rows
 
@@ -108,7 +109,7 @@ def near_by_rank(mask, window, causal, held=None, documents=None):
     seen = ops.cumsum(ops.cast(mask, "int32"), axis=1)
     rank = seen - ops.cast(mask, "int32")  # of a position, (B, T)
     total = ops.max(seen, axis=1, keepdims=True)  # (B, 1)
-    places = _places(mask, length, before)
+    places = _places(mask, before)
     rank, seen = (_in_blocks(x, size) for x in (rank, seen))
     # Ranks of keys: those before a block, its own, and those after it.
     sides = window - 1 if causal else 2 * (window - 1)
@@ -120,12 +121,11 @@ def near_by_rank(mask, window, causal, held=None, documents=None):
     index = ops.clip(index, 0, before + length - 1)
     index = ops.take_along_axis(places, index, axis=1)
     near = Near(size, 0, 0, count, None, index)
-    key, there = (
-        ops.expand_dims(ops.expand_dims(x, 1), 3) for x in (key, there)
-    )
+    key = ops.expand_dims(ops.expand_dims(key, 1), 3)
+    there = ops.expand_dims(ops.expand_dims(there, 1), 3)
     pairs = ops.logical_and(there, key > rank - window)
-    upper = key < (seen if causal else rank + window)
-    pairs = ops.logical_and(pairs, upper)
+    end = seen if causal else seen + window - 1
+    pairs = ops.logical_and(pairs, key < end)
     if held is not None:
         visible = _of_keys(near, _after(held, mask))
         pairs = ops.logical_and(pairs, visible)
@@ -138,13 +138,11 @@ def near_by_rank(mask, window, causal, held=None, documents=None):
     return near._replace(pairs=pairs, last=last)
 
 
-def _places(mask, length, before):
+def _places(mask, before):
     """Places of the held keys, then of the visible positions in order."""
-    place = ops.arange(length, dtype="int32")
-    places = ops.sort(ops.where(mask, place, length), axis=1)
-    places = ops.minimum(places, length - 1) + before
+    places = visible_places(mask) + before
     held = ops.zeros_like(places[:, :1]) + ops.arange(before, dtype="int32")
-    return ops.concatenate([held, ops.cast(places, "int32")], axis=1)
+    return ops.concatenate([held, places], axis=1)
 
 
 def _after(held, x):
@@ -182,7 +180,7 @@ def keys_of(near, x):
         return ops.reshape(x, (batch, heads, near.count, -1, features))
     if near.count is None:
         return ops.expand_dims(x, 2)
-    dtype, size = x.dtype, near.size
+    size = near.size
     if near.shift or near.others:
         x = ops.pad(x, [(0, 0), (0, 0), (near.shift, 0), (0, 0)])
     blocks = near.count + near.others
@@ -191,7 +189,7 @@ def keys_of(near, x):
     x = ops.reshape(x, (batch, heads, blocks, size, features))
     ends = [i - near.others or None for i in range(near.others + 1)]
     parts = [x[:, :, i:end] for i, end in enumerate(ends)]
-    return ops.cast(ops.concatenate(parts, axis=3), dtype)
+    return ops.concatenate(parts, axis=3)
 
 
 def last_keys(near, x, window):
@@ -202,6 +200,45 @@ def last_keys(near, x, window):
         return x[:, :, 1 - window :]
     index = ops.expand_dims(ops.expand_dims(near.last, 1), 3)
     return ops.take_along_axis(x, index, axis=2)
+
+
+def leaving_keys(x, window, mask=None, holds=False):
+    """The keys that leave the window where each query comes to it.
+
+    Args:
+        x: tensor `[B, H, E, F]`, keys, or what belongs to them.
+        window: int > 0, W.
+        mask: bool tensor `(B, T)` if windows count visible positions only.
+            Defaults to `None`.
+        holds: bool, whether the first W - 1 are held from before. Then also
+            the key that leaves behind the last query. Defaults to `False`.
+
+    Returns:
+        Tensor `[B, H, T, F]`, or `[B, H, T + 1, F]`; 0 where none leaves.
+    """
+    before = window - 1 if holds else 0
+    if mask is None:
+        if holds:
+            x = x[:, :, : -before or None]
+            return ops.pad(x, [(0, 0), (0, 0), (1, 0), (0, 0)])
+        length = ops.shape(x)[2]
+        x = ops.pad(x, [(0, 0), (0, 0), (window, 0), (0, 0)])
+        return x[:, :, :length]
+    visible = ops.cast(ops.pad(mask, [(0, 0), (1, 0)]), "int32")
+    rank = ops.cumsum(visible, axis=1)
+    if not holds:
+        rank, visible = rank[:, :-1], visible[:, :-1]
+    # One leaves behind each visible position; `places` begins at -before.
+    place = rank - window + before
+    leaves = ops.logical_and(visible > 0, place >= 0)
+    index = ops.take_along_axis(
+        _places(mask, before), ops.maximum(place, 0), axis=1
+    )
+    leaves, index = (
+        ops.expand_dims(ops.expand_dims(a, 1), 3) for a in (leaves, index)
+    )
+    x = ops.take_along_axis(x, index, axis=2)
+    return ops.where(leaves, x, ops.zeros_like(x))
 
 
 def contained(key, value):

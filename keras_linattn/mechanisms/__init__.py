@@ -20,6 +20,7 @@ from keras_linattn.mechanisms.focused import Focused as Focused
 from keras_linattn.mechanisms.gated_delta import GatedDelta as GatedDelta
 from keras_linattn.mechanisms.gated_linear import GatedLinear as GatedLinear
 from keras_linattn.mechanisms.hedgehog import Hedgehog as Hedgehog
+from keras_linattn.mechanisms.hybrid_window import HybridWindow as HybridWindow
 from keras_linattn.mechanisms.imhsa import (
     InteractiveMultiHead as InteractiveMultiHead,
 )

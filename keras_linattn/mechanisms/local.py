@@ -14,6 +14,7 @@ positions only (`skip_hidden`); no global tokens, no dilation.
 import keras
 from keras import ops
 
+from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.windows import attend_near
 from keras_linattn.core.windows import last_keys
@@ -70,23 +71,18 @@ class WindowMechanism(Mechanism):
         """Puts new positions behind those that a window holds.
 
         Returns:
-            Keys and values, `[B, H, W - 1 + T, .]`, their `Near`, and the
+            Entries `[B, H, W - 1 + T, D + V + 1]`, their `Near`, and the
             window that holds the last ones.
         """
         length = ops.shape(key)[2]
         held = window[:, 0, :, -1] > 0.5
         near = self.near(length, True, key_mask, held, documents)
-        seen = ops.ones_like(key[..., :1])
-        if key_mask is not None:
-            seen = _as_column(key_mask, seen)
-        new = ops.concatenate([key, value, seen], axis=-1)
-        entries = ops.concatenate([window, new], axis=2)
+        entries = entries_of(key, value, key_mask)
+        entries = ops.concatenate([window, entries], axis=2)
         after = last_keys(near, entries, self.window)
         if documents is not None:
             after = self._of_last_document(after, near, documents.query)
-        sizes = [key.shape[-1], key.shape[-1] + value.shape[-1]]
-        key, value, _ = ops.split(entries, sizes, axis=-1)
-        return key, value, near, after
+        return entries, near, after
 
     def _of_last_document(self, window, near, documents):
         """Hides what the window holds of earlier documents."""
@@ -98,10 +94,15 @@ class WindowMechanism(Mechanism):
         return ops.where(own, window, ops.zeros_like(window))
 
 
-def _as_column(mask, like):
-    """`(B, T)` to 0 and 1, of the shape and dtype of `[B, H, T, 1]`."""
-    column = ops.expand_dims(ops.expand_dims(mask, 1), 3)
-    return ops.where(column, like, ops.zeros_like(like))
+def entries_of(key, value, key_mask):
+    """Keys, values and a column of 1 where visible, `[B, H, T, D + V + 1]`."""
+    seen = hide(ops.ones_like(key[..., :1]), key_mask)
+    return ops.concatenate([key, value, seen], axis=-1)
+
+
+def split_entries(entries, key_dim):
+    """Keys, values and the column of `entries_of`."""
+    return ops.split(entries, [key_dim, entries.shape[-1] - 1], axis=-1)
 
 
 @register("local")
@@ -176,7 +177,8 @@ class Local(WindowMechanism):
         return self.window_spec(num_heads, key_dim, value_dim)
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):
-        key, value, near, state = self.take_in(
+        entries, near, state = self.take_in(
             state, key, value, key_mask, documents
         )
+        key, value, _ = split_entries(entries, key.shape[-1])
         return attend_near(query, key, value, near), state
