@@ -7,7 +7,6 @@ length. `near_by_place` counts all positions, `near_by_rank` the visible ones.
 
 import typing
 
-import numpy as np
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
@@ -80,10 +79,11 @@ def near_by_place(length, window, causal, mask=None, held=None, documents=None):
     shift = 0 if one else blocks * size - before
     near = Near(size, shift, others, count, None)
     keys = before + size if one else (others + 1) * size
-    distance = np.arange(keys) - (before if one else blocks * size)
-    distance = distance - np.arange(size)[:, None]
-    band = (-window < distance) & (distance < (1 if causal else window))
-    pairs = ops.convert_to_tensor(band[None, None, None])
+    ahead = ops.arange(keys, dtype="int32") - (before if one else blocks * size)
+    ahead = ahead - ops.expand_dims(ops.arange(size, dtype="int32"), 1)
+    end = 1 if causal else window
+    pairs = ops.logical_and(ahead > -window, ahead < end)
+    pairs = ops.reshape(pairs, (1, 1, 1, size, keys))
     if mask is None and held is None and one:
         visible = None
     else:

@@ -9,9 +9,10 @@ number for each head.
 
 Cost: O(T W (D + V) + T D V) time; state: that of `local` and of `hedgehog`.
 Source: Zhang et al., "LoLCATs: on low-rank linearizing of large language
-models", 2024, arXiv 2410.10254, section 3.3.1; a window beside linear
-attention: Arora et al., "Simple linear attention language models balance the
-recall-throughput tradeoff" (Based), 2024, arXiv 2402.18668.
+models", 2024, arXiv 2410.10254, and HazyResearch/lolcats (Apache-2.0),
+`linear_window_attention_sw.py`; a window beside linear attention: Arora et
+al., "Simple linear attention language models balance the recall-throughput
+tradeoff" (Based), 2024, arXiv 2402.18668.
 Differs from the papers: the two-sided form is ours; windows slide, where the
 authors' fastest kernels go in steps; g starts at 1 / 2.
 """
@@ -84,7 +85,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
     >>> tuple(hybrid(x, x, x, causal=True).shape)
     (1, 2, 6, 4)
 
-    Source: Zhang et al., 2024, arXiv 2410.10254, section 3.3.1.
+    Source: Zhang et al., 2024, arXiv 2410.10254.
     """
 
     traits = Traits(

@@ -29,9 +29,10 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         dropout: float in [0, 1), dropout on the heads' outputs. Defaults to 0.
         use_bias: bool, whether the projections have biases. Defaults to
             `True`.
-        **kwargs: `output_shape`, `attention_axes`, initializers, regularizers,
-            constraints, `use_gate` and `seed` as in
-            `LinearMultiHeadAttention`, and arguments of `keras.layers.Layer`.
+        **kwargs: `output_shape`, `attention_axes`, `sliding_window`,
+            initializers, regularizers, constraints, `use_gate` and `seed` as
+            in `LinearMultiHeadAttention`, and arguments of
+            `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
@@ -152,6 +153,5 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def get_config(self):
         config = super().get_config()
-        for name in ("sliding_window", "flash_attention"):
-            del config[name]  # arguments of the drop-in layer only
+        del config["flash_attention"]  # of the drop-in layer only
         return {**config, "causal": self.causal}
