@@ -1,8 +1,12 @@
 """What several test files use."""
 
 import keras
+import numpy as np
+from keras import ops
 
 import keras_linattn
+from keras_linattn.core.documents import same_document
+from keras_linattn.mechanisms import Traits
 
 
 def public_layers():
@@ -26,3 +30,68 @@ def predict(model, *inputs):
         return model.predict(inputs, verbose=0)
     tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
     return keras.ops.convert_to_numpy(model(*tensors, training=False))
+
+
+# --- Rows that hold several documents
+
+# Mechanisms whose documents stay apart, in layers and models.
+PACKING = ("softmax",)
+# Padding before, between and after documents; one of a single position; ids
+# that fall.
+SEGMENT_IDS = np.array(
+    [[0, 1, 1, 1, 0, 2, 3, 3, 3, 3, 0], [4] * 7 + [2] * 4], "int32"
+)
+
+
+def documents(segment_ids=SEGMENT_IDS):
+    """The documents in their order, each a row and a slice."""
+    found = []
+    for row, ids in enumerate(segment_ids):
+        starts = [0, *np.flatnonzero(np.diff(ids)) + 1, len(ids)]
+        for start, end in zip(starts, starts[1:]):
+            if ids[start]:
+                found.append((row, slice(start, end)))
+    return found
+
+
+def alone(x, segment_ids=SEGMENT_IDS):
+    """Each document in a row of its own, padded with 0 at the end."""
+    parts = [x[place] for place in documents(segment_ids)]
+    rows = np.zeros((len(parts), max(map(len, parts)), *x.shape[2:]), x.dtype)
+    for row, part in zip(rows, parts):
+        row[: len(part)] = part
+    return rows
+
+
+def assert_same_documents(packed, separate, **options):
+    """Outputs of packed rows are those of `alone`'s, one by one."""
+    for place, row in zip(documents(), separate, strict=True):
+        part = packed[place]
+        np.testing.assert_allclose(part, row[: len(part)], **options)
+
+
+class DocumentSums(keras_linattn.Mechanism):
+    """Sums of a document's values up to each position: the plainest state."""
+
+    traits = Traits(
+        causal=True, bidirectional=False, recurrent=True, packs=True
+    )
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        return keras.KerasTensor((None, num_heads, 1, value_dim))
+
+    def attend(self, query, key, value, *, documents=None, **options):
+        state = self.initial_state_for(query, value)
+        return self.advance(
+            state, query, key, value, key_mask=None, documents=documents
+        )[0]
+
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
+        length = value.shape[2]
+        seen = ops.tril(ops.ones((1, 1, length, length)))
+        if documents is not None:
+            seen = seen * ops.cast(same_document(documents), "float32")
+            first = ops.equal(documents.query, 0)[:, None, :, None]
+            state = ops.where(first, state, 0.0)
+        output = ops.matmul(seen, value) + state
+        return output, output[:, :, -1:]

@@ -64,7 +64,7 @@ def near_by_place(length, window, causal, mask=None, held=None, documents=None):
         mask: bool tensor `(B, T)`, or `None`.
         held: bool tensor `(B, W - 1)`, which of the keys from before are
             visible, or `None`: there are none.
-        documents: int tensor `(B, T)`, numbers of documents, or `None`.
+        documents: `Documents`, or `None`.
     """
     size = block_size(window, length)
     before = 0 if held is None else window - 1
@@ -166,9 +166,10 @@ def _in_blocks(x, size):
 
 def _same(near, documents, before):
     """Whether query and key share their document; the held keys' is 0."""
-    held = ops.zeros_like(documents[:, :1]) + ops.zeros((1, before), "int32")
-    keys = _of_keys(near, ops.concatenate([held, documents], axis=1))
-    return ops.equal(_in_blocks(documents, near.size), keys)
+    held = ops.zeros_like(documents.key[:, :1])
+    held = held + ops.zeros((1, before), "int32")
+    keys = _of_keys(near, ops.concatenate([held, documents.key], axis=1))
+    return ops.equal(_in_blocks(documents.query, near.size), keys)
 
 
 def keys_of(near, x):

@@ -13,6 +13,15 @@ def positive(name, value):
     return value
 
 
+def above_one(name, value):
+    if not isinstance(value, int) or value < 2:
+        raise ValueError(
+            f"`{name}` must be an integer above 1, so that a position sees "
+            f"the one before. Received: {name}={value!r}."
+        )
+    return value
+
+
 def rate(value):
     if not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(
@@ -84,6 +93,52 @@ def check_mask(name, mask, x):
             "A mask has one entry for each position. Received: "
             f"{name} of shape {shape}, expected {expected}. Leave out the "
             "axes of features, heads and queries."
+        )
+
+
+def check_segment_ids(segment_ids, query, key=None, causal=False):
+    """Static check of `segment_ids`, an int tensor or a pair of them.
+
+    Args:
+        segment_ids: tensor `(B, T)`, or tensors `(B, T)` and `(B, S)`.
+        query: tensor `(B, T, ...)`.
+        key: optional tensor `(B, S, ...)`. Defaults to `None`: `query`.
+        causal: bool. Defaults to `False`.
+    """
+    pair = isinstance(segment_ids, (tuple, list))
+    key = query if key is None else key
+    if len(query.shape) > 3 or (pair and (causal or len(segment_ids) != 2)):
+        raise ValueError(
+            "`segment_ids` are one tensor (batch, length), or without a causal "
+            "mask two: for queries and for keys. Inputs are (batch, length, "
+            f"features). Received: {len(segment_ids) if pair else 1} of them, "
+            f"causal={causal}, an input of rank {len(query.shape)}. Attend "
+            "over one axis, or give each document a row of its own."
+        )
+    for ids, x in zip(
+        segment_ids if pair else (segment_ids,) * 2, (query, key)
+    ):
+        _check_ids(ids, x.shape[:2])
+
+
+def _check_ids(ids, expected):
+    dtype = keras.backend.standardize_dtype(getattr(ids, "dtype", "float32"))
+    shape = tuple(getattr(ids, "shape", ()))
+    if not keras.backend.is_int_dtype(dtype):
+        raise TypeError(
+            "`segment_ids` are integers, 0 for padding. Received: dtype "
+            f"{dtype}, shape {shape}. Convert them with "
+            '`keras.ops.cast(x, "int32")`, and make a `keras.Input` for them '
+            'with `dtype="int32"`.'
+        )
+    if len(shape) != 2 or any(
+        isinstance(size, int) and isinstance(wanted, int) and size != wanted
+        for size, wanted in zip(shape, expected)
+    ):
+        raise ValueError(
+            "`segment_ids` have one entry for each position. Received: shape "
+            f"{shape}, expected {tuple(expected)}. For keys of another length "
+            "pass a pair, the ids of the queries and those of the keys."
         )
 
 

@@ -57,6 +57,34 @@ def check_caches(
         _check_summary(cross_layer.mechanism)
 
 
+def check_segments(cross_layer, decoder_ids, encoder_ids, cross_cache):
+    """Raises a `ValueError` unless these arguments go together.
+
+    Args:
+        cross_layer: the block's cross-attention layer or `None`.
+        decoder_ids: tensor or `None`.
+        encoder_ids: tensor or `None`.
+        cross_cache: tree of tensors or `None`.
+    """
+    given = (
+        f"Received: decoder_segment_ids of {_shape(decoder_ids)}, "
+        f"encoder_segment_ids of {_shape(encoder_ids)}"
+    )
+    wanted = decoder_ids is not None and cross_layer is not None
+    if wanted != (encoder_ids is not None):
+        raise ValueError(
+            "`encoder_segment_ids` and `decoder_segment_ids` go together in a "
+            "block with cross-attention; one without takes the latter only. "
+            f"{given}. Pass both, or leave the encoder's out."
+        )
+    if wanted and cross_cache is not None:
+        raise ValueError(
+            "A `cross_attention_cache` sums up one document for each row. "
+            f"{given}, cross_attention_cache of {_shape(cross_cache)}. Leave "
+            "both caches out, or give each document a row of its own."
+        )
+
+
 def _check_summary(mechanism):
     """Raises a `ValueError` unless a state sums up keys in any order.
 

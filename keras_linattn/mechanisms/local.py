@@ -15,7 +15,6 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.windows import attend_near
 from keras_linattn.core.windows import last_keys
 from keras_linattn.core.windows import near_by_place
@@ -51,8 +50,6 @@ class WindowMechanism(Mechanism):
 
     def near(self, length, causal, mask, held=None, documents=None):
         """`Near` of T positions; see `core/windows.py`."""
-        if documents is not None:
-            documents = documents.query
         options = {"held": held, "documents": documents}
         if mask is None or not self.skip_hidden:
             return near_by_place(length, self.window, causal, mask, **options)
@@ -64,7 +61,7 @@ class WindowMechanism(Mechanism):
         width = key_dim + value_dim + 1
         return keras.KerasTensor(
             (None, num_heads, self.window - 1, width),
-            dtype=accumulation_dtype(self.compute_dtype),
+            dtype=self.state_dtype,
         )
 
     def take_in(self, window, key, value, key_mask, documents=None):

@@ -20,7 +20,6 @@ from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import visible_places
-from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import contain
@@ -221,9 +220,8 @@ class Softmax(Mechanism):
         """
         self.check_recurrent()
         shape = (None, num_heads, self.cache_length, key_dim + value_dim)
-        dtype = accumulation_dtype(self.compute_dtype)
         return {
-            "cache": keras.KerasTensor(shape, dtype=dtype),
+            "cache": keras.KerasTensor(shape, dtype=self.state_dtype),
             "count": keras.KerasTensor((None, 1), dtype="int32"),
         }
 

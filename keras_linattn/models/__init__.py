@@ -5,6 +5,9 @@ from keras_linattn.models.audio_classifier import (
 )
 from keras_linattn.models.causal_lm import CausalLM as CausalLM
 from keras_linattn.models.decoding import bucket_length as bucket_length
+from keras_linattn.models.packing import (
+    next_token_targets as next_token_targets,
+)
 from keras_linattn.models.text_classifier import (
     TextClassifier as TextClassifier,
 )

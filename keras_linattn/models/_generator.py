@@ -44,7 +44,10 @@ class Generator:
         if optimizer == "auto":
             optimizer = keras.optimizers.Adam()
         if loss == "auto":
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            # The mean over what counts, not over all positions of a row.
+            loss = keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True, reduction="mean_with_sample_weight"
+            )
         if weighted_metrics == "auto":
             weighted_metrics = [keras.metrics.SparseCategoricalAccuracy()]
         super().compile(

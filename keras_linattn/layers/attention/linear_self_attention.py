@@ -31,8 +31,9 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             `True`.
         **kwargs: `output_shape`, `attention_axes`, `sliding_window`,
             initializers, regularizers, constraints, `use_gate` and `seed` as
-            in `LinearMultiHeadAttention`, and arguments of
-            `keras.layers.Layer`.
+            in `LinearMultiHeadAttention`, and all that follows there on
+            `mechanism`: grouped heads, short convolutions, norms, rotary
+            positions. Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
@@ -47,7 +48,10 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             `causal=True`. Defaults to `None`: `inputs` are the beginning.
         return_state: bool, return also the state after `inputs`, whose size
             does not depend on the length. Defaults to `False`.
-        inputs_mask: what Keras passes in place of `mask` beside a state.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents, see `LinearMultiHeadAttention`.
+        inputs_mask: what Keras passes in place of `mask` beside a state or
+            `segment_ids`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
@@ -111,10 +115,11 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         return_attention_scores=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
         inputs_mask=None,
     ):
         check_floating(inputs=inputs)
-        # Keras passes the implicit mask as `inputs_mask` if a state comes too.
+        # Keras calls it `inputs_mask` where there is another tensor.
         mask = first_given(mask, inputs_mask)
         return super().call(
             inputs,
@@ -126,6 +131,7 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             use_causal_mask=self.causal,
             initial_state=initial_state,
             return_state=return_state,
+            segment_ids=segment_ids,
         )
 
     def compute_output_shape(self, input_shape):
@@ -139,6 +145,7 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         return_attention_scores=False,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
         inputs_mask=None,
     ):
         check_floating(inputs=inputs)
@@ -149,6 +156,7 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             use_causal_mask=self.causal,
             initial_state=initial_state,
             return_state=return_state,
+            segment_ids=segment_ids,
         )
 
     def get_config(self):

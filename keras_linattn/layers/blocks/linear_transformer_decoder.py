@@ -4,12 +4,15 @@ import inspect
 
 import keras
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
 from keras_linattn.layers._caches import check_caches
+from keras_linattn.layers._caches import check_segments
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
@@ -47,6 +50,17 @@ class LinearTransformerDecoder(TransformerBlock):
             to `"gated_delta"`: its state of fixed size forgets what is old and
             overwrites what has changed.
         cross_mechanism: likewise. Defaults to `"modified_linformer"`.
+        normalization: `"layer"` or `"rms"`: layer normalisation, or division
+            by the root mean square. Defaults to `"layer"`.
+        use_bias: bool, whether projections and feedforward network have
+            biases. Defaults to `True`.
+        use_feedforward_gate: bool, multiply the hidden units by a gate with
+            the activation, which they are then without; SwiGLU with
+            `activation="silu"`. Defaults to `False`.
+        attention_options: dict of further arguments of the self-attention,
+            see `LinearMultiHeadAttention`: grouped heads, short convolutions,
+            norms, rotary positions, a gate. `num_heads` and `key_dim` take
+            the place of the block's. Defaults to `None`: `{}`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -69,6 +83,13 @@ class LinearTransformerDecoder(TransformerBlock):
         use_causal_mask: bool, position t sees positions s <= t only. Defaults
             to `True`.
         training: optional bool, whether dropout is active.
+        decoder_segment_ids: optional int tensor `(B, T)`, for rows that hold
+            several documents, see `LinearMultiHeadAttention`. With a
+            `self_attention_cache` the first document goes on from it, and the
+            last one's is returned.
+        encoder_segment_ids: optional int tensor `(B, S)`, likewise: position
+            t sees the encoded positions of its own id. Needed with
+            cross-attention beside `decoder_segment_ids`.
 
     Returns:
         Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it, the state
@@ -110,6 +131,10 @@ class LinearTransformerDecoder(TransformerBlock):
         normalize_first=False,
         mechanism="gated_delta",
         cross_mechanism="modified_linformer",
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -122,6 +147,10 @@ class LinearTransformerDecoder(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **with_exact_states(kwargs),
         )
         # Tracked by the cross-attention alone: `quantize` and the like fail at
@@ -158,12 +187,18 @@ class LinearTransformerDecoder(TransformerBlock):
         )
 
     def _self_attention(self, shape):
-        return self._attention("self_attention", self.mechanism, shape, shape)
+        return self._attention(
+            "self_attention",
+            self.mechanism,
+            shape,
+            shape,
+            options=self.attention_options,
+        )
 
     def get_initial_state(self, batch_size):
         """The `self_attention_cache` of `batch_size` sequences not begun.
 
-        A tree of float32 tensors of fixed shapes, the batch first.
+        A tree of tensors of fixed shapes and dtypes, the batch first.
         """
         return self._self_attention_layer.get_initial_state(batch_size)
 
@@ -185,6 +220,8 @@ class LinearTransformerDecoder(TransformerBlock):
         cross_attention_cache_update_index=None,
         use_causal_mask=True,
         training=None,
+        decoder_segment_ids=None,
+        encoder_segment_ids=None,
         decoder_sequence_mask=None,
         encoder_sequence_mask=None,
         mask=None,
@@ -196,34 +233,43 @@ class LinearTransformerDecoder(TransformerBlock):
             cross_attention_cache,
             use_causal_mask,
         )
+        check_segments(
+            self._cross_attention_layer,
+            decoder_segment_ids,
+            encoder_segment_ids,
+            cross_attention_cache,
+        )
         if decoder_padding_mask is None and decoder_attention_mask is None:
             # Keras calls it `mask` where there is no other tensor.
             decoder_padding_mask = first_given(decoder_sequence_mask, mask)
         if encoder_padding_mask is None and encoder_attention_mask is None:
             encoder_padding_mask = encoder_sequence_mask
+        if decoder_segment_ids is not None:
+            check_segment_ids(decoder_segment_ids, decoder_sequence)
+            decoder_padding_mask, _ = with_padding(
+                decoder_segment_ids, decoder_padding_mask, None
+            )
         visible = combine_masks(decoder_padding_mask)
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = inputs = hide(x, visible)
         caches = []
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)
-        if self_attention_cache is None:
-            x = self._self_attention_layer(
-                x,
-                x,
-                query_mask=visible,
-                value_mask=decoder_padding_mask,
-                attention_mask=decoder_attention_mask,
-                use_causal_mask=use_causal_mask,
-                training=training,
-            )
-        else:
-            keys = self._self_attention_layer.project_keys(
-                x, decoder_padding_mask, decoder_attention_mask
-            )
-            x, state = self._self_attention_layer.attend_to(
-                x, keys, visible, self_attention_cache, training
-            )
+        streams = self_attention_cache is not None
+        x = self._self_attention_layer(
+            x,
+            x,
+            query_mask=visible,
+            value_mask=decoder_padding_mask,
+            attention_mask=decoder_attention_mask,
+            use_causal_mask=use_causal_mask,
+            training=training,
+            segment_ids=decoder_segment_ids,
+            initial_state=self_attention_cache,
+            return_state=streams,
+        )
+        if streams:
+            x, state = x
             caches.append(state)
         x = inputs + self._self_attention_dropout(x, training=training)
         if not self.normalize_first:
@@ -236,6 +282,7 @@ class LinearTransformerDecoder(TransformerBlock):
                     "value_mask": encoder_padding_mask,
                     "attention_mask": encoder_attention_mask,
                 },
+                _pair(decoder_segment_ids, encoder_segment_ids),
                 cross_attention_cache,
                 cross_attention_cache_update_index is not None,
                 training,
@@ -245,7 +292,7 @@ class LinearTransformerDecoder(TransformerBlock):
         return (x, *caches) if caches else x
 
     def _attend_to_encoder(
-        self, inputs, encoded, masks, summary, renew, training
+        self, inputs, encoded, masks, segment_ids, summary, renew, training
     ):
         """Cross-attention, and the summary it read if there is a cache."""
         x = inputs
@@ -253,7 +300,13 @@ class LinearTransformerDecoder(TransformerBlock):
             x = self._cross_attention_layer_norm(x)
         layer = self._cross_attention_layer
         if summary is None:
-            x = layer(x, encoded, training=training, **masks)
+            x = layer(
+                x,
+                encoded,
+                training=training,
+                segment_ids=segment_ids,
+                **masks,
+            )
         else:
             if renew:
                 summary = layer.summarize(encoded, **masks)
@@ -264,7 +317,13 @@ class LinearTransformerDecoder(TransformerBlock):
         return x, summary
 
     def attend_to(
-        self, inputs, keys=None, padding_mask=None, state=None, training=None
+        self,
+        inputs,
+        keys=None,
+        padding_mask=None,
+        state=None,
+        training=None,
+        segment_ids=None,
     ):
         """Calls the block, for which the keys may come from another block.
 
@@ -275,6 +334,8 @@ class LinearTransformerDecoder(TransformerBlock):
             padding_mask: optional bool tensor `(B, T)`, `True` = visible.
             state: optional tree of tensors, the state before `inputs`.
             training: optional bool, whether dropout is active.
+            segment_ids: optional int tensor `(B, T)`, whose padding
+                `padding_mask` hides. Given keys have them already.
 
         Returns:
             Tensor `(B, T, F)`, the keys, and the state after `inputs`, `None`
@@ -284,7 +345,9 @@ class LinearTransformerDecoder(TransformerBlock):
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)
         if keys is None:
-            keys = self._self_attention_layer.project_keys(x, padding_mask)
+            keys = self._self_attention_layer.project_keys(
+                x, padding_mask, segment_ids=segment_ids, state=state
+            )
         x, state = self._self_attention_layer.attend_to(
             x, keys, padding_mask, state, training
         )
@@ -301,6 +364,10 @@ class LinearTransformerDecoder(TransformerBlock):
         ]
         causal = given.get("use_causal_mask", True)
         check_caches(self._cross_attention_layer, encoded, *caches, causal)
+        segment_ids = [
+            given.get(f"{kind}_segment_ids") for kind in ("decoder", "encoder")
+        ]
+        check_segments(self._cross_attention_layer, *segment_ids, caches[1])
         # Refuse while the model is made, not when the first batch arrives.
         self._self_attention_layer.compute_output_spec(
             x,
@@ -309,10 +376,14 @@ class LinearTransformerDecoder(TransformerBlock):
             use_causal_mask=causal,
             initial_state=caches[0],
             return_state=caches[0] is not None,
+            segment_ids=segment_ids[0],
         )
         if encoded is not None:
             self._cross_attention_layer.compute_output_spec(
-                x, encoded, attention_mask=given.get("encoder_attention_mask")
+                x,
+                encoded,
+                attention_mask=given.get("encoder_attention_mask"),
+                segment_ids=_pair(*segment_ids),
             )
         output = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
         caches = [cache_spec(cache) for cache in caches if cache is not None]
@@ -325,3 +396,10 @@ class LinearTransformerDecoder(TransformerBlock):
                 self.cross_mechanism, f"{self.name}/cross"
             ),
         }
+
+
+def _pair(decoder_segment_ids, encoder_segment_ids):
+    """The ids of queries and keys, or `None`."""
+    if decoder_segment_ids is None:
+        return None
+    return decoder_segment_ids, encoder_segment_ids

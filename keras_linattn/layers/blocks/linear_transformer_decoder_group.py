@@ -1,10 +1,13 @@
 """Decoder blocks that share one set of keys, values and states."""
 
 import keras
+from keras import ops
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
@@ -16,6 +19,8 @@ from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 from keras_linattn.layers.blocks.linear_transformer_decoder import (
     LinearTransformerDecoder,
 )
+
+QUERIES = "query_convolution"  # part of an attention layer's state
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -46,6 +51,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
             to `"gated_delta"`.
+        normalization, use_bias, use_feedforward_gate, attention_options: see
+            `LinearTransformerDecoder`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -55,6 +62,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         self_attention_cache: optional tree of tensors, the state before
             `decoder_sequence`; it starts as `get_initial_state(batch_size)`.
         training: optional bool, whether dropout is active.
+        decoder_segment_ids: optional int tensor `(B, T)`, for rows that hold
+            several documents, see `LinearTransformerDecoder`.
 
     Returns:
         Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it and the
@@ -89,6 +98,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         bias_initializer="zeros",
         normalize_first=False,
         mechanism="gated_delta",
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -101,6 +114,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **with_exact_states(kwargs),
         )
         self.num_layers = positive("num_layers", num_layers)
@@ -125,6 +142,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             bias_initializer=self.bias_initializer,
             normalize_first=self.normalize_first,
             mechanism=self.mechanism,
+            normalization=self.normalization,
+            use_bias=self.use_bias,
+            use_feedforward_gate=self.use_feedforward_gate,
+            attention_options=self.attention_options,
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
         )
@@ -138,9 +159,24 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Tree of float32 tensors of fixed shapes, the batch first.
+            Tree of tensors of fixed shapes and dtypes, the batch first.
         """
-        return self.blocks[0].get_initial_state(batch_size)
+        state = self.blocks[0].get_initial_state(batch_size)
+        if not self._own_parts:
+            return state
+        # Each block has queries of its own, and so the last ones of them.
+        queries = state[QUERIES]
+        own = {name: ops.zeros_like(queries) for name in self._own_parts[1:]}
+        return {**state, **own}
+
+    @property
+    def _own_parts(self):
+        """Names in the state, by blocks, of what is each block's own."""
+        options = self.attention_options or {}
+        if options.get("kernel_size") is None:
+            return []
+        others = range(1, self.num_layers)
+        return [QUERIES, *(f"{QUERIES}_{index}" for index in others)]
 
     def call(
         self,
@@ -148,6 +184,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         decoder_padding_mask=None,
         self_attention_cache=None,
         training=None,
+        decoder_segment_ids=None,
         decoder_sequence_mask=None,
         mask=None,
     ):
@@ -155,15 +192,27 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
         )
+        if decoder_segment_ids is not None:
+            check_segment_ids(decoder_segment_ids, decoder_sequence)
+            visible, _ = with_padding(decoder_segment_ids, visible, None)
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = hide(x, visible)
         keys = None  # until the first block has projected them
-        for block in self.blocks:
+        streams = self_attention_cache is not None
+        names, own = self._own_parts if streams else [], {}
+        state = self_attention_cache
+        for index, block in enumerate(self.blocks):
             # Each begins with the group's state; all come to the same one.
+            before = self_attention_cache
+            if names:
+                before = {**before, QUERIES: before[names[index]]}
             x, keys, state = block.attend_to(
-                x, keys, visible, self_attention_cache, training
+                x, keys, visible, before, training, decoder_segment_ids
             )
-        return x if self_attention_cache is None else (x, state)
+            if names:
+                own[names[index]] = state[QUERIES]
+        state = {**state, **own} if names else state
+        return (x, state) if streams else x
 
     def compute_output_spec(
         self,
@@ -171,12 +220,15 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         decoder_padding_mask=None,
         self_attention_cache=None,
         training=None,
+        decoder_segment_ids=None,
         decoder_sequence_mask=None,
         mask=None,
     ):
         # The first block refuses what the group would.
         return self.blocks[0].compute_output_spec(
-            decoder_sequence, self_attention_cache=self_attention_cache
+            decoder_sequence,
+            self_attention_cache=self_attention_cache,
+            decoder_segment_ids=decoder_segment_ids,
         )
 
     def _sublayers(self):
@@ -191,7 +243,11 @@ class _ReadingDecoder(LinearTransformerDecoder):
 
     def _self_attention(self, shape):
         return self._attention(
-            "self_attention", self.mechanism, shape, cls=_QueryAttention
+            "self_attention",
+            self.mechanism,
+            shape,
+            cls=_QueryAttention,
+            options=self.attention_options,
         )
 
 
@@ -205,5 +261,7 @@ class _QueryAttention(LinearMultiHeadAttention):
     @makes_sublayers
     def build(self, query_shape):
         self._build_queries(query_shape)
+        self._build_gate(query_shape)
         self._build_output(query_shape)
+        self._build_transform("query", query_shape)
         self._build_mechanism(query_shape, query_shape)

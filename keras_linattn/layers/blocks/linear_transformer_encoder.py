@@ -4,8 +4,11 @@ import functools
 
 import keras
 
+from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
@@ -38,6 +41,17 @@ class LinearTransformerEncoder(TransformerBlock):
             memory for about one more forward pass. Calls that return scores
             do without. On CPUs, JAX saves little by it (docs/benchmarks.md).
             Defaults to `False`.
+        normalization: `"layer"` or `"rms"`: layer normalisation, or division
+            by the root mean square. Defaults to `"layer"`.
+        use_bias: bool, whether projections and feedforward network have
+            biases. Defaults to `True`.
+        use_feedforward_gate: bool, multiply the hidden units by a gate with
+            the activation, which they are then without; SwiGLU with
+            `activation="silu"`. Defaults to `False`.
+        attention_options: dict of further arguments of the self-attention,
+            see `LinearMultiHeadAttention`: grouped heads, short convolutions,
+            norms, rotary positions, a gate. `num_heads` and `key_dim` take
+            the place of the block's. Defaults to `None`: `{}`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -49,6 +63,8 @@ class LinearTransformerEncoder(TransformerBlock):
         training: optional bool, whether dropout is active.
         return_attention_scores: bool, see `LinearMultiHeadAttention`.
             Defaults to `False`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents, see `LinearMultiHeadAttention`.
 
     Returns:
         Tensor `(B, T, F)`, with `return_attention_scores=True` also a tensor
@@ -82,6 +98,10 @@ class LinearTransformerEncoder(TransformerBlock):
         normalize_first=False,
         mechanism="modified_linformer",
         remat=False,
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -94,6 +114,10 @@ class LinearTransformerEncoder(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **kwargs,
         )
         self.remat = remat
@@ -101,7 +125,11 @@ class LinearTransformerEncoder(TransformerBlock):
     @makes_sublayers
     def build(self, inputs_shape):
         self._self_attention_layer = self._attention(
-            "self_attention_layer", self.mechanism, inputs_shape, inputs_shape
+            "self_attention_layer",
+            self.mechanism,
+            inputs_shape,
+            inputs_shape,
+            options=self.attention_options,
         )
         self._self_attention_layer_norm = self._norm(
             "self_attention_layer_norm", inputs_shape
@@ -119,17 +147,24 @@ class LinearTransformerEncoder(TransformerBlock):
         attention_mask=None,
         training=None,
         return_attention_scores=False,
+        segment_ids=None,
         mask=None,
+        inputs_mask=None,
     ):
         inputs = self._as_floating(inputs=inputs)
         if padding_mask is None and attention_mask is None:
-            padding_mask = mask
+            # Keras calls it `inputs_mask` where there is another tensor.
+            padding_mask = first_given(mask, inputs_mask)
         visible = combine_masks(padding_mask)
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, inputs)
+            visible, _ = with_padding(segment_ids, visible, visible)
         inputs = hide(inputs, visible)
         options = {
             "query_mask": visible,
             "value_mask": visible,
             "attention_mask": attention_mask,
+            "segment_ids": segment_ids,
             "training": training,
         }
         if return_attention_scores:
@@ -166,7 +201,9 @@ class LinearTransformerEncoder(TransformerBlock):
         attention_mask=None,
         training=None,
         return_attention_scores=False,
+        segment_ids=None,
         mask=None,
+        inputs_mask=None,
     ):
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         attended = self._self_attention_layer.compute_output_spec(
@@ -174,6 +211,7 @@ class LinearTransformerEncoder(TransformerBlock):
             inputs,
             attention_mask=attention_mask,
             return_attention_scores=return_attention_scores,
+            segment_ids=segment_ids,
         )
         return (output, attended[1]) if return_attention_scores else output
 

@@ -3,9 +3,15 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.boundaries import LookingBack
+from keras_linattn.core.boundaries import group_documents
+from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import policy_for_config
@@ -38,22 +44,56 @@ class WindowProjection(BaseLayer):
             (*inputs_shape[:-1], inputs_shape[-1] * self.kernel_size)
         )
 
-    def call(self, inputs, mask=None):
-        groups = group(hide(inputs, combine_masks(mask)), self.strides)
+    def call(self, inputs, mask=None, segment_ids=None, inputs_mask=None):
+        # Keras calls it `inputs_mask` where another tensor is passed too.
+        mask = combine_masks(first_given(mask, inputs_mask))
+        documents = None
+        if segment_ids is not None and not is_empty(inputs.shape):
+            check_segment_ids(segment_ids, inputs)
+            numbers, visible = numbers_and_mask(segment_ids)
+            documents, alone = group_documents(numbers, visible, self._group)
+            mask = combine_masks(mask, visible)
+        groups = self._group(hide(inputs, mask))
         shape = ops.shape(groups)
         groups = ops.reshape(
             groups, (*shape[:2], self.strides * inputs.shape[-1])
         )
-        return self._projection(self._windows(groups))
+        output = self._projection(self._windows(groups, documents))
+        if documents is None:
+            return output
+        return hide(output, alone, value=float("nan"))
 
-    def _windows(self, groups):
-        """Beside each group, those before it: `(B, N, kernel_size * F)`."""
+    def _group(self, x):
+        return group(x, self.strides)
+
+    def _windows(self, groups, documents):
+        """Beside each group, those before it: `(B, N, kernel_size * F)`.
+
+        Args:
+            groups: tensor `(B, N, strides * F)`.
+            documents: int32 tensor `(B, N)`, whose groups see each other only,
+                or `None`.
+        """
         before = self.kernel_size // self.strides - 1
         if before == 0:
             return groups
         padded = ops.pad(groups, [(0, 0), (before, 0), (0, 0)])
         pieces = [padded[:, i : i - before or None] for i in range(before + 1)]
+        if documents is not None:
+            back = LookingBack(documents, before)
+            pieces = [
+                hide(piece, back.same(before - i))
+                for i, piece in enumerate(pieces)
+            ]
         return ops.concatenate(pieces, axis=-1)
+
+    def compute_output_spec(
+        self, inputs, mask=None, segment_ids=None, inputs_mask=None
+    ):
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, inputs)
+        shape = self.compute_output_shape(inputs.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def compute_mask(self, inputs, mask=None):
         return None if mask is None else MergeMask(self.strides)(mask)

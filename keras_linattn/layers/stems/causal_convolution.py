@@ -3,10 +3,16 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.boundaries import LookingBack
+from keras_linattn.core.boundaries import numbers_and_mask
+from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
+from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._arguments import above_one
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
 
@@ -15,8 +21,9 @@ from keras_linattn.layers._caches import with_exact_states
 class CausalConvolution(BaseLayer):
     """Adds to each position a weighted sum of it and the few before it.
 
-    output_t = x_t + b + sum over i < kernel_size of w_i x_(t - i), each feature
-    with weights of its own and zeros before the first position. In a stack of
+    output_t = x_t + f(b + sum over i < kernel_size of w_i x_(t - i)), each
+    feature with weights of its own and zeros before the first position; f is
+    the activation, and x_t is left out without the residual. In a stack of
     causal attention it tells neighbours apart, as positions would, but for
     sequences of any length, and its state is its last inputs.
 
@@ -26,6 +33,9 @@ class CausalConvolution(BaseLayer):
 
     Args:
         kernel_size: int > 1, positions that are summed up. Defaults to 4.
+        activation: of the sum. Defaults to `None`: linear.
+        use_bias: bool, whether the sum has a bias. Defaults to `True`.
+        use_residual: bool, whether the input is added. Defaults to `True`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -36,6 +46,10 @@ class CausalConvolution(BaseLayer):
             nothing before.
         return_state: bool, return also the state after the inputs, a float32
             tensor `(B, kernel_size - 1, F)`. Defaults to `False`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents: each starts from zeros, but the first goes on from
+            `initial_state`, and the last one's state is returned. Equal ids
+            stand side by side, and 0 marks padding.
 
     Returns:
         Tensor `(B, T, F)`; with `return_state=True` also the state.
@@ -56,15 +70,20 @@ class CausalConvolution(BaseLayer):
     2412.06464 (short convolutions in place of position embeddings).
     """
 
-    def __init__(self, kernel_size=4, **kwargs):
+    def __init__(
+        self,
+        kernel_size=4,
+        activation=None,
+        use_bias=True,
+        use_residual=True,
+        **kwargs,
+    ):
         super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
-        if not isinstance(kernel_size, int) or kernel_size < 2:
-            raise ValueError(
-                "`kernel_size` must be an integer above 1, so that a position "
-                f"sees the one before. Received: kernel_size={kernel_size!r}."
-            )
-        self.kernel_size = kernel_size
+        self.kernel_size = above_one("kernel_size", kernel_size)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.use_residual = use_residual
 
     def build(self, inputs_shape):
         features = inputs_shape[-1]
@@ -75,9 +94,11 @@ class CausalConvolution(BaseLayer):
                 -(self.kernel_size**-0.5), self.kernel_size**-0.5
             ),
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(features,), initializer="zeros"
-        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(features,), initializer="zeros"
+            )
 
     def get_initial_state(self, batch_size):
         """The state before the first position: zeros.
@@ -97,41 +118,52 @@ class CausalConvolution(BaseLayer):
         mask=None,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
         inputs_mask=None,
     ):
-        # Keras calls it `inputs_mask` where a state is passed too.
+        # Keras calls it `inputs_mask` where another tensor is passed too.
         mask = combine_masks(first_given(mask, inputs_mask))
-        x = ops.cast(inputs, self.compute_dtype)
+        last = self.kernel_size - 1
+        documents = None
+        if segment_ids is not None and not is_empty(inputs.shape):
+            check_segment_ids(segment_ids, inputs)
+            numbers, mask = numbers_and_mask(segment_ids, mask)
+            documents = LookingBack(numbers, last)
+        x = past = ops.cast(inputs, self.compute_dtype)
         start = end = None
         if mask is not None:
             start, end, gap = visible_span(mask)
             fill = ops.cast(ops.where(gap, float("nan"), 0.0), x.dtype)
-            x = ops.where(
+            past = ops.where(
                 ops.expand_dims(mask, -1), x, ops.expand_dims(fill, -1)
             )
+            # A gap between two documents is seen by neither.
+            x = past if documents is None else hide(x, mask)
         # What is 0 may stand anywhere before the first position.
         moves = initial_state is not None and mask is not None
         if initial_state is None:
             initial_state = self.get_initial_state(ops.shape(inputs)[0])
-        kernel, bias = (ops.cast(w, x.dtype) for w in (self.kernel, self.bias))
         window = _window(
-            ops.cast(initial_state, x.dtype), x, start if moves else None
+            ops.cast(initial_state, x.dtype), past, start if moves else None
         )
         # Shifted sums: grouped convolutions are slow under XLA on CPU.
-        last = self.kernel_size - 1
-        output = x + bias
+        kernel = ops.cast(self.kernel, x.dtype)
+        output = 0
         for shift in range(self.kernel_size):
             shifted = window[:, last - shift : -shift or None]
+            if documents is not None:
+                # A hidden position sees nothing: it may be in a gap.
+                seen = ops.logical_and(documents.same(shift), mask)
+                shifted = hide(shifted, seen)
             output = output + shifted * kernel[shift]
+        if self.use_bias:
+            output = output + ops.cast(self.bias, x.dtype)
+        output = self.activation(output)
+        if self.use_residual:
+            output = output + x
         if not return_state:
             return output
-        if end is None:
-            state = window[:, -last:]
-        else:
-            index = end + ops.arange(last, dtype="int32")
-            state = ops.take_along_axis(
-                window, ops.expand_dims(index, 2), axis=1
-            )
+        state = _state_after(window, last, end, documents)
         return output, ops.cast(state, initial_state.dtype)
 
     def compute_output_shape(self, inputs_shape):
@@ -143,8 +175,11 @@ class CausalConvolution(BaseLayer):
         mask=None,
         initial_state=None,
         return_state=False,
+        segment_ids=None,
         inputs_mask=None,
     ):
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, inputs)
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
         if not return_state:
             return output
@@ -155,7 +190,13 @@ class CausalConvolution(BaseLayer):
         return output, state
 
     def get_config(self):
-        return {**super().get_config(), "kernel_size": self.kernel_size}
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "use_residual": self.use_residual,
+        }
 
 
 def _window(before, x, start):
@@ -163,7 +204,7 @@ def _window(before, x, start):
 
     Args:
         before: tensor `(B, kernel_size - 1, F)`, the state.
-        x: tensor `(B, T, F)`, 0 before `start`.
+        x: tensor `(B, T, F)`, 0 before `start`, NaN in gaps.
         start: int tensor `(B, 1)`, or `None`: 0.
 
     Returns:
@@ -178,3 +219,24 @@ def _window(before, x, start):
     moved = ops.take_along_axis(before, index, axis=1)
     is_state = ops.logical_and(place >= 0, place < last)
     return ops.where(ops.expand_dims(is_state, 2), moved, x)
+
+
+def _state_after(window, size, end, documents):
+    """The last `size` positions before `end`, of the last document only.
+
+    Args:
+        window: tensor `(B, size + T, F)`, from `_window`.
+        size: int > 0.
+        end: int tensor `(B, 1)`, or `None`: T.
+        documents: `LookingBack`, or `None`.
+
+    Returns:
+        Tensor `(B, size, F)`.
+    """
+    if end is None:
+        return window[:, -size:]
+    index = end + ops.arange(size, dtype="int32")
+    state = ops.take_along_axis(window, ops.expand_dims(index, 2), axis=1)
+    if documents is None:
+        return state
+    return hide(state, documents.in_last(index))

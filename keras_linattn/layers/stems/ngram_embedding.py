@@ -3,6 +3,10 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.boundaries import LookingBack
+from keras_linattn.core.boundaries import numbers_and_mask
+from keras_linattn.core.lengths import is_empty
+from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
@@ -35,6 +39,9 @@ class NGramEmbedding(BaseLayer):
 
     Call arguments:
         tokens: int tensor `(B, T)`.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents: an n-gram does not reach into the document before.
+            Equal ids stand side by side, and 0 marks padding.
 
     Returns:
         Tensor `(B, T, F)`, with the Keras mask `tokens != 0`.
@@ -91,9 +98,17 @@ class NGramEmbedding(BaseLayer):
         for table in self._tables:
             table.build(tokens_shape)
 
-    def call(self, tokens):
+    def call(self, tokens, segment_ids=None):
         tokens = ops.cast(tokens, "int32")
-        buckets = ngram_buckets(tokens, self.orders, self.num_buckets)
+        documents = None
+        if segment_ids is not None and not is_empty(tokens.shape):
+            check_segment_ids(segment_ids, tokens)
+            numbers, visible = numbers_and_mask(segment_ids)
+            documents = LookingBack(numbers, max(self.orders) - 1)
+            tokens = ops.where(visible, tokens, 0)
+        buckets = ngram_buckets(
+            tokens, self.orders, self.num_buckets, documents
+        )
         embedded = [
             table(tokens if n == 1 else buckets[n])
             for n, table in zip(self.orders, self._tables)
@@ -102,6 +117,12 @@ class NGramEmbedding(BaseLayer):
 
     def compute_mask(self, tokens, mask=None):
         return ops.not_equal(tokens, 0)
+
+    def compute_output_spec(self, tokens, segment_ids=None):
+        if segment_ids is not None:
+            check_segment_ids(segment_ids, tokens)
+        shape = self.compute_output_shape(tokens.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.embed_dim)
@@ -117,7 +138,7 @@ class NGramEmbedding(BaseLayer):
         }
 
 
-def ngram_buckets(tokens, orders, num_buckets):
+def ngram_buckets(tokens, orders, num_buckets, documents=None):
     """Returns the bucket of the n-gram that ends at each position.
 
     The n-gram's tokens, times a multiplier for each place, add up modulo two
@@ -128,6 +149,8 @@ def ngram_buckets(tokens, orders, num_buckets):
         tokens: int32 tensor `(B, T)`, entries >= 0.
         orders: tuple of ints > 0, lengths of the n-grams.
         num_buckets: int > 0.
+        documents: optional `LookingBack`: what lies before a document counts
+            as 0.
 
     Returns:
         Dict from each order above 1 to an int32 tensor `(B, T)`.
@@ -138,8 +161,11 @@ def ngram_buckets(tokens, orders, num_buckets):
     sums, buckets = [0, 0], {}
     for place in range(longest):
         start = longest - 1 - place
+        same = None if documents is None else documents.same(place)
         for half, (prime, multiplier) in enumerate(HALVES):
             window = residues[half][:, start : start + length]
+            if documents is not None:
+                window = ops.where(same, window, 0)
             factor = pow(multiplier, place + 1, prime)
             sums[half] = sums[half] + window * factor % prime
         if place and place + 1 in orders:

@@ -25,6 +25,11 @@ class StridedConvolution(WindowProjection):
     Call arguments:
         inputs: tensor `(B, T, F)`.
         mask: optional bool tensor `(B, T)`, `True` = visible.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents, 0 = padding. Each document must begin at a multiple of
+            `strides`: pad it to one. An output in whose newest positions one
+            begins is NaN. The ids of the outputs are
+            `segment_ids[:, ::strides]`.
 
     Returns:
         Tensor `(B, ceil(T / strides), units)`, and its mask if there was one.

@@ -19,7 +19,8 @@ class TokenExtension(BaseLayer):
 
     The way back from `TokenMerging`: each merged token is projected to
     `factor` tokens, which are added to those that were merged. The output has
-    the mask of `inputs`; visible tokens see nothing of hidden ones.
+    the mask of `inputs`; visible tokens see nothing of hidden ones. A token
+    sees its own group only: rows of several documents need no ids here.
 
     Args:
         factor: int > 0, that of the `TokenMerging`.

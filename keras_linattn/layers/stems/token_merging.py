@@ -22,6 +22,10 @@ class TokenMerging(WindowProjection):
     Call arguments:
         inputs: tensor `(B, T, F)`.
         mask: optional bool tensor `(B, T)`, `True` = visible.
+        segment_ids: optional int tensor `(B, T)`, for rows that hold several
+            documents, 0 = padding. Each document must begin at a multiple of
+            `factor`: pad it to one. A group in which one begins is NaN. The ids
+            of the outputs are `segment_ids[:, ::factor]`.
 
     Returns:
         Tensor `(B, ceil(T / factor), units)`, and its mask if there was one.
