@@ -28,9 +28,9 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         dropout: float in [0, 1), dropout on the heads' outputs. Defaults to 0.
         use_bias: bool, whether the projections have biases. Defaults to
             `True`.
-        **kwargs: `output_shape`, `attention_axes`, initializers, regularizers,
-            constraints, `use_gate` and `seed` as in
-            `LinearMultiHeadAttention`, and all that follows there on
+        **kwargs: `output_shape`, `attention_axes`, `sliding_window`,
+            initializers, regularizers, constraints, `use_gate` and `seed` as
+            in `LinearMultiHeadAttention`, and all that follows there on
             `mechanism`: grouped heads, short convolutions, norms, rotary
             positions. Arguments of `keras.layers.Layer`.
 
@@ -158,6 +158,5 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def get_config(self):
         config = super().get_config()
-        for name in ("sliding_window", "flash_attention"):
-            del config[name]  # arguments of the drop-in layer only
+        del config["flash_attention"]  # of the drop-in layer only
         return {**config, "causal": self.causal}
