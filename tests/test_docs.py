@@ -86,6 +86,16 @@ def test_packing_page():
     assert namespace["means"].shape == (2, 2, 16)
 
 
+@pytest.mark.once
+def test_mixed_stacks_page():
+    pytest.importorskip("keras_hub")
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "mixed_stacks.md"):
+        exec(block, namespace)
+    assert namespace["text"].startswith("exact ")
+    assert namespace["logits"].shape == (1, 257)
+
+
 @pytest.mark.release
 @pytest.mark.once
 def test_the_table_is_the_command_s():

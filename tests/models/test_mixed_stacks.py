@@ -168,6 +168,8 @@ def test_entries_count_blocks_where_groups_share_states():
 
 # States of one tensor, and of three dtypes.
 STREAMING = ["gated_delta", FirstValues(), "linear_transformer"]
+CACHE = {"name": "softmax", "cache_length": 20}
+EXACT = ["gated_delta", {"name": "local", "window": 3}, CACHE]
 LENGTH = 9
 
 
@@ -193,6 +195,7 @@ def fed(model, tokens, sizes):
 
 def test_exact_and_linear_blocks_train_together():
     model = model_of("lm", ["gated_delta"] * 3 + ["softmax"])
+    assert names_in(model) == ["gated_delta"] * 3 + ["softmax"]
     model.compile(keras.optimizers.Adam(0.01))
     before = [w.copy() for w in model.get_weights()]
     x = tokens()
@@ -208,12 +211,16 @@ def test_exact_and_linear_blocks_train_together():
         assert any(m for m, path in zip(moved, paths) if name in path), name
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_whole_is_pieces_is_token_by_token(dtype):
-    model = model_of("lm", STREAMING, dtype=dtype)
-    leaves = keras.tree.flatten(model.get_initial_state(2))
-    dtypes = [keras.backend.standardize_dtype(x.dtype) for x in leaves]
-    assert sorted(set(dtypes)) == ["bool", "float32", "int32"]
+@pytest.mark.parametrize(
+    ("pattern", "dtype"),
+    [
+        (EXACT, "float32"),
+        (STREAMING, "float32"),
+        (STREAMING, "mixed_bfloat16"),
+    ],
+)
+def test_whole_is_pieces_is_token_by_token(pattern, dtype):
+    model = model_of("lm", pattern, dtype=dtype)
     whole = predict(model, tokens())
     tolerance = 1e-5 if dtype == "float32" else 0.05
     for sizes in ((4, 1, 4), (1,) * LENGTH):
@@ -265,6 +272,18 @@ def test_samplers_carry_states_of_any_dtype(sampler):
         best = logits.argmax(axis=-1) + 1
         np.testing.assert_array_equal(best[0, 5:-1], together[0, 6:])
         np.testing.assert_array_equal(best[1, 3:-1], together[1, 4:])
+
+
+def test_prompts_stay_within_the_cache():
+    """`generate` would make them 64 positions long."""
+    pytest.importorskip("keras_hub")
+    model = model_of("lm", EXACT)
+    model.compile(sampler="greedy")
+    prompts = np.where(np.arange(LENGTH) < np.array([[6], [4]]), tokens(), 0)
+    together = model.generate(prompts, stop_token_ids=None)
+    best = predict(model, together)[..., 1:].argmax(axis=-1) + 1
+    np.testing.assert_array_equal(best[0, 5:-1], together[0, 6:])
+    np.testing.assert_array_equal(best[1, 3:-1], together[1, 4:])
 
 
 def test_names_the_block_that_cannot_be_decoded():
