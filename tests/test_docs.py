@@ -87,6 +87,14 @@ def test_modern_blocks_page(capsys):
     assert capsys.readouterr().out == logits + 2 * layer + logits
 
 
+@pytest.mark.once
+def test_packing_page():
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "packing.md"):
+        exec(block, namespace)
+    assert namespace["means"].shape == (2, 2, 16)
+
+
 @pytest.mark.release
 @pytest.mark.once
 def test_the_table_is_the_command_s():

@@ -51,8 +51,7 @@ LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    usual = {"dropout": 0.0, "remat": False, "packed": False}
-    return CausalLM(**{**OPTIONS, **usual, **options})
+    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
 
 
 def prompts(length, vocabulary=40):

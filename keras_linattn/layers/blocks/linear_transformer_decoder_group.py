@@ -157,16 +157,23 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         block.build(shape)
         return block
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size, features=None):
         """The `self_attention_cache` before the first position.
 
         Args:
             batch_size: int or scalar tensor, B.
+            features: int, F, for a group that is not built. Defaults to
+                `None`: those of the input it was built for.
 
         Returns:
             Tree of tensors of fixed shapes and dtypes, the batch first.
         """
-        state = self.blocks[0].get_initial_state(batch_size)
+        if self.built:
+            state = self.blocks[0].get_initial_state(batch_size)
+        else:
+            state = self._state_before_build(
+                batch_size, features, self.mechanism, self.attention_options
+            )
         if not self._own_parts:
             return state
         # Each block has queries of its own, and so the last ones of them.
@@ -200,7 +207,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         if decoder_segment_ids is not None:
             check_segment_ids(decoder_segment_ids, decoder_sequence)
             visible, _ = with_padding(decoder_segment_ids, visible, None)
-        x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = ops.cast(decoder_sequence, self.compute_dtype)
         x = hide(x, visible)
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None
