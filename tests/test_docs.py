@@ -79,6 +79,15 @@ def test_variable_lengths_page():
 
 
 @pytest.mark.once
+def test_modern_blocks_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
+        exec(block, namespace)
+    logits, layer = "(None, None, 257)\n", "(1, 6, 64)\n"
+    assert capsys.readouterr().out == logits + 2 * layer + logits
+
+
+@pytest.mark.once
 def test_packing_page():
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "packing.md"):
