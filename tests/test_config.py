@@ -27,6 +27,16 @@ ATTENTION = {
     "use_gate": True,
     "seed": 11,
     "mechanism": {"name": "modified_linformer", "reading": "projected"},
+    "num_key_value_heads": 1,
+    "num_query_key_heads": None,  # not both
+    "kernel_size": 3,
+    "qk_norm": True,
+    "rope_max_wavelength": 100,
+    "rope_scaling_factor": 2.0,
+    "partial_rotary_factor": 0.8,
+    "output_norm": True,
+    "gate_activation": "silu",
+    "layer_norm_epsilon": 1e-3,
 }
 BLOCK = {
     "intermediate_dim": 24,
@@ -38,6 +48,10 @@ BLOCK = {
     "bias_initializer": keras.initializers.Constant(0.5),
     "normalize_first": True,
     "mechanism": "linear_transformer",
+    "normalization": "rms",
+    "use_bias": False,
+    "use_feedforward_gate": True,
+    "attention_options": {"kernel_size": 3, "gate_activation": "silu"},
 }
 CASES = {
     "LinearSelfAttention": {**ATTENTION, "causal": True},
@@ -49,7 +63,12 @@ CASES = {
     "LinearTransformerEncoder": {**BLOCK, "remat": True},
     "LinearTransformerDecoder": {**BLOCK, "cross_mechanism": "performer"},
     "LinearTransformerDecoderGroup": {**BLOCK, "num_layers": 3},
-    "CausalConvolution": {"kernel_size": 3},
+    "CausalConvolution": {
+        "kernel_size": 3,
+        "activation": "silu",
+        "use_bias": False,
+        "use_residual": False,
+    },
     "PatchEmbedding": {
         "patch_size": (2, 4),
         "embed_dim": 5,

@@ -13,6 +13,15 @@ def positive(name, value):
     return value
 
 
+def above_one(name, value):
+    if not isinstance(value, int) or value < 2:
+        raise ValueError(
+            f"`{name}` must be an integer above 1, so that a position sees "
+            f"the one before. Received: {name}={value!r}."
+        )
+    return value
+
+
 def rate(value):
     if not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(

@@ -23,11 +23,13 @@ from keras_linattn.mechanisms.hedgehog import Hedgehog as Hedgehog
 from keras_linattn.mechanisms.imhsa import (
     InteractiveMultiHead as InteractiveMultiHead,
 )
+from keras_linattn.mechanisms.kda import KDA as KDA
 from keras_linattn.mechanisms.lara import LinearRandomized as LinearRandomized
 from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,
 )
 from keras_linattn.mechanisms.linformer import Linformer as Linformer
+from keras_linattn.mechanisms.mamba2 import Mamba2 as Mamba2
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,
 )

@@ -14,6 +14,9 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.mechanisms._checks import check_heads
 from keras_linattn.mechanisms._checks import check_other_lengths
+from keras_linattn.mechanisms._states import check_state_dtype
+from keras_linattn.mechanisms._states import stored
+from keras_linattn.mechanisms._states import widened
 from keras_linattn.mechanisms._traits import Traits
 
 
@@ -23,6 +26,15 @@ class Mechanism(keras.layers.Layer):
     A subclass declares `traits` and writes `attend`. It receives heads in the
     accumulation dtype (float32 under half-precision policies), with 0 in all
     masked positions.
+
+    Args:
+        state_dtype: str or `None`, the dtype in which states are kept between
+            calls; within a call sums are in float32 at least. `"bfloat16"`
+            halves the memory of states and rounds them once a call;
+            `"float16"` rounds less, and holds sums up to 65,504 only. Defaults
+            to `None`: the dtype of the sums. For mechanisms with the trait
+            `recurrent`.
+        **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         query: tensor `[B, H, T, D]`.
@@ -61,6 +73,15 @@ class Mechanism(keras.layers.Layer):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         takes_numpy(cls)
+
+    def __init__(self, state_dtype=None, **kwargs):
+        super().__init__(**kwargs)
+        self._state_dtype = check_state_dtype(state_dtype)
+
+    @property
+    def state_dtype(self):
+        """str, the dtype of all sums in a state, for `state_spec`."""
+        return self._state_dtype or accumulation_dtype(self.compute_dtype)
 
     def build(self, query_shape, key_shape, value_shape):
         """Makes the weights, if any, from shapes `[B, H, T, D]`.
@@ -156,7 +177,8 @@ class Mechanism(keras.layers.Layer):
         """Returns the shapes of a state; none depends on the length.
 
         Returns:
-            Tree of `keras.KerasTensor` with the batch, `None`, as axis 0.
+            Tree of `keras.KerasTensor` with the batch, `None`, as axis 0, and
+            with the dtype `self.state_dtype` for all that is summed up.
 
         Raises:
             ValueError: if there is no recurrent form.
@@ -173,19 +195,23 @@ class Mechanism(keras.layers.Layer):
         )
 
     def initial_state_for(self, query, value):
-        """`initial_state` for heads `[B, H, T, D]` and `[B, H, T, V]`."""
-        return self.initial_state(
-            ops.shape(query)[0], query.shape[1], query.shape[3], value.shape[3]
-        )
+        """`initial_state` for heads `[B, H, T, D]` and `[B, H, T, V]`.
+
+        In the dtype of their sums, as `advance` receives it.
+        """
+        sizes = (query.shape[1], query.shape[3], value.shape[3])
+        state = self.initial_state(ops.shape(query)[0], *sizes)
+        dtype = accumulation_dtype(query.dtype)
+        return widened(state, self.state_spec(*sizes), dtype)
 
     def advance(self, state, query, key, value, *, key_mask):
         """Computes the causal output after a state, and the next state.
 
         A mechanism with the trait `recurrent` writes it. Arguments and results
-        are those of `step`, which has checked and cast the heads, and has set
-        hidden keys and values to 0. Queries are never hidden. With the trait
-        `packs` also `documents`, see `attend`: the state before belongs to
-        document 0, and the one after to the last document.
+        are those of `step`, which has checked and cast heads and state, and
+        has set hidden keys and values to 0. Queries are never hidden. With the
+        trait `packs` also `documents`, see `attend`: the state before belongs
+        to document 0, and the one after to the last document.
         """
         raise self._must_define("advance")
 
@@ -222,13 +248,15 @@ class Mechanism(keras.layers.Layer):
         dtype = query.dtype
         packed, key_mask, _ = self._packed(segment_ids, key_mask)
         query, key, value = self._prepare(query, key, value, key_mask)
+        spec = self.state_spec(query.shape[1], query.shape[3], value.shape[3])
+        state = widened(state, spec, query.dtype)
         if is_empty(query.shape):
-            nothing = self._see_nothing(query, key, value)
-            return ops.cast(nothing, dtype), state
-        output, state = self.advance(
-            state, query, key, value, key_mask=key_mask, **packed, **options
-        )
-        return ops.cast(output, dtype), state
+            output = self._see_nothing(query, key, value)
+        else:
+            output, state = self.advance(
+                state, query, key, value, key_mask=key_mask, **packed, **options
+            )
+        return ops.cast(output, dtype), stored(state, spec)
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
         return (*query_shape[:-1], value_shape[-1])
@@ -245,6 +273,8 @@ class Mechanism(keras.layers.Layer):
     ):
         # Refuse while the model is made, not when the first batch arrives.
         self.check_call(query.shape, key.shape, value.shape, causal)
+        for x in (query, key, value):
+            accumulation_dtype(x.dtype)
         shape = self.compute_output_shape(query.shape, key.shape, value.shape)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
@@ -257,6 +287,7 @@ class Mechanism(keras.layers.Layer):
         own = constructor_arguments(type(self))
         return {
             **super().get_config(),
+            "state_dtype": self._state_dtype,
             **{name: getattr(self, name) for name in own},
         }
 
@@ -264,7 +295,8 @@ class Mechanism(keras.layers.Layer):
         """Checked, in the accumulation dtype, nothing behind a masked key."""
         self.check_call(query.shape, key.shape, value.shape, causal)
         key, value = check_other_lengths(self, query, key, value, causal)
-        dtype = accumulation_dtype(query.dtype)
+        # Of all three: a cast would let integers pass.
+        dtype, *_ = [accumulation_dtype(x.dtype) for x in (query, key, value)]
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
             key, value = hide(key, key_mask), hide(value, key_mask)

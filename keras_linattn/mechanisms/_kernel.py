@@ -4,7 +4,6 @@ import keras
 
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._traits import Traits
@@ -90,7 +89,7 @@ class KernelMechanism(Mechanism):
         rank = self.num_features_for(key_dim)
         return keras.KerasTensor(
             (None, num_heads, rank, value_dim + 1),
-            dtype=accumulation_dtype(self.compute_dtype),
+            dtype=self.state_dtype,
         )
 
     def advance(self, state, query, key, value, *, key_mask):

@@ -18,6 +18,7 @@ have; the normalisation has no weights.
 
 import dataclasses
 
+import keras
 from keras import ops
 
 from keras_linattn.core.delta import delta_product
@@ -50,11 +51,18 @@ class DeltaRule(RecurrentMechanism):
     Args:
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
+        activation: name of a Keras activation of queries and keys, or `None`,
+            for layers whose short convolutions have one. Defaults to
+            `"silu"`.
+        scale: float, by which the rows of the query, of length 1, are
+            multiplied. Defaults to 1.
+        epsilon: float, added to the squares of these lengths. Defaults to
+            1e-5.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is not a bool; if called with
-            `causal=False`.
+        ValueError: if `output_norm` is not a bool or the activation not
+            known; if called with `causal=False`.
 
     Example:
 
@@ -75,6 +83,20 @@ class DeltaRule(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2406.06484",
     )
 
+    def __init__(
+        self,
+        output_norm=True,
+        activation="silu",
+        scale=1.0,
+        epsilon=1e-5,
+        **kwargs,
+    ):
+        super().__init__(output_norm=output_norm, **kwargs)
+        keras.activations.get(activation)  # refuses other names
+        self.activation = activation
+        self.scale = scale
+        self.epsilon = epsilon
+
     def build_gates(self, input_dim, heads, key_dim):
         self.beta_kernel = self.add_weight(
             name="beta_kernel", shape=(input_dim, heads), autocast=False
@@ -87,7 +109,11 @@ class DeltaRule(RecurrentMechanism):
         )
 
     def features(self, query, key):
-        return unit_rows(ops.silu(query)), unit_rows(ops.silu(key))
+        activation = keras.activations.get(self.activation)
+        query, key = (
+            unit_rows(activation(x), self.epsilon) for x in (query, key)
+        )
+        return (query if self.scale == 1 else self.scale * query), key
 
     def gates(self, inputs, heads):
         beta = write_strength(

@@ -28,26 +28,31 @@ RATES = (1.0, 16.0)  # exp(A)
 STEPS = (0.001, 0.1)  # softplus(b)
 
 
-def log_decay(inputs, kernel, bias, log_rate):
-    """log a <= 0: `[B, T, F]` to `[B, H, T, 1]`.
+def step_sizes(inputs, kernel, bias):
+    """softplus(x_t w_h + b_h) >= 0: `[B, T, F]` to `[B, H, T, 1]`.
 
     Args:
         inputs: tensor `[B, T, F]`.
-        kernel: tensor `[F, H]`.
+        kernel: tensor `[F, H]`, w.
         bias: tensor `[H]`, b.
-        log_rate: tensor `[H]`, A.
     """
     steps = ops.softplus(matmul(inputs, kernel) + bias)
-    decay = -ops.exp(log_rate) * steps
-    return ops.expand_dims(ops.transpose(decay, (0, 2, 1)), -1)
+    return ops.expand_dims(ops.transpose(steps, (0, 2, 1)), -1)
 
 
-def _spread_rates(shape, dtype=None):
+def log_decay(steps, log_rate):
+    """log a = -exp(A) steps: `[B, H, T, 1 or D]`, from A `[H]`."""
+    return -ops.reshape(ops.exp(log_rate), (-1, 1, 1)) * steps
+
+
+def spread_rates(shape, dtype=None):
+    """Initial A `[H]`: exp(A) evenly from 1 to 16 over the heads."""
     return ops.cast(np.log(np.linspace(*RATES, *shape)), dtype or "float32")
 
 
-def _spread_steps(shape, dtype=None):
-    steps = np.geomspace(*STEPS, *shape)
+def spread_steps(shape, dtype=None):
+    """Initial b: softplus(b) from 0.001 to 0.1 over the last axis."""
+    steps = np.broadcast_to(np.geomspace(*STEPS, shape[-1]), shape)
     return ops.cast(np.log(np.expm1(steps)), dtype or "float32")
 
 
@@ -60,11 +65,14 @@ class GatedDelta(DeltaRule):
     Args:
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
+        activation: see `DeltaRule`. Defaults to `"silu"`.
+        scale: likewise. Defaults to 1.
+        epsilon: likewise. Defaults to 1e-5.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Raises:
-        ValueError: if `output_norm` is not a bool; if called with
-            `causal=False`.
+        ValueError: if `output_norm` is not a bool or the activation not
+            known; if called with `causal=False`.
 
     Example:
 
@@ -89,18 +97,20 @@ class GatedDelta(DeltaRule):
         self.decay_bias = self.add_weight(
             name="decay_bias",
             shape=(heads,),
-            initializer=_spread_steps,
+            initializer=spread_steps,
             autocast=False,
         )
         self.log_rate = self.add_weight(
             name="log_rate",
             shape=(heads,),
-            initializer=_spread_rates,
+            initializer=spread_rates,
             autocast=False,
         )
 
     def gates(self, inputs, heads):
         beta, _ = super().gates(inputs, heads)
-        weights = (self.decay_kernel, self.decay_bias, self.log_rate)
-        weights = (ops.cast(w, inputs.dtype) for w in weights)
-        return beta, log_decay(inputs, *weights)
+        kernel, bias, log_rate = (
+            ops.cast(w, inputs.dtype)
+            for w in (self.decay_kernel, self.decay_bias, self.log_rate)
+        )
+        return beta, log_decay(step_sizes(inputs, kernel, bias), log_rate)

@@ -354,14 +354,29 @@ class ModifiedLinformer(Mechanism):
         return Factors(query, weights, scale, scale * total)
 
     def state_spec(self, num_heads, key_dim, value_dim):
-        """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights."""
+        """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights.
+
+        With a narrower `state_dtype` a pair, since the largest key, which is
+        an exponent, keeps its digits: `[B, H, D, 1]` and `[B, H, D, V + 1]`.
+        """
         self.check_recurrent()
-        return keras.KerasTensor(
-            (None, num_heads, key_dim, value_dim + 2),
-            dtype=accumulation_dtype(self.compute_dtype),
+        rows = (None, num_heads, key_dim)
+        exact = accumulation_dtype(self.compute_dtype)
+        if self.state_dtype == exact:
+            return keras.KerasTensor((*rows, value_dim + 2), dtype=exact)
+        return (
+            keras.KerasTensor((*rows, 1), dtype=exact),
+            keras.KerasTensor((*rows, value_dim + 1), dtype=self.state_dtype),
         )
 
     def advance(self, state, query, key, value, *, key_mask):
+        if isinstance(state, tuple):
+            state = ops.concatenate(state, axis=-1)
+            output, state = self._advance(state, query, key, value, key_mask)
+            return output, (state[..., :1], state[..., 1:])
+        return self._advance(state, query, key, value, key_mask)
+
+    def _advance(self, state, query, key, value, key_mask):
         visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
         if key_mask is not None:
             visible = spread(ops.cast(key_mask, "bool"), 4, 2)

@@ -15,6 +15,7 @@ from keras_linattn.layers._base_layer import takes_numpy
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
+from keras_linattn.layers.blocks._transformer_block import NORMS
 
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
@@ -214,9 +215,12 @@ def shortened(sequence_length, factor=1):
     return -(-positive("sequence_length", sequence_length) // factor)
 
 
-def final_norm(policy):
-    """The normalisation after the last block."""
-    return layer_norm("final_norm", policy)
+def final_norm(policy, normalization="layer", epsilon=1e-5):
+    """The normalisation after the last block, of its kind."""
+    name = "final_norm"
+    return NORMS[normalization](
+        epsilon=epsilon, dtype=sublayer_policy(policy, name), name=name
+    )
 
 
 def layer_norm(name, policy):
@@ -234,12 +238,12 @@ def add_head(x, num_classes, dropout, activation, policy):
     return output_dense("classes", num_classes, policy, activation)(x)
 
 
-def output_dense(name, units, policy, activation=None):
+def output_dense(name, units, policy, activation=None, use_bias=True):
     """A last dense layer, in float32."""
     # Probabilities in half precision are too coarse: float32 unless the
     # policies of a saved model say otherwise.
     is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
     dtype = sublayer_policy(policy, name) if is_map else "float32"
     return keras.layers.Dense(
-        units, activation=activation, dtype=dtype, name=name
+        units, activation=activation, use_bias=use_bias, dtype=dtype, name=name
     )

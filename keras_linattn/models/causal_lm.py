@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 
 import keras
+from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.layers import CausalConvolution
@@ -30,10 +31,11 @@ class CausalLM(Generator, FunctionalModel):
     `generate` follows `keras_hub.models.CausalLM.generate` and takes KerasHub's
     samplers.
 
-    There is no position embedding, which would fix a longest sequence or a
-    counter to outgrow: a short causal convolution tells neighbours apart and
-    streams with its last inputs as state, and causal attention with decay
-    knows what is long ago.
+    By default there is no position embedding, which would fix a longest
+    sequence or a counter to outgrow: a short causal convolution tells
+    neighbours apart and streams with its last inputs as state, and causal
+    attention with decay knows what is long ago. Rotary positions and other
+    options of modern models: docs/modern_blocks.md.
 
     Padding stands at the end of a sequence. Being causal, the model gives the
     same logits with and without it; where the padding id stands for nothing
@@ -52,8 +54,8 @@ class CausalLM(Generator, FunctionalModel):
         mechanism: name, dict, class or object, see `mechanisms.get`; an
             object is shared by all blocks. Decoding step by step needs one
             with the trait `recurrent`. Defaults to `"gated_delta"`.
-        kernel_size: int > 1, positions that the convolution sums up. Defaults
-            to 4.
+        kernel_size: int > 1 or `None`, positions that the convolution before
+            the blocks sums up; `None` for none. Defaults to 4.
         layers_per_state: int > 0, neighbouring blocks that share keys, values
             and state, see `LinearTransformerDecoderGroup`. Defaults to 1.
         tokenizer: KerasHub tokenizer or `None`: bytes. Saved with the model.
@@ -66,6 +68,19 @@ class CausalLM(Generator, FunctionalModel):
         packed: bool, take `segment_ids` beside the tokens, for rows that hold
             several documents: each gives the logits it gives alone. Needs a
             mechanism with the trait `packs`. Defaults to `False`.
+        activation: of the feedforward networks. Defaults to `"gelu"`.
+        normalization: `"layer"` or `"rms"`, see `LinearTransformerDecoder`.
+            Defaults to `"layer"`.
+        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
+        use_bias: bool, whether blocks and logits have biases. Defaults to
+            `True`.
+        use_feedforward_gate: bool, see `LinearTransformerDecoder`; SwiGLU
+            with `activation="silu"`. Defaults to `False`.
+        attention_options: dict of further arguments of the blocks' attention,
+            see `LinearMultiHeadAttention`, or a list of them (or `None`), one
+            for each block; a shorter list repeats. Defaults to `None`.
+        tie_embeddings: bool, the logits are products with the embeddings of
+            the tokens, without a bias. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
         **kwargs: `name` and `trainable` of `keras.Model`.
 
@@ -116,6 +131,13 @@ class CausalLM(Generator, FunctionalModel):
         sequence_length=None,
         remat=False,
         packed=False,
+        activation="gelu",
+        normalization="layer",
+        layer_norm_epsilon=1e-5,
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
+        tie_embeddings=False,
         dtype=None,
         **kwargs,
     ):
@@ -131,18 +153,25 @@ class CausalLM(Generator, FunctionalModel):
             "intermediate_dim": intermediate_dim,
             "num_heads": num_heads,
             "dropout": dropout,
-            "activation": "gelu",
+            "activation": activation,
+            "layer_norm_epsilon": layer_norm_epsilon,
             "normalize_first": True,
+            "normalization": normalization,
+            "use_bias": use_bias,
+            "use_feedforward_gate": use_feedforward_gate,
+            "attention_options": attention_options,
             "mechanism": mechanisms.with_input_sizes(
                 mechanism, sequence_length=shortened(sequence_length)
             ),
         }
+        embedding = _embedding(
+            vocabulary_size, hidden_dim, tokenizer, tie_embeddings, policy
+        )
         layers = [
-            _embedding(vocabulary_size, hidden_dim, tokenizer, policy),
-            _convolution(kernel_size, policy),
+            embedding,
+            *_convolutions(kernel_size, policy),
             *_decoders(num_layers, layers_per_state, remat, policy, block),
-            final_norm(policy),
-            output_dense("logits", vocabulary_size, policy),
+            final_norm(policy, normalization, layer_norm_epsilon),
         ]
         inputs = tokens = keras.Input((None,), dtype="int32", name="tokens")
         segment_ids = None
@@ -154,14 +183,26 @@ class CausalLM(Generator, FunctionalModel):
         x = tokens
         for layer in layers:
             x = layer(x, **_packing(layer, segment_ids))
+        if tie_embeddings:
+            x = embedding(x, reverse=True)
+        else:
+            logits = output_dense(
+                "logits", vocabulary_size, policy, use_bias=use_bias
+            )
+            x = logits(x)
         super().__init__(inputs=inputs, outputs=x, **kwargs)
         self.policy = policy
         self.vocabulary_size = vocabulary_size
 
     def _streaming_layers(self):
         """The layers with a state, in their order."""
-        decoders = (x for x in self.layers if x.name.startswith("decoder_"))
-        return [self.get_layer("convolution"), *decoders]
+        names = ("convolution", "decoder_")
+        return [x for x in self.layers if x.name.startswith(names)]
+
+    def _logits(self, hidden):
+        if self.tie_embeddings:
+            return self.get_layer("embedding")(hidden, reverse=True)
+        return self.get_layer("logits")(hidden)
 
     def get_initial_state(self, batch_size):
         """The state before the first token.
@@ -170,7 +211,8 @@ class CausalLM(Generator, FunctionalModel):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Dict of trees of float32 tensors of fixed shapes, the batch first.
+            Dict of trees of tensors of fixed shapes and dtypes, the batch
+            first.
         """
         return {
             layer.name: layer.get_initial_state(batch_size)
@@ -186,24 +228,19 @@ class CausalLM(Generator, FunctionalModel):
             The hidden states `(B, T, F)`, and the state after `tokens`.
         """
         embedding = self.get_layer("embedding")
-        if padding_mask is None:
-            padding_mask = embedding.compute_mask(tokens)
-        convolution, *decoders = self._streaming_layers()
+        if padding_mask is None and embedding.mask_zero:
+            padding_mask = ops.not_equal(tokens, 0)
         x, after = embedding(tokens), {}
-        x, after[convolution.name] = convolution(
-            x,
-            mask=padding_mask,
-            initial_state=state[convolution.name],
-            return_state=True,
-            **_packing(convolution, segment_ids),
-        )
-        for decoder in decoders:
-            x, after[decoder.name] = decoder(
-                x,
-                decoder_padding_mask=padding_mask,
-                self_attention_cache=state[decoder.name],
-                **_packing(decoder, segment_ids),
-            )
+        for layer in self._streaming_layers():
+            options = _packing(layer, segment_ids)
+            if isinstance(layer, CausalConvolution):
+                options["mask"] = padding_mask
+                options["initial_state"] = state[layer.name]
+                options["return_state"] = True
+            else:
+                options["decoder_padding_mask"] = padding_mask
+                options["self_attention_cache"] = state[layer.name]
+            x, after[layer.name] = layer(x, **options)
         return self.get_layer("final_norm")(x), after
 
     def call_with_state(
@@ -232,7 +269,7 @@ class CausalLM(Generator, FunctionalModel):
         hidden, state = self.encode_with_state(
             tokens, state, padding_mask, segment_ids
         )
-        return self.get_layer("logits")(hidden), hidden, state
+        return self._logits(hidden), hidden, state
 
     def step_model(self):
         """A functional model of one decoding step, to export and serve.
@@ -251,7 +288,16 @@ class CausalLM(Generator, FunctionalModel):
         tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer = keras.saving.serialize_keras_object(tokenizer)
-        return {**super().get_config(), "tokenizer": tokenizer}
+        return {
+            **super().get_config(),
+            "tokenizer": tokenizer,
+            "activation": keras.activations.serialize(
+                keras.activations.get(self.activation)
+            ),
+            "attention_options": keras.saving.serialize_keras_object(
+                self.attention_options
+            ),
+        }
 
     @classmethod
     def from_config(cls, config):
@@ -265,22 +311,34 @@ class CausalLM(Generator, FunctionalModel):
         return super().from_config(config)
 
 
-def _embedding(vocabulary_size, hidden_dim, tokenizer, policy):
+def _embedding(vocabulary_size, hidden_dim, tokenizer, tie, policy):
+    """The embedding of tokens, which also makes logits if `tie` is set."""
     name = "embedding"
-    return keras.layers.Embedding(
-        vocabulary_size,
-        hidden_dim,
-        mask_zero=decoding.hides_padding(tokenizer),
-        dtype=sublayer_policy(policy, name),
-        name=name,
+    options = {
+        "mask_zero": decoding.hides_padding(tokenizer),
+        "dtype": sublayer_policy(policy, name),
+        "name": name,
+    }
+    if not tie:
+        return keras.layers.Embedding(vocabulary_size, hidden_dim, **options)
+    if not hasattr(keras.layers, "ReversibleEmbedding"):
+        raise ValueError(
+            "`tie_embeddings` needs `keras.layers.ReversibleEmbedding`. "
+            f"Received: tie_embeddings=True under Keras {keras.__version__}. "
+            "Install a newer Keras, or leave it out."
+        )
+    return keras.layers.ReversibleEmbedding(
+        vocabulary_size, hidden_dim, reverse_dtype="float32", **options
     )
 
 
-def _convolution(kernel_size, policy):
+def _convolutions(kernel_size, policy):
+    """The convolution before the blocks, or nothing."""
+    if kernel_size is None:
+        return []
     name = "convolution"
-    return CausalConvolution(
-        kernel_size, dtype=sublayer_policy(policy, name), name=name
-    )
+    policy = sublayer_policy(policy, name)
+    return [CausalConvolution(kernel_size, dtype=policy, name=name)]
 
 
 def _packing(layer, segment_ids):
@@ -302,10 +360,12 @@ def _decoders(num_layers, layers_per_state, remat, policy, block):
     # Without `remat` an outer scope of the user stays in force.
     scope = keras.RematScope(mode="full") if remat else nullcontext()
     decoders = []
+    given = _options_of_blocks(block["attention_options"], num_layers)
     for first in range(0, num_layers, step):
         name = f"decoder_{first}"
         options = {
             **block,
+            "attention_options": _options_of_group(given[first : first + step]),
             "dtype": sublayer_policy(policy, name),
             "name": name,
         }
@@ -317,3 +377,26 @@ def _decoders(num_layers, layers_per_state, remat, policy, block):
                 else LinearTransformerDecoder(**options)
             )
     return decoders
+
+
+def _options_of_blocks(options, num_layers):
+    """The `attention_options` of each block, from a dict or a list of them."""
+    pattern = options if isinstance(options, (list, tuple)) else [options]
+    if not 0 < len(pattern) <= num_layers:
+        raise ValueError(
+            "A list of `attention_options` has one entry for each block, or "
+            f"fewer, which repeat. Received: {len(pattern)} entries for "
+            f"{num_layers} blocks. Pass one dict for all of them."
+        )
+    return [pattern[i % len(pattern)] for i in range(num_layers)]
+
+
+def _options_of_group(options):
+    """Those of blocks that share a state."""
+    if any(other != options[0] for other in options):
+        raise ValueError(
+            "Blocks that share keys, values and a state share their "
+            f"`attention_options`. Received: {options!r} for one group of "
+            "blocks. Use `layers_per_state=1`, or equal entries."
+        )
+    return options[0]

@@ -1,5 +1,6 @@
 """Checks of causal and recurrent forms."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -116,11 +117,46 @@ def check_large_inputs_give_the_whole(subject):
             )
 
 
-def _in_pieces(mechanism, inputs):
+def check_state_dtype(subject):
+    """Half the memory: a state is rounded once a piece, and nothing else is.
+
+    What is no sum of numbers, such as a position, keeps its dtype.
+    """
+    config = {**subject.config, "state_dtype": "bfloat16"}
+    narrow = dataclasses.replace(subject, config=config)
+    inputs = subject.inputs(queries=20, keys=20, value_dim=3)
+    mechanism = narrow.build(inputs)
+    spec = keras.tree.flatten(mechanism.state_spec(2, 4, 3))
+    require("bfloat16" in [x.dtype for x in spec], f"not in the spec: {spec}")
+    exact = subject.build(inputs)
+    exact.set_weights(mechanism.get_weights())
+    expected = run(exact, inputs, causal=True)
+    np.testing.assert_array_equal(run(mechanism, inputs, causal=True), expected)
+    unit = np.abs(expected).max()
+    for _, output in _in_pieces(mechanism, inputs, [(7, 1, 12)]):
+        assert_close(output / unit, expected / unit, 3e-2)
+
+
+def check_refuses_states_that_are_no_numbers(subject):
+    inputs = subject.inputs()
+    mechanism = subject.build(inputs)
+    state = keras.tree.map_structure(
+        lambda x: ops.cast(x, "bool"), mechanism.initial_state(2, 2, 4, 4)
+    )
+    heads = [ops.convert_to_tensor(getattr(inputs, x)) for x in HEADS]
+    try:
+        mechanism.step(state, *heads)
+    except TypeError as error:
+        require("Received: dtype bool" in str(error), f"unclear: {error}")
+    else:
+        raise AssertionError("a state of bools is taken")
+
+
+def _in_pieces(mechanism, inputs, divisions=PIECES):
     """Yields sizes of pieces and the visible rows of their outputs."""
     step = step_of(mechanism)
     batch, heads, _, key_dim = inputs.key.shape
-    for pieces in PIECES:
+    for pieces in divisions:
         state = mechanism.initial_state(
             batch, heads, key_dim, inputs.value.shape[3]
         )
@@ -157,4 +193,6 @@ CHECKS = {
     check_refuses_causal: lambda t: not t.causal,
     check_steps_give_the_whole: lambda t: t.recurrent,
     check_large_inputs_give_the_whole: lambda t: t.recurrent,
+    check_state_dtype: lambda t: t.recurrent,
+    check_refuses_states_that_are_no_numbers: lambda t: t.recurrent,
 }

@@ -28,7 +28,9 @@ _MODULES = (
 # `check_mechanism` asks all of them all the same.
 OF_ONE_CONFIG = (
     _causal_checks.check_refuses_causal,
+    _causal_checks.check_refuses_states_that_are_no_numbers,
     _causal_checks.check_refuses_to_see_the_future,
+    _causal_checks.check_state_dtype,
     _graph_checks.check_compiles,
     _graph_checks.check_no_quadratic_array,
     _graph_checks.check_symbolic_inputs,

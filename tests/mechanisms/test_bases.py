@@ -75,9 +75,12 @@ def test_recurrent_without_advance_says_so():
     class Half(mechanisms.Mechanism):
         traits = mechanisms.Traits(causal=True, recurrent=True)
 
+        def state_spec(self, num_heads, key_dim, value_dim):
+            return ()
+
     x = ops.ones((1, 1, 2, 4))
     with pytest.raises(NotImplementedError, match="must define `advance`"):
-        Half().step(None, x, x, x)
+        Half().step((), x, x, x)
 
 
 def test_values_must_be_as_wide_as_keys():

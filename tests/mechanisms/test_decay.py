@@ -16,7 +16,14 @@ from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import run
 
-NAMES = ("retention", "gated_linear", "delta_rule", "gated_delta")
+NAMES = (
+    "retention",
+    "gated_linear",
+    "delta_rule",
+    "gated_delta",
+    "kda",
+    "mamba2",
+)
 
 
 def forced_gates(name, inputs, strength, policy="float32"):
@@ -118,6 +125,28 @@ def test_gated_linear_with_open_gates_sums_up():
     scores = np.tril(inputs.query @ np.swapaxes(inputs.key, -1, -2)) / 2
     np.testing.assert_allclose(
         run(mechanism, inputs), scores @ inputs.value, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_mamba2_with_steps_of_one_size_fades_at_a_fixed_rate():
+    """As retention does, with the step in the keys and the skipped value."""
+    inputs = random_inputs(queries=70, keys=70)
+    mechanism = subjects("mamba2")[1].build(inputs)
+    mechanism.step_kernel.assign(np.zeros(mechanism.step_kernel.shape))
+    bias, log_rate, skip = (
+        ops.convert_to_numpy(w)[:, None, None]
+        for w in (mechanism.step_bias, mechanism.log_rate, mechanism.skip)
+    )
+    step = np.logaddexp(0, bias)
+    age = np.arange(70)[:, None] - np.arange(70)
+    fading = np.exp(-np.exp(log_rate) * step * np.maximum(age, 0))
+    scores = inputs.query @ np.swapaxes(inputs.key, -1, -2)
+    scores = np.tril(scores * fading * step)
+    np.testing.assert_allclose(
+        run(mechanism, inputs),
+        scores @ inputs.value + skip * inputs.value,
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

@@ -35,12 +35,21 @@ OPTIONS = {
     "layers_per_state": 2,
     "sequence_length": 64,
     "remat": True,
+    "activation": "silu",
+    "normalization": "rms",
+    "layer_norm_epsilon": 1e-6,
+    "use_bias": False,
+    "use_feedforward_gate": True,
+    "attention_options": {"kernel_size": 3},
+    "tie_embeddings": True,
+    "packed": True,
 }
 LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
+    usual = {"dropout": 0.0, "remat": False, "packed": False}
+    return CausalLM(**{**OPTIONS, **usual, **options})
 
 
 def prompts(length, vocabulary=40):

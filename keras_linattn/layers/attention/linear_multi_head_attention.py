@@ -20,7 +20,6 @@ from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.products import dense_product
 from keras_linattn.core.shapes import AxisFolding
-from keras_linattn.core.shapes import heads_first
 from keras_linattn.layers._arguments import as_tuple
 from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_input_shapes
@@ -40,6 +39,10 @@ from keras_linattn.layers._sublayers import projection_equation
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import variable_options
+from keras_linattn.layers.attention import _head_options
+from keras_linattn.layers.attention._head_transform import HeadTransform
+from keras_linattn.layers.attention._head_transform import Places
+from keras_linattn.layers.attention._head_transform import places_of
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -83,11 +86,33 @@ class LinearMultiHeadAttention(BaseLayer):
             Defaults to `None`.
         kernel_constraint: constraint on the kernels. Defaults to `None`.
         bias_constraint: constraint on the biases. Defaults to `None`.
-        use_gate: bool, multiply the heads by a sigmoid gate projected from
-            the query. Defaults to `False`.
+        use_gate: bool, multiply the heads by a gate projected from the query.
+            Defaults to `False`.
         seed: int or `None`, seed of the dropout. Defaults to `None`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
             to `"modified_linformer"`.
+        num_key_value_heads: int > 0 or `None`, heads of key and value, a
+            divisor of `num_heads`: each serves a group of neighbouring query
+            heads. Defaults to `None`: `num_heads`.
+        num_query_key_heads: int > 0 or `None`, likewise heads of query and
+            key, each for a group of value heads. Defaults to `None`:
+            `num_heads`.
+        kernel_size: int > 1 or `None`, positions of short causal
+            convolutions with SiLU, one for each feature of query, key and
+            value. Defaults to `None`: none.
+        qk_norm: bool, divide each head of query and key by its root mean
+            square, times a learned scale. Defaults to `False`.
+        rope_max_wavelength: float > 1 or `None`, rotary positions of query
+            and key (10,000 is usual). They count visible positions, from 0.
+            Defaults to `None`: none.
+        rope_scaling_factor: float > 0, by which these positions are divided.
+            Defaults to 1.
+        partial_rotary_factor: float in (0, 1], part of each head's features
+            that turn with the position, the first ones. Defaults to 1.
+        output_norm: bool, divide each head's output by its root mean square,
+            times a learned scale, before the gate. Defaults to `False`.
+        gate_activation: of the gate (`use_gate`). Defaults to `"sigmoid"`.
+        layer_norm_epsilon: float > 0, of both norms. Defaults to `1e-6`.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, ...
 
     Call arguments:
@@ -164,6 +189,16 @@ class LinearMultiHeadAttention(BaseLayer):
         use_gate=False,
         seed=None,
         mechanism="modified_linformer",
+        num_key_value_heads=None,
+        num_query_key_heads=None,
+        kernel_size=None,
+        qk_norm=False,
+        rope_max_wavelength=None,
+        rope_scaling_factor=1.0,
+        partial_rotary_factor=1.0,
+        output_norm=False,
+        gate_activation="sigmoid",
+        layer_norm_epsilon=1e-6,
         **kwargs,
     ):
         _refuse_softmax_options(sliding_window, flash_attention)
@@ -192,6 +227,17 @@ class LinearMultiHeadAttention(BaseLayer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.use_gate = use_gate
         self.seed = seed
+        self.num_key_value_heads = num_key_value_heads
+        self.num_query_key_heads = num_query_key_heads
+        self.kernel_size = kernel_size
+        self.qk_norm = qk_norm
+        self.rope_max_wavelength = rope_max_wavelength
+        self.rope_scaling_factor = rope_scaling_factor
+        self.partial_rotary_factor = partial_rotary_factor
+        self.output_norm = output_norm
+        self.gate_activation = keras.activations.get(gate_activation)
+        self.layer_norm_epsilon = layer_norm_epsilon
+        _head_options.check(self)
         self._set_mechanism(mechanism)
 
     @makes_sublayers
@@ -208,30 +254,60 @@ class LinearMultiHeadAttention(BaseLayer):
         key_shape = key_shape or value_shape
         check_input_shapes(query_shape, value_shape, key_shape)
         rank = len(query_shape)
-        heads = (self.num_heads, self.key_dim)
-        value_heads = (self.num_heads, self.value_dim)
+        sizes = _head_options.projected_heads(self)
         # In the order of Keras' layer: `set_weights` depends on it.
         self._build_queries(query_shape)
-        self._key_dense = self._make_dense("key", rank, heads)
+        self._key_dense = self._make_dense("key", rank, sizes["key"])
         self._key_dense.build(key_shape)
-        if self.use_gate:
-            self._gate_dense = self._make_dense(
-                "gate", rank, value_heads, activation="sigmoid"
-            )
-            self._gate_dense.build(query_shape)
-        self._value_dense = self._make_dense("value", rank, value_heads)
+        self._build_gate(query_shape)
+        self._value_dense = self._make_dense("value", rank, sizes["value"])
         self._value_dense.build(value_shape)
         self._build_output(query_shape)
+        shapes = (query_shape, key_shape, value_shape)
+        for role, shape in zip(_head_options.ROLES, shapes, strict=True):
+            self._build_transform(role, shape)
         self._build_mechanism(query_shape, value_shape)
 
     def _build_queries(self, shape):
         self._folding = AxisFolding(len(shape), self.attention_axes)
-        self._query_dense = self._make_dense(
-            "query", len(shape), (self.num_heads, self.key_dim)
-        )
+        _head_options.check_rank(self, shape)
+        heads = _head_options.projected_heads(self)["query"]
+        self._query_dense = self._make_dense("query", len(shape), heads)
         self._query_dense.build(shape)
 
+    def _build_gate(self, shape):
+        if self.use_gate:
+            self._gate_dense = self._make_dense(
+                "gate",
+                len(shape),
+                (self.num_heads, self.value_dim),
+                activation=self.gate_activation,
+            )
+            self._gate_dense.build(shape)
+
+    def _build_transform(self, role, shape):
+        """What follows a projection, if these options ask for anything."""
+        options = _head_options.transform_options(self, role)
+        if options:
+            name = f"{role}_heads"
+            transform = HeadTransform(
+                **options,
+                dtype=sublayer_policy(self.dtype_policy, name),
+                name=name,
+            )
+            heads = _head_options.projected_heads(self)[role]
+            transform.build((*shape[:-1], *heads))
+            setattr(self, f"_{role}_transform", transform)
+
     def _build_output(self, shape):
+        if self.output_norm:
+            name = "output_norm"
+            self._output_norm = keras.layers.RMSNormalization(
+                epsilon=self.layer_norm_epsilon,
+                dtype=sublayer_policy(self.dtype_policy, name),
+                name=name,
+            )
+            self._output_norm.build((*shape[:-1], self.value_dim))
         self._output_dense = self._make_dense(
             "attention_output",
             len(shape),
@@ -347,11 +423,28 @@ class LinearMultiHeadAttention(BaseLayer):
         whole = whole and not packed
         if whole and self._folds(query, key, value, training):
             return self._call_folded(query, key, value, query_mask, key_mask)
+        if streams and initial_state is None:
+            initial_state = self.get_initial_state(ops.shape(query)[0])
+        before = self._parts_of(initial_state)
+        places, key_places, after = self._places(
+            query,
+            key,
+            query_mask,
+            key_mask,
+            segment_ids,
+            before,
+            use_causal_mask,
+        )
         # Projections to heads, and what is attended over as one axis.
         projected = project(self._query_dense, query)
-        queries = folding.fold(projected)
-        keys = folding.fold(project(self._key_dense, key))
-        values = folding.fold(project(self._value_dense, value))
+        queries = self._heads("query", projected, places, before, after)
+        keys, values = (
+            self._heads(role, x, key_places, before, after)
+            for role, x in (
+                ("key", project(self._key_dense, key)),
+                ("value", project(self._value_dense, value)),
+            )
+        )
         query_mask = folding.fold_mask(query_mask)
         options = {"key_mask": folding.fold_mask(key_mask)}
         if self.mechanism.traits.gated:
@@ -360,10 +453,8 @@ class LinearMultiHeadAttention(BaseLayer):
             options["segment_ids"] = segment_ids
         # The mechanism.
         if streams:
-            if initial_state is None:
-                initial_state = self.get_initial_state(ops.shape(queries)[0])
-            heads, state = self.mechanism.step(
-                initial_state, queries, keys, values, **options
+            heads, after["mechanism"] = self.mechanism.step(
+                before["mechanism"], queries, keys, values, **options
             )
         else:
             options.update(query_mask=query_mask, causal=use_causal_mask)
@@ -375,7 +466,60 @@ class LinearMultiHeadAttention(BaseLayer):
         if return_attention_scores:
             scores = self.mechanism.attention_scores(queries, keys, **options)
             return output, scores
-        return (output, state) if return_state else output
+        return (output, self._state_of(after)) if return_state else output
+
+    def _places(
+        self, query, key, query_mask, key_mask, segment_ids, before, causal
+    ):
+        """Where queries and keys stand, and the state's part that says so."""
+        pair = isinstance(segment_ids, (tuple, list))
+        of_queries, of_keys = segment_ids if pair else (segment_ids,) * 2
+        start, turns = before.get("position"), self.rope_max_wavelength
+        if not causal:
+            places, _ = places_of(query, query_mask, of_queries, start, turns)
+            keys, after = places_of(key, key_mask, of_keys, start, turns)
+            return places, keys, after
+        # Causal queries and keys are the same positions.
+        mask = key_mask if query_mask is None else query_mask
+        places, after = places_of(query, mask, of_queries, start, turns)
+        return places, places._replace(mask=key_mask), after
+
+    def _heads(self, role, projected, places, before, after):
+        """Heads `[B', H, T, D]` of a projection, as the mechanism takes them.
+
+        Args:
+            role: str, query, key or value.
+            projected: tensor `(B, ..., G, D)`.
+            places: `Places`.
+            before: dict, the parts of the state before the inputs, if any.
+            after: dict, where the part of the state after them goes.
+        """
+        transform = getattr(self, f"_{role}_transform", None)
+        name = f"{role}_convolution"
+        if transform is not None:
+            projected, after[name] = transform(
+                projected,
+                **places._asdict(),
+                initial_state=before.get(name),
+                return_state=True,
+            )
+        return self._folding.fold(projected)
+
+    def _parts_of(self, state):
+        """A state as a dict of its parts; empty if there is none."""
+        if state is None:
+            return {}
+        return state if self._has_own_state else {"mechanism": state}
+
+    def _state_of(self, parts):
+        """The parts in a dict as a state."""
+        if not self._has_own_state:
+            return parts["mechanism"]
+        return {name: parts[name] for name in self.state_spec()}
+
+    @property
+    def _has_own_state(self):
+        return _head_options.has_own_state(self)
 
     def _key_mask_from(self, attention_mask, value):
         shape = tuple(value.shape)
@@ -390,7 +534,7 @@ class LinearMultiHeadAttention(BaseLayer):
         return attention_mask
 
     def _output(self, heads, projected, query, training):
-        """Dropout, gate and projection of heads `[B', H, T, V]`.
+        """Norm, dropout, gate and projection of heads `[B', H, T, V]`.
 
         Args:
             heads: tensor, what the mechanism returned.
@@ -398,6 +542,8 @@ class LinearMultiHeadAttention(BaseLayer):
             query: tensor `(B, ..., F)`, the layer's input.
             training: optional bool, whether dropout is active.
         """
+        if self.output_norm:
+            heads = self._output_norm(heads)
         heads = self._dropout_layer(heads, training=training)
         heads = self._folding.unfold(heads, like=projected)
         if self.use_gate:
@@ -417,7 +563,11 @@ class LinearMultiHeadAttention(BaseLayer):
             and len(query.shape) == 3
             and self.compute_dtype == mechanism.compute_dtype
             and self.compute_dtype in EXACT
-            and not self.use_gate
+            and not (self.use_gate or self.output_norm)
+            and not any(
+                _head_options.transform_options(self, role)
+                for role in _head_options.ROLES
+            )
             and (self.dropout == 0 or training is None or training is False)
             # These three are not called.
             and not is_patched(mechanism)
@@ -463,7 +613,12 @@ class LinearMultiHeadAttention(BaseLayer):
     # --- Attention in parts, for inputs `(B, T, F)` after `build`
 
     def project_keys(
-        self, value, value_mask=None, attention_mask=None, segment_ids=None
+        self,
+        value,
+        value_mask=None,
+        attention_mask=None,
+        segment_ids=None,
+        state=None,
     ):
         """Projects all that a query needs to know of the positions of `value`.
 
@@ -474,10 +629,12 @@ class LinearMultiHeadAttention(BaseLayer):
             value_mask: optional bool tensor `(B, S)`, `True` = visible.
             attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
             segment_ids: optional int tensor `(B, S)`, whose padding is hidden.
+            state: optional tree of tensors, the state before the positions.
 
         Returns:
             Dict of the heads `key` and `value`, of `key_mask`, of `inputs` if
-            the mechanism is gated, and of `segment_ids` if there are any.
+            the mechanism is gated, and of `segment_ids` if there are any; and
+            of `places` and `after`, for `attend_to`.
         """
         if attention_mask is not None:
             attention_mask = key_mask_from_attention_mask(attention_mask)
@@ -486,10 +643,27 @@ class LinearMultiHeadAttention(BaseLayer):
             check_segment_ids(segment_ids, value)
             _, mask = with_padding(segment_ids, None, mask)
         value = hide(value, mask)
+        before = self._parts_of(state)
+        places, after = places_of(
+            value,
+            mask,
+            segment_ids,
+            before.get("position"),
+            self.rope_max_wavelength,
+        )
+        key, heads = (
+            self._heads(role, x, places, before, after)
+            for role, x in (
+                ("key", project(self._key_dense, value)),
+                ("value", project(self._value_dense, value)),
+            )
+        )
         keys = {
-            "key": heads_first(project(self._key_dense, value)),
-            "value": heads_first(project(self._value_dense, value)),
+            "key": key,
+            "value": heads,
             "key_mask": mask,
+            "places": places,
+            "after": after,
         }
         if self.mechanism.traits.gated:
             keys["inputs"] = value
@@ -513,8 +687,13 @@ class LinearMultiHeadAttention(BaseLayer):
             Tensor `(B, T, F)`, and the state after the positions, `None` if
             there was none before.
         """
+        before = self._parts_of(state)
+        keys = {**keys}
+        places, after = keys.pop("places"), {**keys.pop("after")}
+        if query_mask is not None:
+            places = places._replace(mask=query_mask)
         projected = project(self._query_dense, query)
-        queries = heads_first(projected)
+        queries = self._heads("query", projected, places, before, after)
         if state is None:
             heads = self.mechanism(
                 queries,
@@ -524,7 +703,10 @@ class LinearMultiHeadAttention(BaseLayer):
                 training=training,
             )
         else:
-            heads, state = self.mechanism.step(state, queries, **keys)
+            heads, after["mechanism"] = self.mechanism.step(
+                before["mechanism"], queries, **keys
+            )
+            state = self._state_of(after)
         heads = hide(heads, query_mask)
         return self._output(heads, projected, query, training), state
 
@@ -539,8 +721,10 @@ class LinearMultiHeadAttention(BaseLayer):
         Returns:
             Tree of tensors, a state of the mechanism.
         """
+        _head_options.check_no_order(self)
         state = self.get_initial_state(ops.shape(value)[0])
         keys = self.project_keys(value, value_mask, attention_mask)
+        del keys["places"], keys["after"]
         # Any queries do: what they read is not used.
         _, state = self.mechanism.step(state, keys["key"], **keys)
         return state
@@ -556,8 +740,9 @@ class LinearMultiHeadAttention(BaseLayer):
         Returns:
             Tensor `(B, T, F)`.
         """
+        _head_options.check_no_order(self)
         projected = project(self._query_dense, query)
-        queries = heads_first(projected)
+        queries = self._heads("query", projected, Places(), {}, {})
         # Reading is a step whose new keys are all hidden.
         value = ops.zeros_like(queries[..., :1])
         heads, _ = self.mechanism.step(
@@ -572,16 +757,27 @@ class LinearMultiHeadAttention(BaseLayer):
     # --- States, specs, config
 
     def state_spec(self):
-        """What a state consists of, whatever it took in; see `Mechanism`."""
-        return self.mechanism.state_spec(
+        """What a state consists of, whatever it took in; see `Mechanism`.
+
+        The mechanism's state. With short convolutions or rotary positions a
+        dict of it, `mechanism`, and of theirs.
+        """
+        spec = self.mechanism.state_spec(
             self.num_heads, self.key_dim, self.value_dim
         )
+        own = _head_options.own_state_spec(self)
+        return {"mechanism": spec, **own} if own else spec
 
     def get_initial_state(self, batch_size):
         """The state of `batch_size` sequences before their first position."""
-        return self.mechanism.initial_state(
+        state = self.mechanism.initial_state(
             batch_size, self.num_heads, self.key_dim, self.value_dim
         )
+        own = {
+            name: ops.zeros((batch_size, *x.shape[1:]), dtype=x.dtype)
+            for name, x in _head_options.own_state_spec(self).items()
+        }
+        return {"mechanism": state, **own} if own else state
 
     def compute_output_shape(self, query_shape, value_shape, key_shape=None):
         return (*query_shape[:-1], *(self._output_shape or query_shape[-1:]))
@@ -648,6 +844,18 @@ class LinearMultiHeadAttention(BaseLayer):
             "use_gate": self.use_gate,
             "seed": self.seed,
             "mechanism": serialize_mechanism(self.mechanism, self.name),
+            "num_key_value_heads": self.num_key_value_heads,
+            "num_query_key_heads": self.num_query_key_heads,
+            "kernel_size": self.kernel_size,
+            "qk_norm": self.qk_norm,
+            "rope_max_wavelength": self.rope_max_wavelength,
+            "rope_scaling_factor": self.rope_scaling_factor,
+            "partial_rotary_factor": self.partial_rotary_factor,
+            "output_norm": self.output_norm,
+            "gate_activation": keras.activations.serialize(
+                self.gate_activation
+            ),
+            "layer_norm_epsilon": self.layer_norm_epsilon,
         }
         config["activity_regularizer"] = keras.regularizers.serialize(
             self._activity_regularizer

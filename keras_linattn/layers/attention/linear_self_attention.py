@@ -31,7 +31,9 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             `True`.
         **kwargs: `output_shape`, `attention_axes`, initializers, regularizers,
             constraints, `use_gate` and `seed` as in
-            `LinearMultiHeadAttention`, and arguments of `keras.layers.Layer`.
+            `LinearMultiHeadAttention`, and all that follows there on
+            `mechanism`: grouped heads, short convolutions, norms, rotary
+            positions. Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`, or of higher rank (`attention_axes`).

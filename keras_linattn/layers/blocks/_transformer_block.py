@@ -15,6 +15,29 @@ from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
 
+NORMS = {
+    "layer": keras.layers.LayerNormalization,
+    "rms": keras.layers.RMSNormalization,
+}
+# What else a block may ask of its attention; the others are its own.
+ATTENTION_OPTIONS = frozenset(
+    {
+        "num_heads",
+        "key_dim",
+        "value_dim",
+        "num_key_value_heads",
+        "num_query_key_heads",
+        "kernel_size",
+        "qk_norm",
+        "rope_max_wavelength",
+        "rope_scaling_factor",
+        "partial_rotary_factor",
+        "output_norm",
+        "use_gate",
+        "gate_activation",
+        "layer_norm_epsilon",
+    }
+)
 # Attributes, each with a leading underscore, as in KerasHub's blocks.
 SUBLAYERS = (
     "self_attention_layer",
@@ -24,6 +47,7 @@ SUBLAYERS = (
     "cross_attention_layer_norm",
     "cross_attention_dropout",
     "feedforward_layer_norm",
+    "feedforward_gate_dense",
     "feedforward_intermediate_dense",
     "feedforward_output_dense",
     "feedforward_dropout",
@@ -48,6 +72,10 @@ class TransformerBlock(BaseLayer):
         bias_initializer="zeros",
         normalize_first=False,
         mechanism="modified_linformer",
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -60,6 +88,10 @@ class TransformerBlock(BaseLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.normalize_first = normalize_first
+        self.normalization = _known_norm(normalization)
+        self.use_bias = use_bias
+        self.use_feedforward_gate = use_feedforward_gate
+        self.attention_options = checked_options(attention_options)
         self.mechanism = self._own_mechanism(mechanism)
 
     @makes_sublayers
@@ -75,20 +107,20 @@ class TransformerBlock(BaseLayer):
         query_shape,
         *shapes,
         cls=LinearMultiHeadAttention,
+        options=None,
     ):
         """Attention of class `cls`, built on `query_shape, *shapes`."""
-        if not isinstance(self.num_heads, int) or not (
-            0 < self.num_heads <= query_shape[-1]
-        ):
-            raise ValueError(
-                "`num_heads` must be a positive integer, at most the size of "
-                f"the features. Received: num_heads={self.num_heads!r} for an "
-                f"input of shape {tuple(query_shape)}."
-            )
+        options = {
+            "num_heads": self.num_heads,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            **(options or {}),
+        }
+        if "key_dim" not in options:
+            options["key_dim"] = _head_size(options["num_heads"], query_shape)
         layer = cls(
-            num_heads=self.num_heads,
-            key_dim=query_shape[-1] // self.num_heads,
+            **options,
             dropout=self.dropout,
+            use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer,
             bias_initializer=self.bias_initializer,
             mechanism=mechanism,
@@ -99,7 +131,7 @@ class TransformerBlock(BaseLayer):
         return layer
 
     def _norm(self, name, shape):
-        layer = keras.layers.LayerNormalization(
+        layer = NORMS[self.normalization](
             epsilon=self.layer_norm_epsilon,
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
@@ -115,11 +147,18 @@ class TransformerBlock(BaseLayer):
         )
 
     def _build_feedforward(self, shape):
+        if self.use_feedforward_gate:
+            self._feedforward_gate_dense = self._dense(
+                "feedforward_gate_dense",
+                self.intermediate_dim,
+                shape,
+                activation=self.activation,
+            )
         self._feedforward_intermediate_dense = self._dense(
             "feedforward_intermediate_dense",
             self.intermediate_dim,
             shape,
-            activation=self.activation,
+            activation=None if self.use_feedforward_gate else self.activation,
         )
         self._feedforward_output_dense = self._dense(
             "feedforward_output_dense",
@@ -132,6 +171,7 @@ class TransformerBlock(BaseLayer):
         layer = keras.layers.Dense(
             units,
             activation=activation,
+            use_bias=self.use_bias,
             kernel_initializer=clone_initializer(self.kernel_initializer),
             bias_initializer=clone_initializer(self.bias_initializer),
             dtype=sublayer_policy(self.dtype_policy, name),
@@ -150,8 +190,10 @@ class TransformerBlock(BaseLayer):
         x = inputs
         if self.normalize_first:
             x = self._feedforward_layer_norm(x)
-        x = self._feedforward_intermediate_dense(x)
-        x = self._feedforward_output_dense(x)
+        hidden = self._feedforward_intermediate_dense(x)
+        if self.use_feedforward_gate:
+            hidden = hidden * self._feedforward_gate_dense(x)
+        x = self._feedforward_output_dense(hidden)
         x = inputs + self._feedforward_dropout(x, training=training)
         return x if self.normalize_first else self._feedforward_layer_norm(x)
 
@@ -179,4 +221,46 @@ class TransformerBlock(BaseLayer):
             ),
             "normalize_first": self.normalize_first,
             "mechanism": serialize_mechanism(self.mechanism, self.name),
+            "normalization": self.normalization,
+            "use_bias": self.use_bias,
+            "use_feedforward_gate": self.use_feedforward_gate,
+            "attention_options": keras.saving.serialize_keras_object(
+                self.attention_options
+            ),
         }
+
+
+def _known_norm(name):
+    if name not in NORMS:
+        raise ValueError(
+            f"`normalization` must be one of {', '.join(map(repr, NORMS))}. "
+            f"Received: normalization={name!r}."
+        )
+    return name
+
+
+def checked_options(options):
+    """A copy of `attention_options`; a `ValueError` for other names.
+
+    Args:
+        options: dict of arguments of `LinearMultiHeadAttention`, or `None`.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, dict) or not set(options) <= ATTENTION_OPTIONS:
+        raise ValueError(
+            "`attention_options` must be a dict of arguments of "
+            f"`LinearMultiHeadAttention`. Received: {options!r}. Take of "
+            f"{', '.join(sorted(ATTENTION_OPTIONS))}."
+        )
+    return dict(options)
+
+
+def _head_size(num_heads, shape):
+    if not isinstance(num_heads, int) or not 0 < num_heads <= shape[-1]:
+        raise ValueError(
+            "`num_heads` must be a positive integer, at most the size of "
+            f"the features. Received: num_heads={num_heads!r} for an "
+            f"input of shape {tuple(shape)}."
+        )
+    return shape[-1] // num_heads

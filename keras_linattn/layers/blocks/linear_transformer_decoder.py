@@ -50,6 +50,17 @@ class LinearTransformerDecoder(TransformerBlock):
             to `"gated_delta"`: its state of fixed size forgets what is old and
             overwrites what has changed.
         cross_mechanism: likewise. Defaults to `"modified_linformer"`.
+        normalization: `"layer"` or `"rms"`: layer normalisation, or division
+            by the root mean square. Defaults to `"layer"`.
+        use_bias: bool, whether projections and feedforward network have
+            biases. Defaults to `True`.
+        use_feedforward_gate: bool, multiply the hidden units by a gate with
+            the activation, which they are then without; SwiGLU with
+            `activation="silu"`. Defaults to `False`.
+        attention_options: dict of further arguments of the self-attention,
+            see `LinearMultiHeadAttention`: grouped heads, short convolutions,
+            norms, rotary positions, a gate. `num_heads` and `key_dim` take
+            the place of the block's. Defaults to `None`: `{}`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -120,6 +131,10 @@ class LinearTransformerDecoder(TransformerBlock):
         normalize_first=False,
         mechanism="gated_delta",
         cross_mechanism="modified_linformer",
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -132,6 +147,10 @@ class LinearTransformerDecoder(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **with_exact_states(kwargs),
         )
         # Tracked by the cross-attention alone: `quantize` and the like fail at
@@ -168,12 +187,18 @@ class LinearTransformerDecoder(TransformerBlock):
         )
 
     def _self_attention(self, shape):
-        return self._attention("self_attention", self.mechanism, shape, shape)
+        return self._attention(
+            "self_attention",
+            self.mechanism,
+            shape,
+            shape,
+            options=self.attention_options,
+        )
 
     def get_initial_state(self, batch_size):
         """The `self_attention_cache` of `batch_size` sequences not begun.
 
-        A tree of float32 tensors of fixed shapes, the batch first.
+        A tree of tensors of fixed shapes and dtypes, the batch first.
         """
         return self._self_attention_layer.get_initial_state(batch_size)
 
@@ -230,27 +255,21 @@ class LinearTransformerDecoder(TransformerBlock):
         caches = []
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)
-        if self_attention_cache is None:
-            x = self._self_attention_layer(
-                x,
-                x,
-                query_mask=visible,
-                value_mask=decoder_padding_mask,
-                attention_mask=decoder_attention_mask,
-                use_causal_mask=use_causal_mask,
-                training=training,
-                segment_ids=decoder_segment_ids,
-            )
-        else:
-            keys = self._self_attention_layer.project_keys(
-                x,
-                decoder_padding_mask,
-                decoder_attention_mask,
-                decoder_segment_ids,
-            )
-            x, state = self._self_attention_layer.attend_to(
-                x, keys, visible, self_attention_cache, training
-            )
+        streams = self_attention_cache is not None
+        x = self._self_attention_layer(
+            x,
+            x,
+            query_mask=visible,
+            value_mask=decoder_padding_mask,
+            attention_mask=decoder_attention_mask,
+            use_causal_mask=use_causal_mask,
+            training=training,
+            segment_ids=decoder_segment_ids,
+            initial_state=self_attention_cache,
+            return_state=streams,
+        )
+        if streams:
+            x, state = x
             caches.append(state)
         x = inputs + self._self_attention_dropout(x, training=training)
         if not self.normalize_first:
@@ -327,7 +346,7 @@ class LinearTransformerDecoder(TransformerBlock):
             x = self._self_attention_layer_norm(x)
         if keys is None:
             keys = self._self_attention_layer.project_keys(
-                x, padding_mask, segment_ids=segment_ids
+                x, padding_mask, segment_ids=segment_ids, state=state
             )
         x, state = self._self_attention_layer.attend_to(
             x, keys, padding_mask, state, training

@@ -1,6 +1,7 @@
 """Decoder blocks that share one set of keys, values and states."""
 
 import keras
+from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
@@ -18,6 +19,8 @@ from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 from keras_linattn.layers.blocks.linear_transformer_decoder import (
     LinearTransformerDecoder,
 )
+
+QUERIES = "query_convolution"  # part of an attention layer's state
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -48,6 +51,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
             to `"gated_delta"`.
+        normalization, use_bias, use_feedforward_gate, attention_options: see
+            `LinearTransformerDecoder`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -93,6 +98,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         bias_initializer="zeros",
         normalize_first=False,
         mechanism="gated_delta",
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -105,6 +114,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **with_exact_states(kwargs),
         )
         self.num_layers = positive("num_layers", num_layers)
@@ -129,6 +142,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             bias_initializer=self.bias_initializer,
             normalize_first=self.normalize_first,
             mechanism=self.mechanism,
+            normalization=self.normalization,
+            use_bias=self.use_bias,
+            use_feedforward_gate=self.use_feedforward_gate,
+            attention_options=self.attention_options,
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
         )
@@ -142,9 +159,24 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Tree of float32 tensors of fixed shapes, the batch first.
+            Tree of tensors of fixed shapes and dtypes, the batch first.
         """
-        return self.blocks[0].get_initial_state(batch_size)
+        state = self.blocks[0].get_initial_state(batch_size)
+        if not self._own_parts:
+            return state
+        # Each block has queries of its own, and so the last ones of them.
+        queries = state[QUERIES]
+        own = {name: ops.zeros_like(queries) for name in self._own_parts[1:]}
+        return {**state, **own}
+
+    @property
+    def _own_parts(self):
+        """Names in the state, by blocks, of what is each block's own."""
+        options = self.attention_options or {}
+        if options.get("kernel_size") is None:
+            return []
+        others = range(1, self.num_layers)
+        return [QUERIES, *(f"{QUERIES}_{index}" for index in others)]
 
     def call(
         self,
@@ -166,17 +198,21 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         x = self._as_floating(decoder_sequence=decoder_sequence)
         x = hide(x, visible)
         keys = None  # until the first block has projected them
-        for block in self.blocks:
+        streams = self_attention_cache is not None
+        names, own = self._own_parts if streams else [], {}
+        state = self_attention_cache
+        for index, block in enumerate(self.blocks):
             # Each begins with the group's state; all come to the same one.
+            before = self_attention_cache
+            if names:
+                before = {**before, QUERIES: before[names[index]]}
             x, keys, state = block.attend_to(
-                x,
-                keys,
-                visible,
-                self_attention_cache,
-                training,
-                decoder_segment_ids,
+                x, keys, visible, before, training, decoder_segment_ids
             )
-        return x if self_attention_cache is None else (x, state)
+            if names:
+                own[names[index]] = state[QUERIES]
+        state = {**state, **own} if names else state
+        return (x, state) if streams else x
 
     def compute_output_spec(
         self,
@@ -207,7 +243,11 @@ class _ReadingDecoder(LinearTransformerDecoder):
 
     def _self_attention(self, shape):
         return self._attention(
-            "self_attention", self.mechanism, shape, cls=_QueryAttention
+            "self_attention",
+            self.mechanism,
+            shape,
+            cls=_QueryAttention,
+            options=self.attention_options,
         )
 
 
@@ -221,5 +261,7 @@ class _QueryAttention(LinearMultiHeadAttention):
     @makes_sublayers
     def build(self, query_shape):
         self._build_queries(query_shape)
+        self._build_gate(query_shape)
         self._build_output(query_shape)
+        self._build_transform("query", query_shape)
         self._build_mechanism(query_shape, query_shape)

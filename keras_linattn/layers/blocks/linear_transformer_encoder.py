@@ -41,6 +41,17 @@ class LinearTransformerEncoder(TransformerBlock):
             memory for about one more forward pass. Calls that return scores
             do without. On CPUs, JAX saves little by it (docs/benchmarks.md).
             Defaults to `False`.
+        normalization: `"layer"` or `"rms"`: layer normalisation, or division
+            by the root mean square. Defaults to `"layer"`.
+        use_bias: bool, whether projections and feedforward network have
+            biases. Defaults to `True`.
+        use_feedforward_gate: bool, multiply the hidden units by a gate with
+            the activation, which they are then without; SwiGLU with
+            `activation="silu"`. Defaults to `False`.
+        attention_options: dict of further arguments of the self-attention,
+            see `LinearMultiHeadAttention`: grouped heads, short convolutions,
+            norms, rotary positions, a gate. `num_heads` and `key_dim` take
+            the place of the block's. Defaults to `None`: `{}`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -87,6 +98,10 @@ class LinearTransformerEncoder(TransformerBlock):
         normalize_first=False,
         mechanism="modified_linformer",
         remat=False,
+        normalization="layer",
+        use_bias=True,
+        use_feedforward_gate=False,
+        attention_options=None,
         **kwargs,
     ):
         super().__init__(
@@ -99,6 +114,10 @@ class LinearTransformerEncoder(TransformerBlock):
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
             mechanism=mechanism,
+            normalization=normalization,
+            use_bias=use_bias,
+            use_feedforward_gate=use_feedforward_gate,
+            attention_options=attention_options,
             **kwargs,
         )
         self.remat = remat
@@ -106,7 +125,11 @@ class LinearTransformerEncoder(TransformerBlock):
     @makes_sublayers
     def build(self, inputs_shape):
         self._self_attention_layer = self._attention(
-            "self_attention_layer", self.mechanism, inputs_shape, inputs_shape
+            "self_attention_layer",
+            self.mechanism,
+            inputs_shape,
+            inputs_shape,
+            options=self.attention_options,
         )
         self._self_attention_layer_norm = self._norm(
             "self_attention_layer_norm", inputs_shape

@@ -11,6 +11,7 @@ from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.layers._arguments import above_one
 from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
@@ -20,8 +21,9 @@ from keras_linattn.layers._caches import with_exact_states
 class CausalConvolution(BaseLayer):
     """Adds to each position a weighted sum of it and the few before it.
 
-    output_t = x_t + b + sum over i < kernel_size of w_i x_(t - i), each feature
-    with weights of its own and zeros before the first position. In a stack of
+    output_t = x_t + f(b + sum over i < kernel_size of w_i x_(t - i)), each
+    feature with weights of its own and zeros before the first position; f is
+    the activation, and x_t is left out without the residual. In a stack of
     causal attention it tells neighbours apart, as positions would, but for
     sequences of any length, and its state is its last inputs.
 
@@ -31,6 +33,9 @@ class CausalConvolution(BaseLayer):
 
     Args:
         kernel_size: int > 1, positions that are summed up. Defaults to 4.
+        activation: of the sum. Defaults to `None`: linear.
+        use_bias: bool, whether the sum has a bias. Defaults to `True`.
+        use_residual: bool, whether the input is added. Defaults to `True`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -65,15 +70,20 @@ class CausalConvolution(BaseLayer):
     2412.06464 (short convolutions in place of position embeddings).
     """
 
-    def __init__(self, kernel_size=4, **kwargs):
+    def __init__(
+        self,
+        kernel_size=4,
+        activation=None,
+        use_bias=True,
+        use_residual=True,
+        **kwargs,
+    ):
         super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
-        if not isinstance(kernel_size, int) or kernel_size < 2:
-            raise ValueError(
-                "`kernel_size` must be an integer above 1, so that a position "
-                f"sees the one before. Received: kernel_size={kernel_size!r}."
-            )
-        self.kernel_size = kernel_size
+        self.kernel_size = above_one("kernel_size", kernel_size)
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.use_residual = use_residual
 
     def build(self, inputs_shape):
         features = inputs_shape[-1]
@@ -84,9 +94,11 @@ class CausalConvolution(BaseLayer):
                 -(self.kernel_size**-0.5), self.kernel_size**-0.5
             ),
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(features,), initializer="zeros"
-        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(features,), initializer="zeros"
+            )
 
     def get_initial_state(self, batch_size):
         """The state before the first position: zeros.
@@ -131,12 +143,12 @@ class CausalConvolution(BaseLayer):
         moves = initial_state is not None and mask is not None
         if initial_state is None:
             initial_state = self.get_initial_state(ops.shape(inputs)[0])
-        kernel, bias = (ops.cast(w, x.dtype) for w in (self.kernel, self.bias))
         window = _window(
             ops.cast(initial_state, x.dtype), past, start if moves else None
         )
         # Shifted sums: grouped convolutions are slow under XLA on CPU.
-        output = x + bias
+        kernel = ops.cast(self.kernel, x.dtype)
+        output = 0
         for shift in range(self.kernel_size):
             shifted = window[:, last - shift : -shift or None]
             if documents is not None:
@@ -144,6 +156,11 @@ class CausalConvolution(BaseLayer):
                 seen = ops.logical_and(documents.same(shift), mask)
                 shifted = hide(shifted, seen)
             output = output + shifted * kernel[shift]
+        if self.use_bias:
+            output = output + ops.cast(self.bias, x.dtype)
+        output = self.activation(output)
+        if self.use_residual:
+            output = output + x
         if not return_state:
             return output
         state = _state_after(window, last, end, documents)
@@ -173,7 +190,13 @@ class CausalConvolution(BaseLayer):
         return output, state
 
     def get_config(self):
-        return {**super().get_config(), "kernel_size": self.kernel_size}
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "use_residual": self.use_residual,
+        }
 
 
 def _window(before, x, start):

@@ -57,7 +57,9 @@ def sigmoid(x):
     return np.exp(-np.logaddexp(0, -x))
 
 
-def unit_silu(x):
-    """silu, then rows of length 1."""
-    x = x * sigmoid(x)
-    return x / np.sqrt(np.sum(x**2, axis=-1, keepdims=True) + 1e-5)
+def unit_rows(mechanism, x):
+    """silu, if the mechanism has it, then rows of length 1."""
+    if mechanism.activation == "silu":
+        x = x * sigmoid(x)
+    square = np.sum(x**2, axis=-1, keepdims=True)
+    return x / np.sqrt(square + mechanism.epsilon)

@@ -4,7 +4,10 @@ import numpy as np
 
 from keras_linattn.testing.references import _state
 
-CONFIGS = ({}, {"output_norm": False})
+CONFIGS = (
+    {},
+    {"output_norm": False, "activation": None, "scale": 0.5, "epsilon": 1e-6},
+)
 
 
 def write_strength(weights, query):
@@ -16,7 +19,8 @@ def write_strength(weights, query):
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     write = _state.delta(write_strength(weights, query))
-    query, key = _state.unit_silu(query), _state.unit_silu(key)
+    query, key = (_state.unit_rows(mechanism, x) for x in (query, key))
+    query = mechanism.scale * query
     none = np.ones((*query.shape[:3], 1))
     output = _state.loop(query, key, value, none, write, key_mask)
     return _state.normalise(mechanism, output)

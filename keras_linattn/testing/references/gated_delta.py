@@ -5,7 +5,10 @@ import numpy as np
 from keras_linattn.testing.references import _state
 from keras_linattn.testing.references.delta_rule import write_strength
 
-CONFIGS = ({}, {"output_norm": False})
+CONFIGS = (
+    {},
+    {"output_norm": False, "activation": None, "scale": 0.5, "epsilon": 1e-6},
+)
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
@@ -14,6 +17,7 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     steps = np.logaddexp(0, logits + weights["decay_bias"])
     decay = np.exp(-np.exp(weights["log_rate"]) * steps)
     decay = np.swapaxes(decay, 1, 2)[..., None]
-    query, key = _state.unit_silu(query), _state.unit_silu(key)
+    query, key = (_state.unit_rows(mechanism, x) for x in (query, key))
+    query = mechanism.scale * query
     output = _state.loop(query, key, value, decay, write, key_mask)
     return _state.normalise(mechanism, output)

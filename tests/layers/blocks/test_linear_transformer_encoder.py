@@ -33,7 +33,7 @@ def test_arguments_are_keras_hubs(hub_encoder):
     ours, theirs = (
         names(cls.__init__) for cls in (LinearTransformerEncoder, hub_encoder)
     )
-    assert ours == [*theirs[:-1], "mechanism", "remat", "kwargs"]
+    assert ours[:-5] == [*theirs[:-1], "mechanism", "remat"]
     theirs = names(hub_encoder.call)
     own = ["segment_ids", "mask", "inputs_mask"]
     assert names(LinearTransformerEncoder.call) == [*theirs, *own]

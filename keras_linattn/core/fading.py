@@ -1,0 +1,139 @@
+"""Causal products whose past fades, exact for decays of any strength.
+
+S_t = diag(a_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t,   0 <= a_t <= 1,
+
+with one decay for each feature or for all of them. With g = log a <= 0, the
+score of a query t and a key s <= t is
+
+    sum_d q_td k_sd exp(g_(s + 1)d + ... + g_td),
+
+a matrix product only where the exponent is split at a position between s and
+t. So a chunk is halved again and again: its second half reads the first one
+across the middle, as one product, and the halves are chunks of their own.
+
+Each exponent is a sum of what lies between two positions, never a difference
+of two sums: decays of any strength overflow nowhere, and a strong one costs
+the weak ones beside it no digits.
+"""
+
+import math
+import typing
+
+from keras import ops
+
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.products import key_value_product
+from keras_linattn.core.triangles import halves
+from keras_linattn.core.triangles import join_halves
+from keras_linattn.core.triangles import power_of_two
+
+
+class Fading(typing.NamedTuple):
+    """Sums of the logarithms of decays within each chunk.
+
+    Args:
+        before: tensor `[..., C, D]`, from the chunk's start to a position,
+            with it.
+        after: tensor `[..., C, D]`, from behind a position to the chunk's end.
+        total: tensor `[..., 1, D]`, of the whole chunk.
+    """
+
+    before: typing.Any
+    after: typing.Any
+    total: typing.Any
+
+    def kept(self):
+        """What a chunk leaves of the state's rows, `[..., D, 1]`."""
+        return ops.swapaxes(ops.exp(self.total), -1, -2)
+
+
+def fading_product(query, key, value, log_decay, state, carry, chunk_size):
+    """The product over any number of positions.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
+            where masked.
+        state: tensor `[B, H, D, V]`, S before the first position.
+        carry: callable `(transition, update, start)`, see
+            `mechanisms/_chunk_carry.py`.
+        chunk_size: int > 0, C, rounded up to a power of 2.
+
+    Returns:
+        The output `[B, H, T, V]`, and S after the last position.
+    """
+    length = ops.shape(query)[2]
+    chunk_size = power_of_two(chunk_size)
+    query, key, value, log_decay = (
+        split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
+    )
+    (scores,), fading = fading_scores((query,), key, log_decay)
+    update = key_value_product(key * ops.exp(fading.after), value)
+    before, state = carry(fading.kept(), update, state)
+    output = matmul(scores, value)
+    output = output + matmul(query * ops.exp(fading.before), before)
+    return join_chunks(output, length), state
+
+
+def fading_scores(queries, key, log_decay):
+    """Scores within chunks, and the decays to their ends.
+
+    Args:
+        queries: sequence of tensors `[..., C, D]`, C a power of 2.
+        key: tensor `[..., C, D]`.
+        log_decay: tensor `[..., C, D]`, or `[..., C, 1]` for one decay of all
+            features.
+
+    Returns:
+        List of tensors `[..., C, C]`, one for each of `queries`, 0 for s > t;
+        and `Fading`.
+    """
+    if log_decay.shape[-1] > 1:
+        return _scores_in_halves(queries, key, log_decay)
+    one = ops.ones_like(log_decay)
+    (decay,), fading = _scores_in_halves((one,), one, log_decay)
+    transposed = ops.swapaxes(key, -1, -2)
+    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
+    scores = [ops.tril(matmul(query, transposed)) for query in queries]
+    return [score * decay for score in scores], fading
+
+
+def _scores_in_halves(queries, key, log_decay):
+    leading, size = ops.shape(key)[:-2], key.shape[-2]
+    count = math.prod(leading) * size  # blocks of one position
+    before = ops.reshape(log_decay, (count, 1, log_decay.shape[-1]))
+    after = ops.zeros_like(before)
+    scores = [
+        ops.reshape(ops.sum(query * key, axis=-1), (count, 1, 1))
+        for query in queries
+    ]
+    # Columns times rows: as products of numbers they lose no digits on GPUs.
+    product = ops.multiply if key.shape[-1] == 1 else matmul
+    block = 1
+    while block < size:
+        count //= 2
+        earlier, _ = halves(key, count, block)
+        before_first, before_second = halves(before, count, block)
+        after_first, after_second = halves(after, count, block)
+        lasting = ops.swapaxes(earlier * ops.exp(after_first), -1, -2)
+        fade = ops.exp(before_second)
+        scores = [
+            join_halves(
+                *halves(score, count, block),
+                product(halves(query, count, block)[1] * fade, lasting),
+            )
+            for query, score in zip(queries, scores, strict=True)
+        ]
+        first, second = before_first[:, -1:], before_second[:, -1:]
+        before = ops.concatenate([before_first, before_second + first], axis=1)
+        after = ops.concatenate([after_first + second, after_second], axis=1)
+        block *= 2
+    before, after = (
+        ops.reshape(x, (*leading, size, x.shape[-1])) for x in (before, after)
+    )
+    scores = [ops.reshape(x, (*leading, size, size)) for x in scores]
+    return scores, Fading(before, after, before[..., -1:, :])

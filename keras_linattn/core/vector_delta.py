@@ -1,0 +1,66 @@
+"""The delta rule with a decay for each feature, in chunks.
+
+S'_t = diag(a_t) S_(t-1),   S_t = S'_t - beta_t k_t^T (k_t S'_t - v_t),
+o_t = q_t S_t,   0 <= a_t <= 1,   0 <= beta_t <= 1.
+
+The equations of `core/delta.py`, with (k_t * exp(b_t - b_s)) . k_s in the
+place of exp(b_t - b_s) (k_t . k_s).
+"""
+
+from keras import ops
+
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.delta import delta_step
+from keras_linattn.core.fading import fading_scores
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.products import key_value_product
+from keras_linattn.core.triangles import inverse_in_blocks
+from keras_linattn.core.triangles import power_of_two
+
+
+def vector_delta_product(
+    query, key, value, beta, log_decay, state, carry, chunk_size
+):
+    """The delta rule over any number of positions.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`, of length <= 1, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        beta: tensor `[B, H, T, 1]` in [0, 1], 0 where masked.
+        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
+            where masked.
+        state: tensor `[B, H, D, V]`, S before the first position.
+        carry: callable `(transition, update, start)`, see
+            `mechanisms/_chunk_carry.py`.
+        chunk_size: int > 0, C, rounded up to a power of 2.
+
+    Returns:
+        The output `[B, H, T, V]`, and S after the last position.
+    """
+    length = ops.shape(query)[2]
+    chunk_size = power_of_two(chunk_size)
+    query, key, value, beta, log_decay = (
+        split_chunks(x, chunk_size)
+        for x in (query, key, value, beta, log_decay)
+    )
+    (scores, overlaps), fading = fading_scores((query, key), key, log_decay)
+    faded = ops.exp(fading.before)
+    # U = own - read S_0
+    inverse = inverse_in_blocks(beta * overlaps)
+    read = matmul(inverse, beta * faded * key)
+    own = matmul(inverse, beta * value)
+    lasting = key * ops.exp(fading.after)
+    transition = fading.kept() * ops.eye(key.shape[-1], dtype=key.dtype)
+    transition = transition - key_value_product(lasting, read)
+    before, state = carry(transition, key_value_product(lasting, own), state)
+    reading = query * faded - matmul(scores, read)
+    output = matmul(scores, own) + matmul(reading, before)
+    return join_chunks(output, length), state
+
+
+def vector_delta_step(query, key, value, beta, log_decay, state):
+    """One position: T = 1, no chunks. Args and result as above."""
+    log_decay = ops.swapaxes(log_decay, -1, -2)  # of the rows of the state
+    return delta_step(query, key, value, beta, log_decay, state)

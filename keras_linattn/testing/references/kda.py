@@ -1,0 +1,19 @@
+"""Reference of kda: the delta rule on a state whose features fade first."""
+
+import numpy as np
+
+from keras_linattn.testing.references import _state
+from keras_linattn.testing.references.delta_rule import write_strength
+
+CONFIGS = ({}, {"output_norm": False, "gate_rank": 3})
+
+
+def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
+    write = _state.delta(write_strength(weights, query))
+    low = _state.side_by_side(query) @ weights["down"]
+    logits = np.einsum("btr,rhd->bhtd", low, weights["up"])
+    steps = np.logaddexp(0, logits + weights["decay_bias"][:, None])
+    decay = np.exp(-np.exp(weights["log_rate"])[:, None, None] * steps)
+    query, key = _state.unit_silu(query), _state.unit_silu(key)
+    output = _state.loop(query, key, value, decay, write, key_mask)
+    return _state.normalise(mechanism, output)
