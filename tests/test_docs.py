@@ -78,6 +78,14 @@ def test_variable_lengths_page():
         assert namespace["model"].optimizer.iterations > 0
 
 
+@pytest.mark.once
+def test_packing_page():
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "packing.md"):
+        exec(block, namespace)
+    assert namespace["means"].shape == (2, 2, 16)
+
+
 @pytest.mark.release
 @pytest.mark.once
 def test_the_table_is_the_command_s():

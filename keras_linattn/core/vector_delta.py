@@ -12,11 +12,11 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.delta import delta_step
+from keras_linattn.core.delta import inverse_unit_lower
 from keras_linattn.core.fading import fading_scores
+from keras_linattn.core.fading import power_of_two
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.triangles import inverse_in_blocks
-from keras_linattn.core.triangles import power_of_two
 
 
 def vector_delta_product(
@@ -48,7 +48,7 @@ def vector_delta_product(
     (scores, overlaps), fading = fading_scores((query, key), key, log_decay)
     faded = ops.exp(fading.before)
     # U = own - read S_0
-    inverse = inverse_in_blocks(beta * overlaps)
+    inverse = inverse_unit_lower(beta * overlaps)
     read = matmul(inverse, beta * faded * key)
     own = matmul(inverse, beta * value)
     lasting = key * ops.exp(fading.after)

@@ -41,8 +41,10 @@ class AudioClassifier(Classifier):
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.1.
         activation: of the output. Defaults to `"softmax"`: probabilities.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Defaults to `"modified_linformer"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Defaults to `"modified_linformer"`.
         sequence_length: int > 0 or `None`, samples of the longest input. Only
             mechanisms with the trait `needs_length` use it, such as
             `"linformer"`. Defaults to `None`: unknown.

@@ -3,7 +3,6 @@
 import keras
 
 from keras_linattn.core.masks import first_given
-from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
@@ -118,7 +117,6 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         segment_ids=None,
         inputs_mask=None,
     ):
-        check_floating(inputs=inputs)
         # Keras calls it `inputs_mask` where there is another tensor.
         mask = first_given(mask, inputs_mask)
         return super().call(
@@ -148,7 +146,6 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         segment_ids=None,
         inputs_mask=None,
     ):
-        check_floating(inputs=inputs)
         return super().compute_output_spec(
             inputs,
             inputs,

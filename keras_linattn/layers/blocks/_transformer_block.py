@@ -1,10 +1,9 @@
 """What the encoder and decoder blocks share: sublayers, residuals, config."""
 
 import keras
-from keras import ops
 
 from keras_linattn import mechanisms
-from keras_linattn.layers._arguments import check_floating
+from keras_linattn.layers._arguments import known_features
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import clone_initializer
@@ -110,14 +109,22 @@ class TransformerBlock(BaseLayer):
         options=None,
     ):
         """Attention of class `cls`, built on `query_shape, *shapes`."""
+        layer = self._unbuilt_attention(
+            name, mechanism, query_shape[-1], cls, options
+        )
+        layer.build(query_shape, *shapes)
+        return layer
+
+    def _unbuilt_attention(self, name, mechanism, features, cls, options):
         options = {
             "num_heads": self.num_heads,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             **(options or {}),
         }
         if "key_dim" not in options:
-            options["key_dim"] = _head_size(options["num_heads"], query_shape)
-        layer = cls(
+            features = known_features(features)
+            options["key_dim"] = _head_size(options["num_heads"], features)
+        return cls(
             **options,
             dropout=self.dropout,
             use_bias=self.use_bias,
@@ -127,8 +134,15 @@ class TransformerBlock(BaseLayer):
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
         )
-        layer.build(query_shape, *shapes)
-        return layer
+
+    def _state_before_build(
+        self, batch_size, features, mechanism, options=None
+    ):
+        """What the attention's `get_initial_state` will return."""
+        layer = self._unbuilt_attention(
+            "attention", mechanism, features, LinearMultiHeadAttention, options
+        )
+        return layer.get_initial_state(batch_size)
 
     def _norm(self, name, shape):
         layer = NORMS[self.normalization](
@@ -179,12 +193,6 @@ class TransformerBlock(BaseLayer):
         )
         layer.build(shape)
         return layer
-
-    def _as_floating(self, **named):
-        """The input in the block's dtype, unless it is not floating point."""
-        check_floating(**named)
-        (x,) = named.values()
-        return ops.cast(x, self.compute_dtype)
 
     def _feed_forward(self, inputs, training):
         x = inputs
@@ -256,11 +264,11 @@ def checked_options(options):
     return dict(options)
 
 
-def _head_size(num_heads, shape):
-    if not isinstance(num_heads, int) or not 0 < num_heads <= shape[-1]:
+def _head_size(num_heads, features):
+    if not isinstance(num_heads, int) or not 0 < num_heads <= features:
         raise ValueError(
             "`num_heads` must be a positive integer, at most the size of "
             f"the features. Received: num_heads={num_heads!r} for an "
-            f"input of shape {tuple(shape)}."
+            f"input of {features} features."
         )
-    return shape[-1] // num_heads
+    return features // num_heads

@@ -59,7 +59,12 @@ def test_call_arguments_are_keras_own():
     """In the same order, and after them our own."""
     ours = inspect.signature(LinearMultiHeadAttention.call).parameters
     theirs = inspect.signature(KERAS.call).parameters
-    assert list(ours) == [*theirs, "initial_state", "return_state"]
+    assert list(ours) == [
+        *theirs,
+        "initial_state",
+        "return_state",
+        "segment_ids",
+    ]
     assert [p.default for p in ours.values()][: len(theirs)] == [
         p.default for p in theirs.values()
     ]
