@@ -23,6 +23,11 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
+from keras_linattn.core.documents import within
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
@@ -46,7 +51,9 @@ class Fading(typing.NamedTuple):
         return ops.swapaxes(ops.exp(self.total), -1, -2)
 
 
-def fading_product(query, key, value, log_decay, state, carry, chunk_size):
+def fading_product(
+    query, key, value, log_decay, state, carry, chunk_size, starts=None
+):
     """The product over any number of positions.
 
     Args:
@@ -56,23 +63,28 @@ def fading_product(query, key, value, log_decay, state, carry, chunk_size):
         log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
             where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start)`, see
+        carry: callable `(transition, update, start, breaks)`, see
             `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+            Defaults to `None`: each row is one document.
 
     Returns:
         The output `[B, H, T, V]`, and S after the last position.
     """
     length = ops.shape(query)[2]
     chunk_size = power_of_two(chunk_size)
+    chunks = chunks_of(starts, chunk_size)
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
     (scores,), fading = fading_scores((query,), key, log_decay)
-    update = key_value_product(key * ops.exp(fading.after), value)
-    before, state = carry(fading.kept(), update, state)
-    output = matmul(scores, value)
-    output = output + matmul(query * ops.exp(fading.before), before)
+    key = of_last(key * ops.exp(fading.after), chunks)
+    update = key_value_product(key, value)
+    before, state = carry(fading.kept(), update, state, breaks_of(chunks))
+    output = matmul(within(scores, chunks), value)
+    earlier = matmul(query * ops.exp(fading.before), before)
+    output = output + of_first(earlier, chunks)
     return join_chunks(output, length), state
 
 

@@ -121,9 +121,10 @@ class KDA(DeltaRule):
         )
         return beta, log_decay(step_sizes(inputs, down, up, bias), log_rate)
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
+        heads = query, key, value
         return vector_delta_product(
-            query, key, value, *gates, state, carry_chunks, chunk_size
+            *heads, *gates, state, carry_chunks, chunk_size, starts
         )
 
     def one_step(self, query, key, value, gates, state):

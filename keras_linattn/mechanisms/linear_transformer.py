@@ -38,6 +38,7 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
+from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._feature_map import apply_feature_map
 from keras_linattn.mechanisms._feature_map import count_features
 from keras_linattn.mechanisms._feature_map import get_feature_map
@@ -137,6 +138,7 @@ class LinearTransformer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         separable=True,
         cost="(T + S) D V",
         state="D (V + 1)",
@@ -183,9 +185,15 @@ class LinearTransformer(KernelMechanism):
         self.num_features_for(key_dim, num_heads)
         return super().state_spec(num_heads, key_dim, value_dim)
 
-    def attend_both_ways(self, query, key, value, key_mask):
+    def attend_both_ways(self, query, key, value, key_mask, documents=None):
         if self.feature_map is not None:
-            return super().attend_both_ways(query, key, value, key_mask)
+            return super().attend_both_ways(
+                query, key, value, key_mask, documents
+            )
+        if documents is not None:
+            query, key = log_feature_map(query), log_feature_map(key)
+            heads = query, key, value
+            return log_kernel_attention(*heads, key_mask, documents)
         weights, total, log = position_weights(key, key_mask)
         scores = log_feature_map(query) + ops.expand_dims(log, 2)
         summary = key_value_product(weights, value)

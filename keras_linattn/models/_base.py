@@ -12,6 +12,7 @@ from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import takes_numpy
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._stacks import entries_of_blocks
 from keras_linattn.layers._stacks import is_pattern
 from keras_linattn.layers._stacks import restore_pattern
@@ -19,7 +20,6 @@ from keras_linattn.layers._stacks import serialize_pattern
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
-from keras_linattn.layers.blocks._transformer_block import NORMS
 
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
@@ -234,17 +234,15 @@ def shortened(sequence_length, factor=1):
     return -(-positive("sequence_length", sequence_length) // factor)
 
 
-def final_norm(policy, normalization="layer", epsilon=1e-5):
-    """The normalisation after the last block, of its kind."""
-    name = "final_norm"
-    return NORMS[normalization](
-        epsilon=epsilon, dtype=sublayer_policy(policy, name), name=name
-    )
+def final_norm(policy, **options):
+    """The normalisation after the last block; `options` as of `norm`."""
+    return norm("final_norm", policy, **options)
 
 
-def layer_norm(name, policy):
-    return keras.layers.LayerNormalization(
-        epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
+def norm(name, policy, normalization="layer", epsilon=1e-5):
+    """A normalisation, see `make_norm`."""
+    return make_norm(
+        normalization, epsilon, sublayer_policy(policy, name), name
     )
 
 

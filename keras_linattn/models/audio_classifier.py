@@ -10,7 +10,7 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
-from keras_linattn.models._base import layer_norm
+from keras_linattn.models._base import norm
 from keras_linattn.models._base import shortened
 from keras_linattn.models._base import stores_arguments
 
@@ -150,6 +150,6 @@ def _add_convolution(x, index, kernel_size, strides, hidden_dim, policy):
         dtype=sublayer_policy(policy, name),
         name=name,
     )(x)
-    x = layer_norm(f"convolution_norm_{index}", policy)(x)
+    x = norm(f"convolution_norm_{index}", policy)(x)
     name = f"convolution_gelu_{index}"
     return keras.layers.Activation("gelu", dtype=policy, name=name)(x)

@@ -184,7 +184,11 @@ class CausalLM(Generator, FunctionalModel):
             embedding,
             *_convolutions(kernel_size, policy),
             *_decoders(num_layers, layers_per_state, remat, policy, block),
-            final_norm(policy, normalization, layer_norm_epsilon),
+            final_norm(
+                policy,
+                normalization=normalization,
+                epsilon=layer_norm_epsilon,
+            ),
         ]
         inputs = tokens = keras.Input((None,), dtype="int32", name="tokens")
         segment_ids = None

@@ -7,6 +7,7 @@ from keras_linattn.testing import _grid_checks
 from keras_linattn.testing import _keras_checks
 from keras_linattn.testing import _mask_checks
 from keras_linattn.testing import _output_checks
+from keras_linattn.testing import _packing_checks
 from keras_linattn.testing import _precision_checks
 from keras_linattn.testing import _scale_checks
 from keras_linattn.testing._keras_checks import uncovered_arguments
@@ -17,6 +18,7 @@ _MODULES = (
     _mask_checks,
     _gradient_checks,
     _causal_checks,
+    _packing_checks,
     _precision_checks,
     _scale_checks,
     _graph_checks,

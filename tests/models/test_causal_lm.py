@@ -36,6 +36,8 @@ OPTIONS = {
     "layers_per_state": 2,
     "sequence_length": 64,
     "remat": True,
+}
+OTHERS = {
     "activation": "silu",
     "normalization": "rms",
     "layer_norm_epsilon": 1e-6,
@@ -49,8 +51,7 @@ LENGTHS = (7, 4)  # of two prompts
 
 
 def lm(**options):
-    usual = {"dropout": 0.0, "remat": False, "packed": False}
-    return CausalLM(**{**OPTIONS, **usual, **options})
+    return CausalLM(**{**OPTIONS, "dropout": 0.0, "remat": False, **options})
 
 
 def prompts(length, vocabulary=40):
@@ -74,7 +75,7 @@ def hub():
 
 
 def test_config_is_the_constructor():
-    options = {**OPTIONS, "packed": True, "mechanism": "softmax"}
+    options = {**OPTIONS, **OTHERS}
     model = CausalLM(**options)
     config = model.get_config()
     for name, parameter in inspect.signature(CausalLM).parameters.items():

@@ -15,6 +15,19 @@ def cumulative_sums(x, start):
     return chunks.grouped_sums(x, start, again)
 
 
+def looped_sums(x, start, breaks):
+    """By a loop."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after = tf.scan(advance, inputs, initializer=start)
+    sums = tf.concat([start[None], after], axis=0)
+    return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
+
+
 # --- Lengths that only the run time knows ---------------------------------
 
 

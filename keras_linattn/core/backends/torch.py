@@ -73,13 +73,13 @@ def _can_attend_in_place(query, key, value):
     )
 
 
-def attend_causally(query, key, value, state=None):
+def attend_causally(query, key, value, state=None, documents=None):
     """Kernel attention head by head, in arrays that are used again.
 
     What an eager library allocates for each operation takes most of the time
     of operations as small as these. The few arrays here stay in the cache.
     """
-    if not _can_attend_in_place(query, key, value):
+    if documents is not None or not _can_attend_in_place(query, key, value):
         return NotImplemented
     batch, heads, length, rank = query.shape
     count = num_chunks(length, CHUNK_SIZE)

@@ -33,6 +33,7 @@ from keras_linattn.layers._base_layer import keep_frozen
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
@@ -302,10 +303,9 @@ class LinearMultiHeadAttention(BaseLayer):
     def _build_output(self, shape):
         if self.output_norm:
             name = "output_norm"
-            self._output_norm = keras.layers.RMSNormalization(
-                epsilon=self.layer_norm_epsilon,
-                dtype=sublayer_policy(self.dtype_policy, name),
-                name=name,
+            policy = sublayer_policy(self.dtype_policy, name)
+            self._output_norm = make_norm(
+                "rms", self.layer_norm_epsilon, policy, name
             )
             self._output_norm.build((*shape[:-1], self.value_dim))
         self._output_dense = self._make_dense(

@@ -6,6 +6,8 @@ from keras_linattn import mechanisms
 from keras_linattn.layers._arguments import known_features
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
+from keras_linattn.layers._norms import check_norm
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
@@ -14,10 +16,6 @@ from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
 
-NORMS = {
-    "layer": keras.layers.LayerNormalization,
-    "rms": keras.layers.RMSNormalization,
-}
 # What else a block may ask of its attention; the others are its own.
 ATTENTION_OPTIONS = frozenset(
     {
@@ -87,7 +85,7 @@ class TransformerBlock(BaseLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.normalize_first = normalize_first
-        self.normalization = _known_norm(normalization)
+        self.normalization = check_norm(normalization)
         self.use_bias = use_bias
         self.use_feedforward_gate = use_feedforward_gate
         self.attention_options = checked_options(attention_options)
@@ -145,10 +143,11 @@ class TransformerBlock(BaseLayer):
         return layer.get_initial_state(batch_size)
 
     def _norm(self, name, shape):
-        layer = NORMS[self.normalization](
-            epsilon=self.layer_norm_epsilon,
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
+        layer = make_norm(
+            self.normalization,
+            self.layer_norm_epsilon,
+            sublayer_policy(self.dtype_policy, name),
+            name,
         )
         layer.build(shape)
         return layer
@@ -236,15 +235,6 @@ class TransformerBlock(BaseLayer):
                 self.attention_options
             ),
         }
-
-
-def _known_norm(name):
-    if name not in NORMS:
-        raise ValueError(
-            f"`normalization` must be one of {', '.join(map(repr, NORMS))}. "
-            f"Received: normalization={name!r}."
-        )
-    return name
 
 
 def checked_options(options):
