@@ -163,8 +163,8 @@ class CosFormer(KernelMechanism):
     def state_spec(self, num_heads, key_dim, value_dim):
         """Dict of `sums` `[B, H, 2 D, V + 1]` and the next `position` `[B]`."""
         return {
-            "sums": super().state_spec(num_heads, key_dim, value_dim),
             "position": keras.KerasTensor((None,), dtype="int32"),
+            "sums": super().state_spec(num_heads, key_dim, value_dim),
         }
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):
