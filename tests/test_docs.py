@@ -79,11 +79,30 @@ def test_variable_lengths_page():
 
 
 @pytest.mark.once
+def test_modern_blocks_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
+        exec(block, namespace)
+    logits, layer = "(None, None, 257)\n", "(1, 6, 64)\n"
+    assert capsys.readouterr().out == logits + 2 * layer + logits
+
+
+@pytest.mark.once
 def test_packing_page():
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "packing.md"):
         exec(block, namespace)
     assert namespace["means"].shape == (2, 2, 16)
+
+
+@pytest.mark.once
+def test_mixed_stacks_page():
+    pytest.importorskip("keras_hub")
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "mixed_stacks.md"):
+        exec(block, namespace)
+    assert namespace["text"].startswith("exact ")
+    assert namespace["logits"].shape == (1, 257)
 
 
 @pytest.mark.release

@@ -8,6 +8,8 @@ from keras_linattn.core import backends
 from keras_linattn.core.backends.thresholds import GROUP
 from keras_linattn.core.numerics import cumsum
 
+DOUBLINGS = 20  # of a number of chunks that only the run time knows
+
 
 def fitting_size(size, length):
     """The chunk's size, or the length where that is known to be shorter."""
@@ -84,7 +86,7 @@ def join_chunks(x, length, axis=2):
     return ops.reshape(x, merged)[tuple(index)]
 
 
-def running_sums(x, start=None):
+def running_sums(x, start=None, breaks=None):
     """The sums before each chunk and after the last one.
 
     A sum over earlier chunks alone, with no product in it: what is not finite
@@ -94,6 +96,8 @@ def running_sums(x, start=None):
         x: tensor `[B, H, N, R, V]`.
         start: tensor `[B, H, R, V]`, the sum before the first chunk. Defaults
             to `None`: 0.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, the chunks whose sum begins
+            anew: the one before them is dropped. Defaults to `None`: none.
 
     Returns:
         Tensor `[B, H, N, R, V]` and tensor `[B, H, R, V]`.
@@ -101,8 +105,16 @@ def running_sums(x, start=None):
     if start is None:
         start = ops.zeros_like(x[:, :, 0])
     if x.shape[2] == 1:
-        return ops.expand_dims(start, 2), start + x[:, :, 0]
-    return cumulative_sums(x, start)
+        kept = start if breaks is None else keep(start, breaks[:, :, 0])
+        return ops.expand_dims(start, 2), kept + x[:, :, 0]
+    if breaks is None:
+        return cumulative_sums(x, start)
+    return broken_sums(x, start, breaks)
+
+
+def keep(sums, breaks):
+    """`sums` where no break is, else 0."""
+    return ops.where(breaks, ops.cast(0, sums.dtype), sums)
 
 
 @backends.with_fast_forms
@@ -134,3 +146,42 @@ def grouped_sums(x, start, of_groups):
         before, after = of_groups(inside[-1], start)
     sums = [before] + [before + part for part in inside[:-1]]
     return join_chunks(ops.stack(sums, axis=3), count), after
+
+
+def broken_sums(x, start, breaks):
+    """`running_sums` that begin anew, by additions within groups of chunks."""
+    count = ops.shape(x)[2]
+    size = fitting_size(GROUP, count)
+    parts = ops.unstack(split_chunks(x, size), size, axis=3)
+    cuts = ops.unstack(split_chunks(breaks, size), size, axis=3)
+    # Within the group: sums, and whether there has been a break.
+    inside, broken = [parts[0]], [cuts[0]]
+    for part, cut in zip(parts[1:], cuts[1:], strict=True):
+        inside.append(keep(inside[-1], cut) + part)
+        broken.append(ops.logical_or(broken[-1], cut))
+    if isinstance(count, int):
+        of_groups = running_sums  # ends: each time there are fewer groups
+    else:
+        of_groups = looped_sums
+    before, after = of_groups(inside[-1], start, broken[-1])
+    sums = [before]
+    for part, cut in zip(inside[:-1], broken[:-1], strict=True):
+        sums.append(keep(before, cut) + part)
+    return join_chunks(ops.stack(sums, axis=3), count), after
+
+
+@backends.with_fast_forms
+def looped_sums(x, start, breaks):
+    """`running_sums` that begin anew, whatever the number of chunks.
+
+    By doubling: after k steps an entry is the sum of 2^k chunks, or of those
+    since the last break.
+    """
+    sums = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
+    broken = ops.concatenate([ops.ones_like(breaks[:, :, :1]), breaks], axis=2)
+    place = ops.arange(ops.shape(sums)[2], dtype="int32")
+    for step in range(DOUBLINGS):
+        earlier = ops.maximum(place - 2**step, 0)
+        sums = keep(ops.take(sums, earlier, axis=2), broken) + sums
+        broken = ops.logical_or(broken, ops.take(broken, earlier, axis=2))
+    return sums[:, :, :-1], sums[:, :, -1]

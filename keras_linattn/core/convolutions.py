@@ -6,9 +6,10 @@ from keras import initializers
 from keras import ops
 
 from keras_linattn.core import backends
+from keras_linattn.core.masks import hide
 
 
-def depthwise_convolution(value, kernel, grid=None):
+def depthwise_convolution(value, kernel, grid=None, documents=None):
     """Convolves each channel of each head with its own kernel.
 
     Zeros beyond the ends ("same" padding) and behind the mask are one thing,
@@ -21,6 +22,8 @@ def depthwise_convolution(value, kernel, grid=None):
             H and V may be 1 for a kernel that they share.
         grid: tuple `(rows, columns)` of the S positions, row by row. Defaults
             to `None`: a sequence.
+        documents: `Documents` of a sequence, or `None`, its default: each row
+            is one.
 
     Returns:
         Tensor `[B, H, S, V]`.
@@ -36,7 +39,23 @@ def depthwise_convolution(value, kernel, grid=None):
             f"length of {length}. Pass the `grid` of the input, or `None` "
             "for a sequence."
         )
+    if documents is not None:
+        return _convolve_documents(value, kernel, documents.query)
     return convolve_channels(value, kernel, grid)
+
+
+def _convolve_documents(value, kernel, numbers):
+    """A sum of shifted copies, each where it is of the same document."""
+    length, half = ops.shape(value)[2], kernel.shape[0] // 2
+    kernel = ops.expand_dims(kernel, -2)  # [K, H, 1, V]
+    value = ops.pad(value, [(0, 0), (0, 0), (half, half), (0, 0)])
+    padded = ops.pad(numbers, [(0, 0), (half, half)], constant_values=-1)
+    output = 0
+    for shift in range(kernel.shape[0]):
+        there = slice(shift, shift + length)
+        same = ops.equal(padded[:, there], numbers)
+        output = output + hide(value[:, :, there], same) * kernel[shift]
+    return output
 
 
 def add_kernel(layer, kernel_size, heads, dim, grid=None):

@@ -6,28 +6,51 @@ Decays come as logarithms. Inside a chunk only their running sum b since the
 chunk's start is used, and between chunks the sum over the chunk, so that no
 product over the length underflows and nothing is divided by one.
 
-`carry` everywhere is a callable `(transition, update, start)`, see
-`mechanisms/_chunk_carry.py`.
+`carry` everywhere is a callable `(transition, update, start, breaks)`, see
+`mechanisms/_chunk_carry.py`. `starts` are those of documents, see
+`core.documents.starts_of`; `None`, the default: each row is one document.
 """
 
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import earlier_pairs
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
 from keras_linattn.core.numerics import cumsum
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
 
-def decay_between(running):
+def running_decay(log_decay, chunks=None):
+    """b, the sums of `[..., C, D]` since the start of a chunk, or a document.
+
+    Here and below `chunks` are `core.documents.DocumentChunks`, or `None`.
+    """
+    if chunks is None:
+        return cumsum(log_decay, axis=-2)
+    # Sums over more than a document would round by what others hold.
+    return matmul(ops.cast(chunks.earlier(), log_decay.dtype), log_decay)
+
+
+def decay_between(running, chunks=None):
     """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`."""
     difference = running - ops.swapaxes(running, -1, -2)
-    # Selected before the exponential: above the diagonal it would overflow.
-    return ops.tril(ops.exp(ops.tril(difference)))
+    # Selected before the exponential: elsewhere it would overflow.
+    decay = ops.exp(earlier_pairs(difference, chunks))
+    return earlier_pairs(decay, chunks)
+
+
+def decay_to_end(running, chunks=None):
+    """exp(b_C - b_s), `[..., C, D]`: what the end of a chunk has of s."""
+    return ops.exp(of_last(running[..., -1:, :] - running, chunks))
 
 
 def scalar_decay_product(
-    query, key, value, log_decay, state, carry, chunk_size
+    query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):
     """The product with one decay for each head and position.
 
@@ -39,6 +62,7 @@ def scalar_decay_product(
         state: tensor `[B, H, D, V]`, S before the first position.
         carry: callable, see above.
         chunk_size: int > 0, C.
+        starts: bool tensor `[B, 1, T, 1]` or `None`, see above.
 
     Returns:
         The output `[B, H, T, V]`, and S after the last position.
@@ -47,17 +71,21 @@ def scalar_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = cumsum(log_decay, axis=-2)
-    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
-    scores = ops.tril(matmul(query, ops.swapaxes(key, -1, -2)))
-    inside = matmul(scores * decay_between(running), value)
+    chunks = chunks_of(starts, chunk_size)
+    running = running_decay(log_decay, chunks)
+    # Elsewhere a score may be infinite, and inf * 0 is NaN.
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
+    scores = earlier_pairs(scores, chunks)
+    inside = matmul(scores * decay_between(running, chunks), value)
     faded = query * ops.exp(running)
-    before, state = _earlier_chunks(faded, key, value, running, state, carry)
+    before, state = _earlier_chunks(
+        faded, key, value, running, state, carry, chunks
+    )
     return join_chunks(inside + before, length), state
 
 
 def vector_decay_product(
-    query, key, value, log_decay, state, carry, chunk_size
+    query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):
     """The product with a decay for each feature: `log_decay` `[B, H, T, D]`.
 
@@ -71,24 +99,29 @@ def vector_decay_product(
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
-    running = cumsum(log_decay, axis=-2)
+    chunks = chunks_of(starts, chunk_size)
+    running = running_decay(log_decay, chunks)
     faded = query * ops.exp(running)
     grown = key * ops.exp(-running)
-    scores = ops.tril(matmul(faded, ops.swapaxes(grown, -1, -2)))
-    before, state = _earlier_chunks(faded, key, value, running, state, carry)
+    scores = matmul(faded, ops.swapaxes(grown, -1, -2))
+    scores = earlier_pairs(scores, chunks)
+    before, state = _earlier_chunks(
+        faded, key, value, running, state, carry, chunks
+    )
     return join_chunks(matmul(scores, value) + before, length), state
 
 
-def _earlier_chunks(faded, key, value, running, state, carry):
+def _earlier_chunks(faded, key, value, running, state, carry, chunks):
     """What queries `[B, H, N, C, D]` read of the chunks before, and the state.
 
     `faded` is the query times the decay since its chunk began.
     """
     total = running[..., -1:, :]  # [B, H, N, 1, D or 1]
-    update = key_value_product(key * ops.exp(total - running), value)
+    key = of_last(key * decay_to_end(running, chunks), chunks)
+    update = key_value_product(key, value)
     decay = ops.swapaxes(ops.exp(total), -1, -2)
-    before, state = carry(decay, update, state)
-    return matmul(faded, before), state
+    before, state = carry(decay, update, state, breaks_of(chunks))
+    return of_first(matmul(faded, before), chunks), state
 
 
 def decay_step(query, key, value, log_decay, state):

@@ -19,14 +19,29 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
-from keras_linattn.core.numerics import cumsum
+from keras_linattn.core.decay import decay_to_end
+from keras_linattn.core.decay import running_decay
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
 SMALLEST_BLOCK = 8  # 4 to 10 times as fast as whole products of 64 rows
 
 
-def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
+def delta_product(
+    query,
+    key,
+    value,
+    beta,
+    log_decay,
+    state,
+    carry,
+    chunk_size,
+    starts=None,
+):
     """The delta rule over any number of positions.
 
     Args:
@@ -36,9 +51,11 @@ def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
         beta: tensor `[B, H, T, 1]` in [0, 1], 0 where masked.
         log_decay: tensor `[B, H, T, 1]`, log a_t <= 0, 0 where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start)`, see
+        carry: callable `(transition, update, start, breaks)`, see
             `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+            Defaults to `None`: each row is one document.
 
     Returns:
         The output `[B, H, T, V]`, and S after the last position.
@@ -49,22 +66,24 @@ def delta_product(query, key, value, beta, log_decay, state, carry, chunk_size):
         split_chunks(x, chunk_size)
         for x in (query, key, value, beta, log_decay)
     )
-    running = cumsum(log_decay, axis=-2)  # [B, H, N, C, 1]
-    decay = decay_between(running)
+    chunks = chunks_of(starts, chunk_size)
+    running = running_decay(log_decay, chunks)  # [B, H, N, C, 1]
+    decay = decay_between(running, chunks)
     faded = ops.exp(running)
     transposed = ops.swapaxes(key, -1, -2)
     # U = own - read S_0
     inverse = inverse_unit_lower(beta * matmul(key, transposed) * decay)
-    read = matmul(inverse, beta * faded * key)
+    read = matmul(inverse, of_first(beta * faded * key, chunks))
     own = matmul(inverse, beta * value)
     scores = matmul(query, transposed) * decay
     total = running[..., -1:, :]
-    key = key * ops.exp(total - running)
+    key = of_last(key * decay_to_end(running, chunks), chunks)
     transition = ops.exp(total) * ops.eye(key_dim, dtype=key.dtype)
     transition = transition - key_value_product(key, read)
-    before, state = carry(transition, key_value_product(key, own), state)
+    update = key_value_product(key, own)
+    before, state = carry(transition, update, state, breaks_of(chunks))
     reading = query * faded - matmul(scores, read)
-    output = matmul(scores, own) + matmul(reading, before)
+    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
     return join_chunks(output, length), state
 
 

@@ -2,11 +2,16 @@
 
 `segment_ids` are int tensors `(B, T)`: equal ids stand side by side, 0 marks
 padding. Functions here turn them into `Documents`, which mechanisms use.
+
+Everything is selected, never multiplied by 0: 0 * NaN is NaN, and one document
+must not reach another.
 """
 
 import typing
 
 from keras import ops
+
+from keras_linattn.core.chunks import split_chunks
 
 
 class Documents(typing.NamedTuple):
@@ -80,3 +85,187 @@ def same_document(documents):
     query = ops.expand_dims(ops.expand_dims(documents.query, 1), 3)
     key = ops.expand_dims(ops.expand_dims(documents.key, 1), 2)
     return ops.equal(query, key)
+
+
+def starts_of(documents):
+    """Where a row goes over to its next document, bool `[B, 1, T, 1]`.
+
+    The first position is none: what came before a row belongs to its document
+    0. Padding at the end has no starts, as more of the last document.
+
+    Args:
+        documents: `Documents` of one sequence, or `None`.
+
+    Returns:
+        The tensor, or `None`.
+    """
+    if documents is None:
+        return None
+    numbers = documents.query
+    first = ops.zeros_like(numbers[:, :1])
+    before = ops.concatenate([first, numbers[:, :-1]], axis=1)
+    return ops.expand_dims(ops.expand_dims(numbers != before, 1), 3)
+
+
+def first_places(numbers):
+    """The first place of the document of each position.
+
+    Args:
+        numbers: int32 tensor `(B, T)`, or ids: equal ones stand side by side.
+
+    Returns:
+        Tensor of int32 `(B, T)`.
+    """
+    length = ops.shape(numbers)[1]
+    place = ops.arange(length, dtype="int32")
+    before = ops.concatenate([numbers[:, :1] - 1, numbers[:, :-1]], axis=1)
+    starts = numbers != before
+    # The places of the starts, in order, before those of other positions.
+    places = ops.sort(ops.where(starts, place, length), axis=1)
+    rank = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1
+    return ops.take_along_axis(places, rank, axis=1)
+
+
+class DocumentChunks:
+    """Chunks of a row that holds several documents.
+
+    Args:
+        starts: bool tensor `[B, 1, T, 1]`, see `starts_of`.
+        size: int > 0, C.
+
+    Attributes:
+        number: int32 tensor `[B, 1, N, C, 1]`, of a position's document, from
+            0 in each chunk.
+        first: bool tensor of its shape, whether the document goes on from the
+            chunk before.
+        last: bool tensor of its shape, whether it goes on in the next one.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, whether a document starts here:
+            then what came before is not carried on.
+    """
+
+    def __init__(self, starts, size):
+        starts = ops.cast(split_chunks(starts, size), "int32")
+        self.number = ops.cumsum(starts, axis=-2)
+        at_end = self.number[..., -1:, :]
+        self.first = ops.equal(self.number, 0)
+        self.last = ops.equal(self.number, at_end)
+        self.breaks = at_end > 0
+
+    def same(self):
+        """Bool `[B, 1, N, C, C]`: whether two positions share a document."""
+        return ops.equal(self.number, ops.swapaxes(self.number, -1, -2))
+
+    def earlier(self):
+        """`same`, for s <= t."""
+        same = self.same()
+        lower = ops.tril(ops.ones(same.shape[-2:], dtype="bool"))
+        return ops.logical_and(same, lower)
+
+
+def chunks_of(starts, size):
+    """`DocumentChunks`, or `None` where each row is one document."""
+    return None if starts is None else DocumentChunks(starts, size)
+
+
+def earlier_pairs(x, chunks):
+    """`x` `[..., N, C, C]` where s <= t lie in one document, else 0.
+
+    Here and below `chunks` are `DocumentChunks`, or `None`.
+    """
+    if chunks is None:
+        return ops.tril(x)
+    return select(chunks.earlier(), x)
+
+
+def within(x, chunks):
+    """`x` `[..., N, C, C]` where both lie in one document, else 0."""
+    return x if chunks is None else select(chunks.same(), x)
+
+
+def of_first(x, chunks):
+    """`x` `[..., N, C, anything]` in the first document of a chunk, else 0."""
+    return x if chunks is None else select(chunks.first, x)
+
+
+def of_last(x, chunks):
+    """`x` `[..., N, C, anything]` in the last document of a chunk, else 0."""
+    return x if chunks is None else select(chunks.last, x)
+
+
+def breaks_of(chunks):
+    """`breaks` of `DocumentChunks`, or `None`."""
+    return None if chunks is None else chunks.breaks
+
+
+def select(condition, x):
+    """`x` where the condition holds, else 0."""
+    return ops.where(condition, x, ops.cast(0, x.dtype))
+
+
+def in_one_sequence(attend, query, key, value, documents, nothing=0.0):
+    """Attention both ways, where queries and keys may be two sequences.
+
+    Two become one, ordered by document, in which the keys of queries hold
+    `nothing`.
+
+    Args:
+        attend: callable of query, key and value `[B, H, T, .]` and
+            `Documents` of one sequence, that returns `[B, H, T, V]`.
+        query: tensor `[B, H, T, R]`.
+        key: tensor `[B, H, S, R]`.
+        value: tensor `[B, H, S, V]`.
+        documents: `Documents`.
+        nothing: float, the entries of a key that nobody sees. Defaults to 0.
+
+    Returns:
+        Tensor `[B, H, T, V]`.
+    """
+    if documents.one_sequence:
+        return attend(query, key, value, documents)
+    ids = ops.concatenate([documents.query, documents.key], axis=1)
+    order = ops.argsort(ids, axis=1)
+    ids = ops.take_along_axis(ids, order, axis=1)
+    numbers = ops.cumsum(ops.cast(ids[:, 1:] != ids[:, :-1], "int32"), axis=1)
+    numbers = ops.concatenate([ops.zeros_like(ids[:, :1]), numbers], axis=1)
+
+    def join(of_queries, of_keys):
+        return _reorder(ops.concatenate([of_queries, of_keys], axis=2), order)
+
+    no_value = (*ops.shape(query)[:3], value.shape[3])
+    output = attend(
+        join(query, ops.zeros_like(key)),
+        join(ops.full_like(query, nothing), key),
+        join(ops.zeros(no_value, value.dtype), value),
+        Documents(numbers, numbers),
+    )
+    output = _reorder(output, ops.argsort(order, axis=1))
+    return output[:, :, : ops.shape(query)[2]]
+
+
+def _reorder(x, order):
+    """`x` `[B, H, T, D]` with its positions in the order `(B, T)`."""
+    order = ops.expand_dims(ops.expand_dims(order, 1), 3)
+    return ops.take_along_axis(x, order, axis=2)
+
+
+def largest_within(x, documents):
+    """The largest entries of each document, at all of its positions.
+
+    A constant for gradients.
+
+    Args:
+        x: tensor `[B, H, T, D]`.
+        documents: `Documents` of one sequence.
+
+    Returns:
+        Tensor of the shape of `x`.
+    """
+    batch, heads, length, dim = ops.shape(x)
+    rows = ops.expand_dims(ops.arange(batch, dtype="int32") * length, 1)
+    index = ops.reshape(documents.query + rows, (batch * length,))
+    flat = ops.transpose(ops.stop_gradient(x), (0, 2, 1, 3))
+    flat = ops.reshape(flat, (batch * length, heads * dim))
+    largest = ops.segment_max(flat, index, num_segments=batch * length)
+    largest = ops.take(largest, index, axis=0)
+    largest = ops.reshape(largest, (batch, length, heads, dim))
+    return ops.transpose(largest, (0, 2, 1, 3))

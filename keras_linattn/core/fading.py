@@ -23,11 +23,13 @@ from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
+from keras_linattn.core.documents import within
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.triangles import halves
-from keras_linattn.core.triangles import join_halves
-from keras_linattn.core.triangles import power_of_two
 
 
 class Fading(typing.NamedTuple):
@@ -49,7 +51,9 @@ class Fading(typing.NamedTuple):
         return ops.swapaxes(ops.exp(self.total), -1, -2)
 
 
-def fading_product(query, key, value, log_decay, state, carry, chunk_size):
+def fading_product(
+    query, key, value, log_decay, state, carry, chunk_size, starts=None
+):
     """The product over any number of positions.
 
     Args:
@@ -59,23 +63,28 @@ def fading_product(query, key, value, log_decay, state, carry, chunk_size):
         log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
             where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start)`, see
+        carry: callable `(transition, update, start, breaks)`, see
             `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+            Defaults to `None`: each row is one document.
 
     Returns:
         The output `[B, H, T, V]`, and S after the last position.
     """
     length = ops.shape(query)[2]
     chunk_size = power_of_two(chunk_size)
+    chunks = chunks_of(starts, chunk_size)
     query, key, value, log_decay = (
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
     (scores,), fading = fading_scores((query,), key, log_decay)
-    update = key_value_product(key * ops.exp(fading.after), value)
-    before, state = carry(fading.kept(), update, state)
-    output = matmul(scores, value)
-    output = output + matmul(query * ops.exp(fading.before), before)
+    key = of_last(key * ops.exp(fading.after), chunks)
+    update = key_value_product(key, value)
+    before, state = carry(fading.kept(), update, state, breaks_of(chunks))
+    output = matmul(within(scores, chunks), value)
+    earlier = matmul(query * ops.exp(fading.before), before)
+    output = output + of_first(earlier, chunks)
     return join_chunks(output, length), state
 
 
@@ -116,15 +125,15 @@ def _scores_in_halves(queries, key, log_decay):
     block = 1
     while block < size:
         count //= 2
-        earlier, _ = halves(key, count, block)
-        before_first, before_second = halves(before, count, block)
-        after_first, after_second = halves(after, count, block)
+        earlier, _ = _halves(key, count, block)
+        before_first, before_second = _halves(before, count, block)
+        after_first, after_second = _halves(after, count, block)
         lasting = ops.swapaxes(earlier * ops.exp(after_first), -1, -2)
         fade = ops.exp(before_second)
         scores = [
-            join_halves(
-                *halves(score, count, block),
-                product(halves(query, count, block)[1] * fade, lasting),
+            _join(
+                *_halves(score, count, block),
+                product(_halves(query, count, block)[1] * fade, lasting),
             )
             for query, score in zip(queries, scores, strict=True)
         ]
@@ -137,3 +146,21 @@ def _scores_in_halves(queries, key, log_decay):
     )
     scores = [ops.reshape(x, (*leading, size, size)) for x in scores]
     return scores, Fading(before, after, before[..., -1:, :])
+
+
+def _halves(x, count, block):
+    """Both halves of blocks of rows, `[count, block, anything]` each."""
+    x = ops.reshape(x, (count, 2, block, x.shape[-1]))
+    return ops.unstack(x, 2, axis=1)
+
+
+def _join(first, second, corner):
+    """The lower triangular blocks `[first 0; corner second]`."""
+    upper = ops.concatenate([first, ops.zeros_like(first)], axis=-1)
+    lower = ops.concatenate([corner, second], axis=-1)
+    return ops.concatenate([upper, lower], axis=1)
+
+
+def power_of_two(size):
+    """The least power of 2 that is not below `size`, an int > 0."""
+    return 1 << (size - 1).bit_length()

@@ -7,14 +7,19 @@ later row of the result.
 
 from keras import ops
 
+from keras_linattn.core.documents import first_places
 
-def run_contained(function, *tensors):
+
+def run_contained(function, *tensors, documents=None):
     """A causal function whose future cannot reach its past.
+
+    Nor, with documents, one of them another.
 
     Args:
         function: callable of the tensors that returns an output
             `[B, H, T, V]` and a state `[B, H, D, V]`.
         *tensors: tensors `[B, H or 1, T, anything]`.
+        documents: `Documents`, or `None`, its default: each row is one.
 
     Returns:
         Output and state, NaN from the first row on that is not finite.
@@ -22,7 +27,9 @@ def run_contained(function, *tensors):
     finite = finite_rows(*tensors)
     clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
     output, state = function(*clean)
-    return spoil_rows(output, finite), spoil_state(state, finite)
+    spoilt = rows_after(finite, documents)
+    output = ops.where(spoilt, ops.cast(float("nan"), output.dtype), output)
+    return output, spoil_state(state, spoilt)
 
 
 def finite_rows(*tensors):
@@ -38,14 +45,22 @@ def finite_rows(*tensors):
     return finite
 
 
-def spoil_rows(output, finite):
-    """NaN in every row of `output` `[B, H, T, V]` from the first bad one on."""
+def rows_after(finite, documents=None):
+    """Bool `[B, H, T, 1]`: the rows from the first bad one on.
+
+    With documents, to the end of the bad row's own.
+    """
     bad = ops.cast(ops.logical_not(finite), "int32")
-    spoilt = ops.cumsum(bad, axis=2) > 0
-    return ops.where(spoilt, ops.cast(float("nan"), output.dtype), output)
+    count = ops.cumsum(bad, axis=2)
+    if documents is None:
+        return count > 0
+    first = ops.expand_dims(
+        ops.expand_dims(first_places(documents.query), 1), 3
+    )
+    return count > ops.take_along_axis(count - bad, first, axis=2)
 
 
-def spoil_state(state, finite):
-    """NaN in the state `[B, H, D, V]` if any row was bad."""
-    clean = ops.all(finite, axis=2, keepdims=True)
-    return ops.where(clean, state, ops.cast(float("nan"), state.dtype))
+def spoil_state(state, spoilt):
+    """NaN in the state `[B, H, D, V]` if it is that of a bad row."""
+    nan = ops.cast(float("nan"), state.dtype)
+    return ops.where(spoilt[:, :, -1:], nan, state)

@@ -8,8 +8,17 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import earlier_pairs
+from keras_linattn.core.documents import in_one_sequence
+from keras_linattn.core.documents import largest_within
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
+from keras_linattn.core.documents import select
+from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import LOWEST
+from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
@@ -51,7 +60,7 @@ def dense_product(x, kernel, bias):
     return ops.tensordot(x, kernel, axes=bound) + bias
 
 
-def kernel_attention(query, key, value):
+def kernel_attention(query, key, value, documents=None):
     """Normalised attention with the similarity `query . key`.
 
     out_t = q_t . (sum_s k_s v_s^T) / (q_t . sum_s k_s)
@@ -60,16 +69,19 @@ def kernel_attention(query, key, value):
         query: tensor `[B, H, T, R]`, features of the queries, >= 0.
         key: tensor `[B, H, S, R]`, features of the keys, 0 where masked.
         value: tensor `[B, H, S, V]`.
+        documents: `Documents`, or `None`, its default: each row is one.
 
     Returns:
         Tensor `[B, H, T, V]`; 0 where no key is visible.
     """
+    if documents is not None:
+        return in_one_sequence(attend_within, query, key, value, documents)
     numerator = matmul(query, key_value_product(key, value))
     key_sum = ops.expand_dims(ops.sum(key, axis=2), -1)  # [B, H, R, 1]
     return safe_divide(numerator, matmul(query, key_sum))
 
 
-def log_kernel_attention(query, key, value, key_mask=None):
+def log_kernel_attention(query, key, value, key_mask=None, documents=None):
     """`kernel_attention` of features given as logarithms: exact at any size.
 
     out_t = sum_r softmax_r(q_tr + log Z_r) sum_s (e^(k_sr) / Z_r) v_s,
@@ -80,11 +92,15 @@ def log_kernel_attention(query, key, value, key_mask=None):
         key: tensor `[B, H, S, R]`, likewise.
         value: tensor `[B, H, S, V]`.
         key_mask: bool tensor `(B, S)`, or `None`.
+        documents: `Documents`, or `None`, its default: each row is one.
 
     Returns:
         Tensor `[B, H, T, V]`; 0 where the features meet no visible key's.
     """
     key = hide(key, key_mask, value=LOWEST)
+    if documents is not None:
+        heads = query, key, value
+        return in_one_sequence(log_attend_within, *heads, documents, LOWEST)
     largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
     filled = largest > LOWEST / 2
@@ -138,14 +154,16 @@ def contain(key, value):
     return key, ops.where(finite, value, ops.cast(0, value.dtype))
 
 
-def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
+def causal_product(
+    query, key, value, state=None, chunk_size=CHUNK_SIZE, starts=None
+):
     """sum over s <= t of (q_t . k_s) v_s, in chunks.
 
     Inside a chunk the product is masked to its lower triangle; between chunks
     an exclusive running sum of K^T V is carried. O(T (C + R) V) time.
 
     A key or value that is not finite makes the outputs from its position on
-    NaN, and none before it.
+    NaN, to the end of its document, and none before it.
 
     Args:
         query: tensor `[B, H, T, R]`.
@@ -154,6 +172,8 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
         state: tensor `[B, H, R, V]`, the sum of K^T V over the positions
             before these. Defaults to `None`: there are none.
         chunk_size: int > 0, C. A shorter sequence is one chunk.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+            Defaults to `None`: each row is one document.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
@@ -162,11 +182,97 @@ def causal_product(query, key, value, state=None, chunk_size=CHUNK_SIZE):
     chunk_size = fitting_size(chunk_size, length)
     if chunk_size > 1:  # else there is no future in a chunk
         key, value = contain(key, value)
+    chunks = chunks_of(starts, chunk_size)
     query, key, value = (
         split_chunks(x, chunk_size) for x in (query, key, value)
     )
     transposed = ops.swapaxes(key, -1, -2)
-    # `tril` selects, whatever is above the diagonal.
-    inside = matmul(ops.tril(matmul(query, transposed)), value)
-    before, state = running_sums(matmul(transposed, value), state)
-    return join_chunks(product_plus(inside, query, before), length), state
+    # Selects, whatever is above the diagonal.
+    scores = earlier_pairs(matmul(query, transposed), chunks)
+    inside = matmul(scores, value)
+    if chunks is None:
+        before, state = running_sums(matmul(transposed, value), state)
+        output = product_plus(inside, query, before)
+    else:
+        update = key_value_product(of_last(key, chunks), value)
+        before, state = running_sums(update, state, chunks.breaks)
+        output = inside + of_first(matmul(query, before), chunks)
+    return join_chunks(output, length), state
+
+
+def product_within(query, key, value, starts, chunk_size=CHUNK_SIZE):
+    """sum over all s in the document of t of (q_t . k_s) v_s, in chunks.
+
+    Inside a chunk by its scores. A document that goes on in the chunks before
+    or after is summed up there by two running sums of K^T V. O(T (C + R) V).
+
+    Args:
+        query: tensor `[B, H, T, R]`.
+        key: tensor `[B, H, T, R]`, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+        chunk_size: int > 0, C.
+
+    Returns:
+        Tensor `[B, H, T, V]`.
+    """
+    length = ops.shape(query)[2]
+    chunk_size = fitting_size(chunk_size, length)
+    key, value = contain(key, value)
+    chunks = chunks_of(starts, chunk_size)
+    query, key, value = (
+        split_chunks(x, chunk_size) for x in (query, key, value)
+    )
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
+    output = matmul(select(chunks.same(), scores), value)
+    if output.shape[2] == 1:
+        return join_chunks(output, length)
+    summed = key_value_product(of_last(key, chunks), value)
+    before, _ = running_sums(summed, None, chunks.breaks)
+    output = output + of_first(matmul(query, before), chunks)
+    summed = key_value_product(of_first(key, chunks), value)
+    after, _ = running_sums(  # from the end of the row
+        ops.flip(summed, 2), None, ops.flip(chunks.breaks, 2)
+    )
+    output = output + of_last(matmul(query, ops.flip(after, 2)), chunks)
+    return join_chunks(output, length)
+
+
+def attend_within(query, key, value, documents):
+    """`kernel_attention` of documents in one sequence."""
+    value = append_ones(value)
+    return divide_by_last(
+        product_within(query, key, value, starts_of(documents))
+    )
+
+
+def log_attend_within(query, key, value, documents):
+    """`log_kernel_attention` of documents in one sequence, keys hidden."""
+    weights, largest = weights_within(key, documents)
+    scores = query + largest
+    query = masked_exp(scores, scores > LOWEST / 2)
+    return attend_within(query, weights, value, documents)
+
+
+def weights_within(key, documents):
+    """exp(k), relative to the largest in the document.
+
+    Args:
+        key: tensor `[B, H, T, R]`, `LOWEST` where hidden.
+        documents: `Documents` of one sequence.
+
+    Returns:
+        The weights, and the largest of each position's document, `LOWEST`
+        where it shows no key; both `[B, H, T, R]`.
+    """
+    largest = largest_within(key, documents)
+    filled = largest > LOWEST / 2
+    # 0 where there is no key: LOWEST - LOWEST would be a weight of 1.
+    weights = ops.exp(key - select(filled, largest))
+    return weights, ops.where(filled, largest, ops.cast(LOWEST, key.dtype))
+
+
+def sums_within(x, documents):
+    """The sums over each document, at all of its positions: `[B, H, T, R]`."""
+    ones = ops.ones_like(x[:1, :1, :, :1])
+    return product_within(ones, ones, x, starts_of(documents))

@@ -12,15 +12,28 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.delta import delta_step
+from keras_linattn.core.delta import inverse_unit_lower
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import of_last
+from keras_linattn.core.documents import within
 from keras_linattn.core.fading import fading_scores
+from keras_linattn.core.fading import power_of_two
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.triangles import inverse_in_blocks
-from keras_linattn.core.triangles import power_of_two
 
 
 def vector_delta_product(
-    query, key, value, beta, log_decay, state, carry, chunk_size
+    query,
+    key,
+    value,
+    beta,
+    log_decay,
+    state,
+    carry,
+    chunk_size,
+    starts=None,
 ):
     """The delta rule over any number of positions.
 
@@ -32,31 +45,36 @@ def vector_delta_product(
         log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
             where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start)`, see
+        carry: callable `(transition, update, start, breaks)`, see
             `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.
+        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
+            Defaults to `None`: each row is one document.
 
     Returns:
         The output `[B, H, T, V]`, and S after the last position.
     """
     length = ops.shape(query)[2]
     chunk_size = power_of_two(chunk_size)
+    chunks = chunks_of(starts, chunk_size)
     query, key, value, beta, log_decay = (
         split_chunks(x, chunk_size)
         for x in (query, key, value, beta, log_decay)
     )
-    (scores, overlaps), fading = fading_scores((query, key), key, log_decay)
+    pairs, fading = fading_scores((query, key), key, log_decay)
+    scores, overlaps = (within(x, chunks) for x in pairs)
     faded = ops.exp(fading.before)
     # U = own - read S_0
-    inverse = inverse_in_blocks(beta * overlaps)
-    read = matmul(inverse, beta * faded * key)
+    inverse = inverse_unit_lower(beta * overlaps)
+    read = matmul(inverse, of_first(beta * faded * key, chunks))
     own = matmul(inverse, beta * value)
-    lasting = key * ops.exp(fading.after)
+    lasting = of_last(key * ops.exp(fading.after), chunks)
     transition = fading.kept() * ops.eye(key.shape[-1], dtype=key.dtype)
     transition = transition - key_value_product(lasting, read)
-    before, state = carry(transition, key_value_product(lasting, own), state)
+    update = key_value_product(lasting, own)
+    before, state = carry(transition, update, state, breaks_of(chunks))
     reading = query * faded - matmul(scores, read)
-    output = matmul(scores, own) + matmul(reading, before)
+    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
     return join_chunks(output, length), state
 
 

@@ -307,6 +307,12 @@ class Mechanism(keras.layers.Layer):
         if segment_ids is None:
             return {}, key_mask, query_mask
         self.check_packs()
+        one = not isinstance(segment_ids, (tuple, list))
+        if not (one or self.traits.cross):
+            raise ValueError(
+                f"`{type(self).__name__}` has self-attention only. Received: "
+                "a pair of `segment_ids`. Pass one tensor `(B, T)`."
+            )
         documents, of_queries, of_keys = documents_of(segment_ids)
         return (
             {"documents": documents},

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.chunks import keep
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
@@ -61,7 +62,7 @@ def loop_over_chunks(advance, inputs, start):
     )
 
 
-def carry_chunks(transition, update, start):
+def carry_chunks(transition, update, start, breaks=None):
     """`loop_over_chunks` of S_(n+1) = A_n S_n + U_n.
 
     Args:
@@ -69,6 +70,9 @@ def carry_chunks(transition, update, start):
             `[B, H, N, D, 1]` or `[B, H, N, 1, 1]`.
         update: tensor `[B, H, N, D, V]`, U.
         start: tensor `[B, H, D, V]`.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, the chunks that drop the state
+            before them, see `core.documents.DocumentChunks`. Defaults to
+            `None`: none.
 
     Returns:
         Tensor `[B, H, N, D, V]` and tensor `[B, H, D, V]`.
@@ -84,7 +88,30 @@ def carry_chunks(transition, update, start):
     shape = (*ops.shape(update)[:-1], width)
     transition = ops.broadcast_to(transition, shape)
     inputs = ops.concatenate([transition, update], axis=-1)
-    return loop_over_chunks(advance, inputs, start)
+    return loop_over_chunks(*with_breaks(advance, inputs, breaks), start)
+
+
+def with_breaks(advance, inputs, breaks):
+    """Lets a loop drop its state where a document ends.
+
+    Args:
+        advance: callable `(input, state)`, see `loop_over_chunks`.
+        inputs: tensor `[B, H, N, D, W]`.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, or `None`.
+
+    Returns:
+        `advance` and `inputs` for `loop_over_chunks`.
+    """
+    if breaks is None:
+        return advance, inputs
+    breaks = ops.broadcast_to(breaks, (*ops.shape(inputs)[:-1], 1))
+    breaks = ops.cast(breaks, inputs.dtype)
+
+    def advance_anew(inputs, state):
+        state = keep(state, inputs[..., :1] > 0)
+        return advance(inputs[..., 1:], state)
+
+    return advance_anew, ops.concatenate([breaks, inputs], axis=-1)
 
 
 class _PositionCell(keras.layers.Layer):
@@ -110,7 +137,7 @@ class _PositionCell(keras.layers.Layer):
         )
 
 
-def loop_over_positions(one_step, heads, gates, state):
+def loop_over_positions(one_step, heads, gates, state, starts=None):
     """Applies a recurrence one position after the other.
 
     Args:
@@ -118,10 +145,17 @@ def loop_over_positions(one_step, heads, gates, state):
         heads: tuple of query, key, value, tensors `[B, H, T, .]`.
         gates: tuple of tensors `[B, H, T, .]`.
         state: tensor `[B, H, D, V]`.
+        starts: bool tensor `[B, 1, T, 1]`, the positions that drop the state
+            before them, see `core.documents.starts_of`. Defaults to `None`:
+            none.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
+    if starts is not None:
+        one_step = _after_start(one_step)
+        starts = ops.broadcast_to(starts, (*ops.shape(heads[0])[:-1], 1))
+        gates = (*gates, ops.cast(starts, state.dtype))
     parts = [*heads, *gates]
     sizes = [x.shape[-1] for x in parts]
     batch, count, length, _ = ops.shape(heads[0])
@@ -139,3 +173,14 @@ def loop_over_positions(one_step, heads, gates, state):
     )
     output = ops.reshape(output, (batch, length, count, value_dim))
     return heads_first(output), ops.reshape(after, ops.shape(state))
+
+
+def _after_start(one_step):
+    """`one_step` whose last gate says where a document starts."""
+
+    def step(query, key, value, gates, state):
+        *gates, start = gates
+        state = keep(state, start > 0)
+        return one_step(query, key, value, tuple(gates), state)
+
+    return step

@@ -38,6 +38,7 @@ class KernelMechanism(Mechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         cost="(T + S) R V",
         state="R (V + 1)",
     )
@@ -65,23 +66,33 @@ class KernelMechanism(Mechanism):
         return key_dim
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
     ):
         if not causal:
-            return self.attend_both_ways(query, key, value, key_mask)
+            return self.attend_both_ways(query, key, value, key_mask, documents)
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
-        return attend_causally(query, key, value)[0]
+        return attend_causally(query, key, value, documents=documents)[0]
 
-    def attend_both_ways(self, query, key, value, key_mask):
+    def attend_both_ways(self, query, key, value, key_mask, documents=None):
         """Computes the output without a causal mask.
 
         A kernel overrides it if its features can be scaled there to fit
         float32, which a causal form cannot do: it would look ahead.
+        `documents` are those of `attend`.
         """
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
-        return kernel_attention(query, key, value)
+        return kernel_attention(query, key, value, documents)
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """`[B, H, R, V + 1]`; the last column sums the normaliser."""
@@ -92,7 +103,7 @@ class KernelMechanism(Mechanism):
             dtype=self.state_dtype,
         )
 
-    def advance(self, state, query, key, value, *, key_mask):
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
         key = hide(self.key_features(key), key_mask)
         query = self.query_features(query)
         if len({key.shape[-1], state.shape[-2]} - {None}) > 1:
@@ -102,4 +113,4 @@ class KernelMechanism(Mechanism):
                 f"{tuple(state.shape)}. Return the number of features from "
                 f"`{type(self).__name__}.num_features_for`."
             )
-        return attend_causally(query, key, value, state)
+        return attend_causally(query, key, value, state, documents)

@@ -1,11 +1,14 @@
 """The base of recurrences whose state is a matrix S `[D, V]` for each head."""
 
+import inspect
+
 import keras
 from keras import ops
 
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
+from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import mean
 from keras_linattn.core.poison import run_contained
@@ -86,6 +89,7 @@ class RecurrentMechanism(Mechanism):
         normalised=False,
         explicit=False,
         key_order_free=False,
+        packs=True,
         cost="T (C + D) V",
         state="D V",
     )
@@ -147,8 +151,11 @@ class RecurrentMechanism(Mechanism):
         """
         return decay_step(query, key, value, *gates, state)
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         """Computes T positions at once: `one_step`, T times.
+
+        Without the argument `starts`, rows that hold several documents run
+        one position after the other.
 
         Args:
             query: tensor `[B, H, T, D]`.
@@ -157,6 +164,9 @@ class RecurrentMechanism(Mechanism):
             gates: tuple of tensors `[B, H, T, D or 1]`, from `gates`.
             state: tensor `[B, H, D, V]`, S before the first position.
             chunk_size: int, how many positions to take at once.
+            starts: bool tensor `[B, 1, T, 1]`, the positions at which a
+                document starts, which must not see the state before.
+                Defaults to `None`: each row is one document.
 
         Returns:
             The output `[B, H, T, V]`, and the state after the last position.
@@ -165,9 +175,9 @@ class RecurrentMechanism(Mechanism):
         fades = type(self).one_step is RecurrentMechanism.one_step
         if fades and gates[0].shape[-1] == 1:
             return scalar_decay_product(
-                *heads, *gates, state, carry_chunks, chunk_size
+                *heads, *gates, state, carry_chunks, chunk_size, starts
             )
-        return loop_over_positions(self.one_step, heads, gates, state)
+        return loop_over_positions(self.one_step, heads, gates, state, starts)
 
     def call(
         self,
@@ -194,6 +204,8 @@ class RecurrentMechanism(Mechanism):
             inputs=inputs,
             segment_ids=segment_ids,
         )
+        if segment_ids is not None:
+            output = hide(output, ops.cast(segment_ids, "bool"))
         return output
 
     def state_spec(self, num_heads, key_dim, value_dim):
@@ -203,14 +215,26 @@ class RecurrentMechanism(Mechanism):
             dtype=self.state_dtype,
         )
 
-    def advance(self, state, query, key, value, *, key_mask, inputs=None):
+    def advance(
+        self,
+        state,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        inputs=None,
+        documents=None,
+    ):
         query = hide(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         if query.shape[2] == 1:
             output, state = self.one_step(query, key, value, gates, state)
         else:
-            output, state = self._in_chunks(query, key, value, gates, state)
+            output, state = self._in_chunks(
+                query, key, value, gates, state, documents
+            )
         if self.output_norm:
             output = normalise_rows(output)
         return output, state
@@ -230,10 +254,20 @@ class RecurrentMechanism(Mechanism):
             for gate in self.gates(inputs, query.shape[1])
         )
 
-    def _in_chunks(self, query, key, value, gates, state):
+    def _in_chunks(self, query, key, value, gates, state, documents):
         size = fitting_size(self.chunk_size, query.shape[2])
+        starts = starts_of(documents)
 
         def chunked(key, value, *gates):
-            return self.chunked(query, key, value, gates, state, size)
+            if starts is None:
+                return self.chunked(query, key, value, gates, state, size)
+            if "starts" in inspect.signature(self.chunked).parameters:
+                return self.chunked(
+                    query, key, value, gates, state, size, starts=starts
+                )
+            heads = query, key, value
+            return loop_over_positions(
+                self.one_step, heads, gates, state, starts
+            )
 
-        return run_contained(chunked, key, value, *gates)
+        return run_contained(chunked, key, value, *gates, documents=documents)

@@ -21,7 +21,9 @@ import keras
 from keras import ops
 
 from keras_linattn.core.causal import attend_causally
+from keras_linattn.core.documents import first_places
 from keras_linattn.core.masks import hide
+from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -32,7 +34,7 @@ def feature_map(x, position, sequence_length):
 
     Args:
         x: tensor `[B, H, T, D]`.
-        position: int tensor `[T]` or `[B, 1, T]`. From M on there are no
+        position: int tensor `[T]` or `[B or 1, 1, T]`. From M on there are no
             weights: the features are NaN, since too long an input must not
             give a plausible answer.
         sequence_length: int, M.
@@ -48,6 +50,20 @@ def feature_map(x, position, sequence_length):
     return ops.concatenate(
         [x * ops.where(known, w, float("nan")) for w in weights], axis=-1
     )
+
+
+def positions(query, key, documents=None):
+    """Positions of queries and keys, in their documents: `(B or 1, T)`."""
+    if documents is None:
+        return _places(query), _places(key)
+    of_query = _places(query) - first_places(documents.query)
+    if documents.one_sequence:
+        return of_query, of_query
+    return of_query, _places(key) - first_places(documents.key)
+
+
+def _places(x):
+    return ops.expand_dims(ops.arange(ops.shape(x)[2], dtype="int32"), 0)
 
 
 @register("cosformer")
@@ -84,6 +100,7 @@ class CosFormer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         normalised=False,
         key_order_free=False,
         positional=True,
@@ -117,9 +134,28 @@ class CosFormer(KernelMechanism):
                 "input a fixed length."
             )
 
-    def features(self, x):
-        length = ops.shape(x)[2]
-        return feature_map(x, ops.arange(length), self.sequence_length)
+    def attend(
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
+    ):
+        of_query, of_key = positions(query, key, documents)
+        query = self._features(query, of_query)
+        key = hide(self._features(key, of_key), key_mask)
+        if causal:
+            return attend_causally(query, key, value, documents=documents)[0]
+        return kernel_attention(query, key, value, documents)
+
+    def _features(self, x, position):
+        position = ops.expand_dims(position, 1)
+        return feature_map(x, position, self.sequence_length)
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -131,15 +167,14 @@ class CosFormer(KernelMechanism):
             "position": keras.KerasTensor((None,), dtype="int32"),
         }
 
-    def advance(self, state, query, key, value, *, key_mask):
-        length = ops.shape(query)[2]
-        position = ops.reshape(state["position"], (-1, 1, 1))
-        position = position + ops.arange(length, dtype="int32")
-        query, key = (
-            feature_map(x, position, self.sequence_length) for x in (query, key)
-        )
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
+        before = ops.reshape(state["position"], (-1, 1))
+        position, _ = positions(query, key, documents)
+        # Documents after the first one start anew.
+        in_first = True if documents is None else documents.query == 0
+        position = position + ops.where(in_first, before, 0)
+        query, key = (self._features(x, position) for x in (query, key))
         output, sums = attend_causally(
-            query, hide(key, key_mask), value, state["sums"]
+            query, hide(key, key_mask), value, state["sums"], documents
         )
-        state = {"sums": sums, "position": state["position"] + length}
-        return output, state
+        return output, {"sums": sums, "position": position[:, -1] + 1}

@@ -123,9 +123,10 @@ class DeltaRule(RecurrentMechanism):
         )
         return beta, ops.zeros_like(beta)
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
+        heads = query, key, value
         return delta_product(
-            query, key, value, *gates, state, carry_chunks, chunk_size
+            *heads, *gates, state, carry_chunks, chunk_size, starts
         )
 
     def one_step(self, query, key, value, gates, state):

@@ -87,6 +87,7 @@ class Focused(KernelMechanism):
         explicit=False,
         key_order_free=False,
         grid=True,
+        packs=True,
         cost="(T + S) D V + K S V",
         state="D (V + 1)",
         source="Han et al. 2023, arXiv 2308.00442",
@@ -113,6 +114,8 @@ class Focused(KernelMechanism):
                 explicit=True,
                 key_order_free=True,
             )
+        elif self.grid is not None:
+            self.traits = dataclasses.replace(self.traits, packs=False)
 
     def build(self, query_shape, key_shape, value_shape):
         if self.kernel_size is not None:
@@ -123,9 +126,13 @@ class Focused(KernelMechanism):
     def features(self, x):
         return feature_map(x, self.focusing_power)
 
-    def attend(self, query, key, value, **options):
-        output = super().attend(query, key, value, **options)
+    def attend(self, query, key, value, *, documents=None, **options):
+        output = super().attend(
+            query, key, value, documents=documents, **options
+        )
         if self.kernel_size is None:
             return output
         kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(value, kernel, self.grid)
+        return output + depthwise_convolution(
+            value, kernel, self.grid, documents
+        )

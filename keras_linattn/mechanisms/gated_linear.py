@@ -121,7 +121,8 @@ class GatedLinear(RecurrentMechanism):
         )
         return (log_decay(inputs, *weights, self.temperature),)
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
+        heads = query, key, value
         return vector_decay_product(
-            query, key, value, *gates, state, carry_chunks, chunk_size
+            *heads, *gates, state, carry_chunks, chunk_size, starts
         )

@@ -57,6 +57,7 @@ class Hedgehog(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         cost="(T + S) D (D + V)",
         state="2 D (V + 1)",
         source="Zhang et al. 2024, arXiv 2402.04347",

@@ -95,10 +95,11 @@ class Mamba2(RecurrentMechanism):
         steps = step_sizes(inputs, kernel, bias)
         return steps, log_decay(steps, log_rate)
 
-    def chunked(self, query, key, value, gates, state, chunk_size):
+    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         steps, decay = gates
+        heads = query, key * steps, value
         output, state = fading_product(
-            query, key * steps, value, decay, state, carry_chunks, chunk_size
+            *heads, decay, state, carry_chunks, chunk_size, starts
         )
         return output + self._skipped(value), state
 

@@ -28,6 +28,7 @@ images and audio), and no formula. Both readings are this project's.
 """
 
 import dataclasses
+import itertools
 import math
 
 import keras
@@ -36,8 +37,16 @@ from keras import ops
 from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.documents import chunks_of
+from keras_linattn.core.documents import in_one_sequence
+from keras_linattn.core.documents import of_first
+from keras_linattn.core.documents import starts_of
+from keras_linattn.core.documents import within
 from keras_linattn.core.folded import Factors
+from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
@@ -47,8 +56,12 @@ from keras_linattn.core.numerics import softmax_parts
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
+from keras_linattn.core.products import product_within
+from keras_linattn.core.products import sums_within
+from keras_linattn.core.products import weights_within
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
+from keras_linattn.mechanisms._chunk_carry import with_breaks
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
@@ -77,6 +90,18 @@ def attend_factorised(query, key, value, key_mask=None):
     return matmul(masked_softmax(query, axis=-1), summary)
 
 
+def attend_within(query, key, value, documents):
+    """`attend_factorised` of documents in one sequence.
+
+    Keys are `LOWEST` where hidden.
+    """
+    weights, _ = weights_within(key, documents)
+    query = safe_divide(
+        masked_softmax(query, axis=-1), sums_within(weights, documents)
+    )
+    return product_within(query, weights, value, starts_of(documents))
+
+
 def attend_projected(query, key, value, key_mask=None):
     """softmax(Q (A^T K)^T / sqrt D) (A^T V)."""
     weights, total = position_weights(key, key_mask)
@@ -102,7 +127,7 @@ def add_chunk(chunk, state):
     return ops.concatenate([largest, sums], axis=-1)
 
 
-def attend_causally(query, key, value, visible, state):
+def attend_causally(query, key, value, visible, state, documents=None):
     """The factorised reading over the keys s <= t.
 
     Args:
@@ -112,38 +137,44 @@ def attend_causally(query, key, value, visible, state):
         visible: bool tensor `[B or 1, 1, T, 1]`.
         state: tensor `[B, H, D, V + 2]`: the largest key, the sum of
             exp(key - largest) times the value, and the sum of exp.
+        documents: `Documents`, or `None`, its default: each row is one.
 
     Returns:
         The output `[B, H, T, V]`, and the state after the last position.
     """
-    heads = query, key, value, visible
-    return run_in_segments(attend_in_chunks, state, heads)
+    tensors = query, key, value, visible
+    if documents is not None:
+        tensors = (*tensors, starts_of(documents))
+    return run_in_segments(attend_in_chunks, state, tensors)
 
 
-def attend_in_chunks(state, query, key, value, visible):
+def attend_in_chunks(state, query, key, value, visible, starts=None):
     """`attend_causally` for all positions together."""
     length = ops.shape(query)[2]
     size = chunk_size_of(length)
+    chunks = chunks_of(starts, size)
     weights = split_chunks(masked_softmax(query, axis=-1), size)
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
     key = ops.where(split_chunks(visible, size), key, HIDDEN)
-    own = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
+    lasting = key if chunks is None else ops.where(chunks.last, key, HIDDEN)
+    own = ops.stop_gradient(ops.max(lasting, axis=-2, keepdims=True))
     own = maximum(own, FLOOR)
-    sums = key_value_product(ops.exp(key - own), value)
+    sums = key_value_product(ops.exp(lasting - own), value)
     chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
-    before, state = loop_over_chunks(add_chunk, chunk, state)
+    advance, chunk = with_breaks(add_chunk, chunk, breaks_of(chunks))
+    before, state = loop_over_chunks(advance, chunk, state)
     past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
-    blocks = Blocks(key, past)
+    blocks = Blocks(key, past, chunks)
     total = blocks.totals(before[..., -1:])
     # At least 1 where a key is visible, else 0.
     weights = in_blocks(weights) / maximum(total, 0.5)
-    scores = blocks.scores(weights)
+    scores = within(blocks.scores(weights), chunks)
     output = matmul(scores, value[..., :-1])
     faded = weights * blocks.since_start
-    faded = faded * ops.exp(ops.expand_dims(past, -2) - blocks.start)
+    faded = faded * blocks.exp(ops.expand_dims(past, -2) - blocks.start)
     faded = ops.reshape(faded, ops.shape(key))
-    output = output + matmul(faded, before[..., 1:-1])
-    return join_chunks(output, length), state
+    earlier = matmul(faded, before[..., 1:-1])
+    return join_chunks(output + of_first(earlier, chunks), length), state
 
 
 def chunk_size_of(length):
@@ -161,22 +192,35 @@ class Blocks:
     exponent: k_s <= M <= M_t. So no factor overflows, and none is 0 whose
     product with the other is not.
 
+    With documents M begins anew where one starts, and falls between a key and
+    a query of two documents. Exponents are held at 0 there: such a score means
+    nothing.
+
     Args:
         key: tensor `[..., C, D]`, a chunk.
         past: tensor `[..., 1, D]`, the largest key before it.
+        chunks: `DocumentChunks`, or `None`.
     """
 
-    def __init__(self, key, past):
+    def __init__(self, key, past, chunks=None):
         self.key = in_blocks(key)
-        constant = ops.stop_gradient(self.key)
-        inside = running(maximum, rows_of(constant))
-        ends = running(maximum, [past[..., 0, :], *rows_of(inside[-1])])
+        self.joints = Joints(chunks)
+        rows = rows_of(ops.stop_gradient(self.key))
+        inside = running(maximum, rows, self.joints.rows, FLOOR)
+        ends = [past[..., 0, :], *rows_of(inside[-1])]
+        ends = running(maximum, ends, self.joints.blocks, FLOOR)
         self.start = stack_rows(ends[:-1])[..., None, :]
         # M_t, and what it is at the end of each block.
-        self.largest = maximum(stack_rows(inside), self.start)
+        earlier = held(self.start, self.joints.unbroken, FLOOR)
+        self.largest = maximum(stack_rows(inside), earlier)
         self.end = stack_rows(ends[1:])[..., None, :]
-        self.since_start = ops.exp(self.start - self.largest)
+        since_start = self.exp(self.start - self.largest)
+        self.since_start = held(since_start, self.joints.unbroken)
         self.own = ops.exp(self.key - self.largest)
+
+    def exp(self, x):
+        """exp, of 0 for what only two documents can have."""
+        return ops.exp(x if self.joints.unbroken is None else held(x, x <= 0))
 
     def totals(self, before):
         """sum over s <= t of exp(k_s - M_t), `before` `[..., D, 1]` included.
@@ -185,15 +229,16 @@ class Blocks:
         """
         largest, own = rows_of(self.largest), rows_of(self.own)
         inside = list(own[:1])
-        for i in range(1, len(own)):
-            fade = ops.exp(largest[i - 1] - largest[i])
-            inside.append(fade * inside[-1] + own[i])
+        for i, joint in zip(range(1, len(own)), self.joints.rows):
+            fade = self.exp(largest[i - 1] - largest[i])
+            inside.append(fade * held(inside[-1], joint) + own[i])
         starts = [before[..., 0]]
-        fades = rows_of(ops.exp(self.start - self.end)[..., 0, :])
-        for fade, block in zip(fades, rows_of(inside[-1]), strict=True):
-            starts.append(fade * starts[-1] + block)
-        starts = stack_rows(starts[:-1])[..., None, :]
-        return stack_rows(inside) + self.since_start * starts
+        fades = rows_of(self.exp(self.start - self.end)[..., 0, :])
+        blocks = zip(fades, rows_of(inside[-1]), self.joints.blocks)
+        for fade, block, joint in blocks:
+            starts.append(fade * held(starts[-1], joint) + block)
+        starts = self.since_start * stack_rows(starts[:-1])[..., None, :]
+        return stack_rows(inside) + held(starts, self.joints.unbroken)
 
     def scores(self, weights):
         """sum_j weights_tj exp(k_sj - M_tj) for s <= t, else 0.
@@ -215,12 +260,12 @@ class Blocks:
             middle = early[..., -1:, :]
             scores = join_scores(
                 scores,
-                ops.exp(key - middle),
-                weight * ops.exp(middle - late),
+                self.exp(key - middle),
+                weight * self.exp(middle - late),
             )
             half *= 2
         *rest, count, _, _ = ops.shape(self.key)
-        first = ops.exp(self.key - self.end)
+        first = self.exp(self.key - self.end)
         second = arrays[2] * self.since_start
         scores = ops.reshape(scores, (*rest, count, size, size))
         half = 1
@@ -234,8 +279,8 @@ class Blocks:
             pairs = (*pairs[:-2], half * size, dim)
             scores = join_scores(
                 scores,
-                ops.reshape(key * ops.exp(early - middle), pairs),
-                ops.reshape(weight * ops.exp(middle - late), pairs),
+                ops.reshape(key * self.exp(early - middle), pairs),
+                ops.reshape(weight * self.exp(middle - late), pairs),
             )
             half *= 2
         return ops.reshape(scores, (*rest, count * size, count * size))
@@ -274,12 +319,52 @@ def stack_rows(rows):
     return ops.stack(rows, axis=-2)
 
 
-def running(function, parts):
-    """The first part, the first two, ... put together by `function`."""
+def running(function, parts, joints, nothing):
+    """The first part, the first two, ... put together by `function`.
+
+    Where a joint is `False`, `nothing` takes the place of the parts before.
+    """
     result = list(parts[:1])
-    for part in parts[1:]:
-        result.append(function(result[-1], part))
+    for part, joint in zip(parts[1:], joints):
+        result.append(function(held(result[-1], joint, nothing), part))
     return result
+
+
+def held(x, condition, other=0.0):
+    """`x` where the condition holds, else `other`; `x` without a condition."""
+    if condition is None:
+        return x
+    return ops.where(condition, x, ops.cast(other, x.dtype))
+
+
+class Joints:
+    """Whether documents go on from block to block and from row to row.
+
+    Args:
+        chunks: `DocumentChunks`, or `None`: they do everywhere, which `None`
+            stands for in the attributes, too.
+
+    Attributes:
+        rows: for each row of a block after the first, bool `[..., N, 1]`:
+            whether the document of the row before goes on.
+        blocks: for each block, bool `[..., 1]`: whether the document before it
+            goes on to its end.
+        unbroken: bool `[..., N, C, 1]`, whether the document before a block
+            goes on to a position in it.
+    """
+
+    def __init__(self, chunks):
+        self.rows = self.blocks = itertools.repeat(None)
+        self.unbroken = None
+        if chunks is None:
+            return
+        number = in_blocks(chunks.number)
+        rows, at_end = rows_of(number), number[..., -1, :]
+        zero = ops.zeros_like(at_end[..., :1, :])
+        before = ops.concatenate([zero, at_end[..., :-1, :]], axis=-2)
+        self.rows = [ops.equal(*pair) for pair in itertools.pairwise(rows)]
+        self.blocks = rows_of(ops.equal(before, at_end))
+        self.unbroken = ops.equal(number, before[..., None, :])
 
 
 def in_blocks(x):
@@ -319,6 +404,7 @@ class ModifiedLinformer(Mechanism):
         causal=True,
         recurrent=True,
         separable=True,
+        packs=True,
         cost="(T + S) D V",
         state="D V",
         source="Verma 2020, arXiv 2101.10277",
@@ -334,18 +420,35 @@ class ModifiedLinformer(Mechanism):
         self.reading = reading
         if reading == "projected":
             self.traits = dataclasses.replace(
-                self.traits, causal=False, recurrent=False, separable=False
+                self.traits,
+                causal=False,
+                recurrent=False,
+                separable=False,
+                packs=False,
             )
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
     ):
         if self.reading == "projected":
             return attend_projected(query, key, value, key_mask)
         if causal:
             state = self.initial_state_for(query, value)
-            return self.advance(state, query, key, value, key_mask=key_mask)[0]
-        return attend_factorised(query, key, value, key_mask)
+            options = {"key_mask": key_mask, "documents": documents}
+            return self.advance(state, query, key, value, **options)[0]
+        if documents is None:
+            return attend_factorised(query, key, value, key_mask)
+        heads = query, hide(key, key_mask, value=LOWEST), value
+        return in_one_sequence(attend_within, *heads, documents, LOWEST)
 
     def factors(self, query, key, key_mask=None):
         weights, total = position_weights(key, key_mask, axis=1)
@@ -369,19 +472,19 @@ class ModifiedLinformer(Mechanism):
             keras.KerasTensor((*rows, value_dim + 1), dtype=self.state_dtype),
         )
 
-    def advance(self, state, query, key, value, *, key_mask):
-        if isinstance(state, tuple):
-            state = ops.concatenate(state, axis=-1)
-            output, state = self._advance(state, query, key, value, key_mask)
-            return output, (state[..., :1], state[..., 1:])
-        return self._advance(state, query, key, value, key_mask)
-
-    def _advance(self, state, query, key, value, key_mask):
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
         visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
         if key_mask is not None:
             visible = spread(ops.cast(key_mask, "bool"), 4, 2)
+        apart = isinstance(state, tuple)
+        before = ops.concatenate(state, axis=-1) if apart else state
 
         def attend(key, value):
-            return attend_causally(query, key, value, visible, state)
+            return attend_causally(
+                query, key, value, visible, before, documents
+            )
 
-        return run_contained(attend, key, value)
+        output, state = run_contained(attend, key, value, documents=documents)
+        if apart:
+            state = state[..., :1], state[..., 1:]
+        return output, state

@@ -57,13 +57,14 @@ def key_exponents(key, projection):
     return matmul(key, ops.transpose(projection)) - half_norm
 
 
-def attend(query, key, value, projection, key_mask=None):
+def attend(query, key, value, projection, key_mask=None, documents=None):
     """Attention both ways."""
     return log_kernel_attention(
         query_exponents(query, projection),
         key_exponents(key, projection),
         value,
         key_mask,
+        documents,
     )
 
 
@@ -122,6 +123,7 @@ class Performer(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         cost="(T + S) R (D + V)",
         state="R (V + 1)",
         source="Choromanski et al. 2021, arXiv 2009.14794",
@@ -155,9 +157,9 @@ class Performer(KernelMechanism):
         """Draws a new projection, the next one of this seed."""
         self.projection.assign(self._draw(self.projection.shape))
 
-    def attend_both_ways(self, query, key, value, key_mask):
+    def attend_both_ways(self, query, key, value, key_mask, documents=None):
         projection = ops.cast(self.projection, query.dtype)
-        return attend(query, key, value, projection, key_mask)
+        return attend(query, key, value, projection, key_mask, documents)
 
     def query_features(self, query):
         projection = ops.cast(self.projection, query.dtype)

@@ -116,6 +116,7 @@ class PolaFormer(KernelMechanism):
         explicit=False,
         key_order_free=False,
         grid=True,
+        packs=True,
         cost="(T + S) D V + K S V",
         state="2 D (V + 2)",
         source="Meng et al. 2025, arXiv 2501.15061",
@@ -139,6 +140,8 @@ class PolaFormer(KernelMechanism):
                 recurrent=True,
                 key_order_free=True,
             )
+        elif self.grid is not None:
+            self.traits = dataclasses.replace(self.traits, packs=False)
 
     def build(self, query_shape, key_shape, value_shape):
         for name in ("scale", "power"):
@@ -164,23 +167,33 @@ class PolaFormer(KernelMechanism):
         return paired_features(query / scale, key / scale, exponent)
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
     ):
+        options = {"key_mask": key_mask, "documents": documents}
         if causal:  # there is no convolution then
             nothing = (None, None)
-            return self.advance(nothing, query, key, value, key_mask=key_mask)[
-                0
-            ]
+            return self.advance(nothing, query, key, value, **options)[0]
         *queries, key = self._features(query, key)
         output = [
-            log_kernel_attention(features, key, half, key_mask)
+            log_kernel_attention(features, key, half, **options)
             for features, half in zip(queries, halves(value))
         ]
         output = ops.concatenate(output, axis=-1)
         if self.kernel_size is None:
             return output
         kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(value, kernel, self.grid)
+        return output + depthwise_convolution(
+            value, kernel, self.grid, documents
+        )
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -196,11 +209,13 @@ class PolaFormer(KernelMechanism):
             for size in (first, value_dim - first)
         )
 
-    def advance(self, state, query, key, value, *, key_mask):
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
         *queries, key = self._features(query, key)
         key = ops.exp(key)
         stepped = [
-            attend_causally(relative_features(features), key, half, before)
+            attend_causally(
+                relative_features(features), key, half, before, documents
+            )
             for features, half, before in zip(queries, halves(value), state)
         ]
         outputs, state = zip(*stepped)

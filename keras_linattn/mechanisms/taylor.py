@@ -24,6 +24,8 @@ import math
 
 from keras import ops
 
+from keras_linattn.core.documents import in_one_sequence
+from keras_linattn.core.documents import largest_within
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
@@ -43,10 +45,21 @@ def feature_map(x):
     return ops.concatenate(features, axis=-1)
 
 
-def over_largest(features, axis):
-    """Features over their largest magnitude along `axis`, if that is over 1."""
+def over_largest(features, axis, documents=None):
+    """Features over their largest magnitude along `axis`, if that is over 1.
+
+    And, with `Documents` of their positions, in the whole document.
+    """
     largest = ops.max(ops.abs(features), axis=axis, keepdims=True, initial=1)
+    if documents is not None:
+        largest = largest_within(largest, documents)
     return features / ops.stop_gradient(largest)
+
+
+def attend_within(query, key, value, documents):
+    """Attention both ways in documents in one sequence, of features."""
+    key = over_largest(key, -1, documents)
+    return kernel_attention(query, key, value, documents)
 
 
 @register("taylor")
@@ -71,6 +84,7 @@ class Taylor(KernelMechanism):
     traits = Traits(
         causal=True,
         recurrent=True,
+        packs=True,
         cost="(T + S) D^2 V",
         state="(1 + D + D (D + 1) / 2) (V + 1)",
         source="Arora et al. 2024, arXiv 2402.18668",
@@ -82,10 +96,12 @@ class Taylor(KernelMechanism):
     def key_features(self, key):
         return feature_map(key)
 
-    def attend_both_ways(self, query, key, value, key_mask):
+    def attend_both_ways(self, query, key, value, key_mask, documents=None):
+        query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
-        key = over_largest(key, axis=(2, 3))
-        return kernel_attention(self.query_features(query), key, value)
+        if documents is not None:
+            return in_one_sequence(attend_within, query, key, value, documents)
+        return kernel_attention(query, over_largest(key, axis=(2, 3)), value)
 
     def num_features_for(self, key_dim):
         return 1 + key_dim + key_dim * (key_dim + 1) // 2

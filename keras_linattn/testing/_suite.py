@@ -7,6 +7,7 @@ from keras_linattn.testing import _grid_checks
 from keras_linattn.testing import _keras_checks
 from keras_linattn.testing import _mask_checks
 from keras_linattn.testing import _output_checks
+from keras_linattn.testing import _packing_checks
 from keras_linattn.testing import _precision_checks
 from keras_linattn.testing import _scale_checks
 from keras_linattn.testing._keras_checks import uncovered_arguments
@@ -17,6 +18,7 @@ _MODULES = (
     _mask_checks,
     _gradient_checks,
     _causal_checks,
+    _packing_checks,
     _precision_checks,
     _scale_checks,
     _graph_checks,
@@ -32,14 +34,19 @@ OF_ONE_CONFIG = (
     _causal_checks.check_refuses_to_see_the_future,
     _causal_checks.check_state_dtype,
     _graph_checks.check_compiles,
+    _gradient_checks.check_gradients_without_masks,
     _graph_checks.check_no_quadratic_array,
+    _graph_checks.check_refuses_lengths_at_run_time,
     _graph_checks.check_symbolic_inputs,
     _grid_checks.check_grid_compiles,
     _grid_checks.check_grid_refuses_another_length,
     _keras_checks.check_refuses_heads_that_do_not_fit,
+    _keras_checks.check_refuses_scores_that_are_not_there,
     _keras_checks.check_refuses_too_long_an_input,
     _keras_checks.check_saves_and_loads,
+    _mask_checks.check_empty_inputs_give_the_empty_result,
     _output_checks.check_inputs_are_unchanged,
+    _output_checks.check_more_shapes_match_reference,
     _precision_checks.check_half_precision,
 )
 

@@ -50,6 +50,11 @@ ARGUMENTS = {
         normal(3, 4, 2, 6),
         normal(2, 6),
     ),
+    "looped_sums": lambda: (
+        normal(1, 2, 19, 3, 4),
+        normal(1, 2, 3, 4),
+        normal(1, 1, 19, 1, 1) > 0.5,
+    ),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "run_in_segments": lambda: (
         summed_up,

@@ -15,6 +15,19 @@ def cumulative_sums(x, start):
     return chunks.grouped_sums(x, start, again)
 
 
+def looped_sums(x, start, breaks):
+    """By a loop."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after = tf.scan(advance, inputs, initializer=start)
+    sums = tf.concat([start[None], after], axis=0)
+    return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
+
+
 # --- Lengths that only the run time knows ---------------------------------
 
 
@@ -59,11 +72,14 @@ def trace_free_sizes(function, shapes, dtypes):
     return tf.function(function, input_signature=signature)
 
 
-def gradients(function, tensors, variables):
-    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+def gradients(function, tensors, variables, others=()):
+    """Gradients of the scalar `function(*tensors, *others)`.
+
+    By tensors and variables.
+    """
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        total = function(*tensors)
+        total = function(*tensors, *others)
     return tape.gradient(total, [*tensors, *(v.value for v in variables)])
 
 

@@ -73,13 +73,13 @@ def _can_attend_in_place(query, key, value):
     )
 
 
-def attend_causally(query, key, value, state=None):
+def attend_causally(query, key, value, state=None, documents=None):
     """Kernel attention head by head, in arrays that are used again.
 
     What an eager library allocates for each operation takes most of the time
     of operations as small as these. The few arrays here stay in the cache.
     """
-    if not _can_attend_in_place(query, key, value):
+    if documents is not None or not _can_attend_in_place(query, key, value):
         return NotImplemented
     batch, heads, length, rank = query.shape
     count = num_chunks(length, CHUNK_SIZE)
@@ -212,11 +212,15 @@ def until_the_end():
 # --- Gradients and traces, for the conformance suite and the benchmarks ----
 
 
-def gradients(function, tensors, variables):
-    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+def gradients(function, tensors, variables, others=()):
+    """Gradients of the scalar `function(*tensors, *others)`.
+
+    By tensors and variables.
+    """
     tensors = [x.detach().requires_grad_() for x in tensors]
     wanted = [*tensors, *(v.value for v in variables)]
-    return torch.autograd.grad(function(*tensors), wanted, allow_unused=True)
+    total = function(*tensors, *others)
+    return torch.autograd.grad(total, wanted, allow_unused=True)
 
 
 def array_sizes(function, tensors):
