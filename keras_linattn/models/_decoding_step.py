@@ -2,7 +2,6 @@
 
 import keras
 from keras import ops
-from keras import tree
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -15,7 +14,7 @@ class DecodingStep(keras.layers.Layer):
     Args:
         model: `CausalLM`.
         **kwargs: arguments of `keras.layers.Layer`, but for `dtype`: states
-            are float32, what is computed has the policies of `model`.
+            have their own, what is computed has the policies of `model`.
 
     Call arguments:
         inputs: dict of int `tokens`, `(B, 1)`, and the leaves of the state by
@@ -30,28 +29,26 @@ class DecodingStep(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.model = model
         # Of one sequence, for its structure, shapes and dtypes.
-        spec = tree.map_structure(
-            lambda x: keras.KerasTensor(
-                x.shape, keras.backend.standardize_dtype(x.dtype)
-            ),
-            model.get_initial_state(1),
-        )
-        self._spec = lambda: spec  # Keras wraps a dict that it is given
-        self.names = list(_named(spec))
+        state = model.get_initial_state(1)
+        self._structure = lambda: state  # Keras wraps a dict that it is given
+        self.names = list(_leaves(state))
         self.built = True
 
     def state_inputs(self):
         """Dict of a `keras.Input` for each leaf of the state."""
         return {
-            name: keras.Input(leaf.shape[1:], dtype=leaf.dtype, name=name)
-            for name, leaf in _named(self._spec()).items()
+            name: keras.Input(
+                leaf.shape[1:],
+                dtype=keras.backend.standardize_dtype(leaf.dtype),
+                name=name,
+            )
+            for name, leaf in _leaves(self._structure()).items()
         }
 
     def call(self, inputs):
-        leaves = [inputs[name] for name in self.names]
-        state = tree.pack_sequence_as(self._spec(), leaves)
+        state = _like(self._structure(), inputs)
         logits, _, state = self.model.call_with_state(inputs["tokens"], state)
-        return {"logits": ops.squeeze(logits, 1), **_named(state)}
+        return {"logits": ops.squeeze(logits, 1), **_leaves(state)}
 
     def compute_output_spec(self, inputs):
         sizes = (inputs["tokens"].shape[0], self.model.vocabulary_size)
@@ -72,16 +69,33 @@ class DecodingStep(keras.layers.Layer):
         return cls(**{**config, "model": model})
 
 
-def _named(state):
-    """The leaves of a state by names of their places.
+# By name, since `keras.tree` keeps nested dicts in the order in which they were
+# made under torch, and sorts them elsewhere.
 
-    Under torch, Keras flattens dicts within dicts in the order of their keys
-    as they came: two equal states may differ in it.
-    """
-    return {
-        "_".join(("state", *map(str, path))): leaf
-        for path, leaf in tree.flatten_with_path(state)
-    }
+
+def _leaves(state, name="state"):
+    """Dict of the leaves of a nested state, by their paths."""
+    if not isinstance(state, (dict, list, tuple)):
+        return {name: state}
+    leaves = {}
+    for key, part in _parts(state):
+        leaves |= _leaves(part, f"{name}_{key}")
+    return leaves
+
+
+def _like(state, leaves, name="state"):
+    """A state of the same structure, from `_leaves` of another."""
+    if not isinstance(state, (dict, list, tuple)):
+        return leaves[name]
+    parts = {k: _like(x, leaves, f"{name}_{k}") for k, x in _parts(state)}
+    is_dict = isinstance(state, dict)
+    return parts if is_dict else type(state)(parts.values())
+
+
+def _parts(state):
+    return (
+        sorted(state.items()) if isinstance(state, dict) else enumerate(state)
+    )
 
 
 def step_model(model):
