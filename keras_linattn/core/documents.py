@@ -11,6 +11,7 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import split_chunks
 
 
@@ -265,7 +266,16 @@ def largest_within(x, documents):
     index = ops.reshape(documents.query + rows, (batch * length,))
     flat = ops.transpose(ops.stop_gradient(x), (0, 2, 1, 3))
     flat = ops.reshape(flat, (batch * length, heads * dim))
-    largest = ops.segment_max(flat, index, num_segments=batch * length)
-    largest = ops.take(largest, index, axis=0)
+    largest = ops.take(largest_rows(flat, index), index, axis=0)
     largest = ops.reshape(largest, (batch, length, heads, dim))
     return ops.transpose(largest, (0, 2, 1, 3))
+
+
+@backends.with_fast_forms
+def largest_rows(x, index):
+    """The largest entries of the rows `[N, D]` that `index` `[N]` puts together.
+
+    Returns:
+        Tensor `[N, D]`, whose row n is that of index n; others mean nothing.
+    """
+    return ops.segment_max(x, index, num_segments=ops.shape(x)[0])

@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
+from keras_linattn.core.backends.thresholds import DOCUMENT_CHUNK
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
@@ -200,7 +201,7 @@ def causal_product(
     return join_chunks(output, length), state
 
 
-def product_within(query, key, value, starts, chunk_size=CHUNK_SIZE):
+def product_within(query, key, value, starts, chunk_size=DOCUMENT_CHUNK):
     """sum over all s in the document of t of (q_t . k_s) v_s, in chunks.
 
     Inside a chunk by its scores. A document that goes on in the chunks before
@@ -273,6 +274,15 @@ def weights_within(key, documents):
 
 
 def sums_within(x, documents):
-    """The sums over each document, at all of its positions: `[B, H, T, R]`."""
-    ones = ops.ones_like(x[:1, :1, :, :1])
-    return product_within(ones, ones, x, starts_of(documents))
+    """The sums over each document, at all of its positions: `[B, H, T, R]`.
+
+    What is not finite counts as 0.
+    """
+    batch, heads, length, dim = ops.shape(x)
+    x = ops.transpose(select(ops.isfinite(x), x), (0, 2, 1, 3))
+    # Heads side by side: the pairs of a chunk are then those of one head.
+    x = ops.reshape(x, (batch, 1, length, heads * dim))
+    ones = ops.ones_like(x[:, :, :, :1])
+    x = product_within(ones, ones, x, starts_of(documents))
+    x = ops.reshape(x, (batch, length, heads, dim))
+    return ops.transpose(x, (0, 2, 1, 3))

@@ -50,6 +50,10 @@ ARGUMENTS = {
         normal(3, 4, 2, 6),
         normal(2, 6),
     ),
+    "largest_rows": lambda: (
+        normal(9, 4),
+        ops.convert_to_tensor([0, 1, 1, 2, 2, 2, 3, 4, 4], dtype="int32"),
+    ),
     "looped_sums": lambda: (
         normal(1, 2, 19, 3, 4),
         normal(1, 2, 3, 4),

@@ -57,6 +57,13 @@ def softmax_parts(x, visible=None, axis=-1):
     return weights, ops.ones_like(weights.select(axis, 0))
 
 
+def largest_rows(x, index):
+    """With an index that is not repeated for each column."""
+    index = index.long().unsqueeze(1).expand(x.shape)
+    lowest = torch.full_like(x, -math.inf)
+    return lowest.scatter_reduce(0, index, x, "amax")
+
+
 def _can_attend_in_place(query, key, value):
     """Whether these are long, on a CPU, and need no gradients or trace."""
     tensors = query, key, value
