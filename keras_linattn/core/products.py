@@ -9,9 +9,9 @@ from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import earlier_pairs
-from keras_linattn.core.documents import in_one_sequence
 from keras_linattn.core.documents import largest_within
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
@@ -76,7 +76,8 @@ def kernel_attention(query, key, value, documents=None):
         Tensor `[B, H, T, V]`; 0 where no key is visible.
     """
     if documents is not None:
-        return in_one_sequence(attend_within, query, key, value, documents)
+        forms = attend_within, kernel_attention
+        return attend_documents(*forms, query, key, value, documents)
     numerator = matmul(query, key_value_product(key, value))
     key_sum = ops.expand_dims(ops.sum(key, axis=2), -1)  # [B, H, R, 1]
     return safe_divide(numerator, matmul(query, key_sum))
@@ -100,8 +101,9 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
     """
     key = hide(key, key_mask, value=LOWEST)
     if documents is not None:
+        forms = log_attend_within, log_kernel_attention
         heads = query, key, value
-        return in_one_sequence(log_attend_within, *heads, documents, LOWEST)
+        return attend_documents(*forms, *heads, documents, LOWEST)
     largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
     filled = largest > LOWEST / 2
