@@ -3,7 +3,7 @@
 You learn how to build your own model from `LinearTransformerDecoder` blocks and
 train it on sequences in which only some positions have a label.
 
-    python examples/associative_recall.py --mechanism delta_rule
+    python examples/associative_recall.py --mechanism gated_delta softmax
 
 A sequence lists pairs of a key and a value, then asks for the keys again:
 
@@ -15,6 +15,7 @@ Source: Arora et al. 2023, arXiv 2312.04927; here with fewer symbols.
 """
 
 import argparse
+import json
 import pathlib
 import sys
 import time
@@ -28,7 +29,8 @@ import keras_linattn
 # ## Settings
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--mechanism", default="delta_rule")
+# One for each block, in turn; or JSON, '{"name": "local", "window": 16}'.
+parser.add_argument("--mechanism", nargs="+", default=["delta_rule"])
 parser.add_argument("--epochs", type=int, default=2, help="200 steps each")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/associative_recall")
@@ -40,10 +42,11 @@ sizes, batch_size, steps, test_steps = (4, 8, 16, 32), 32, 200, 16
 epochs, hidden_dim, num_layers = args.epochs, 64, 2
 if args.smoke:
     sizes, batch_size, steps, test_steps = (2, 20), 4, 4, 1
-    epochs, hidden_dim, num_layers = 1, 16, 1
+    epochs, hidden_dim, num_layers = 1, 16, len(args.mechanism)
 out = pathlib.Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 keras.utils.set_random_seed(args.seed)
+pattern = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
 
 # ## Data: drawn anew for each batch, in a size that takes turns
 
@@ -94,17 +97,15 @@ class RecallBatches(keras.utils.PyDataset):
 # ## Model: no positions; a short convolution lets a value see its key
 
 inputs = keras.Input((None,), dtype="int32")
+options = {"num_heads": 2, "activation": "gelu", "normalize_first": True}
 x = keras.layers.Embedding(1 + 2 * SYMBOLS, hidden_dim)(inputs)
-for _ in range(num_layers):
+for number in range(num_layers):
     near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
     near = keras.layers.Conv1D(hidden_dim, 4, padding="causal")(near)
-    x = keras_linattn.LinearTransformerDecoder(
-        2 * hidden_dim,
-        num_heads=2,
-        activation="gelu",
-        normalize_first=True,
-        mechanism=args.mechanism,
-    )(keras.layers.Add()([x, near]))
+    block = keras_linattn.LinearTransformerDecoder(
+        2 * hidden_dim, mechanism=pattern[number % len(pattern)], **options
+    )
+    x = block(keras.layers.Add()([x, near]))
 x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
 model = keras.Model(inputs, keras.layers.Dense(1 + 2 * SYMBOLS)(x))
 
@@ -122,8 +123,7 @@ model.compile(optimizer, loss, weighted_metrics=["accuracy"])
 # ## Train, and test each size
 
 start = time.perf_counter()
-train = RecallBatches(sizes, steps, (0, args.seed))
-history = model.fit(train, epochs=epochs)
+history = model.fit(RecallBatches(sizes, steps, (0, args.seed)), epochs=epochs)
 seconds = time.perf_counter() - start
 accuracy = {}
 for pairs in sizes:
@@ -134,7 +134,7 @@ for pairs in sizes:
 print(f"Trained in {seconds:.0f} s.")
 
 axis = plt.figure().subplots()
-axis.plot(sizes, accuracy.values(), "o-", label=args.mechanism)
+axis.plot(sizes, accuracy.values(), "o-", label=" + ".join(args.mechanism))
 axis.plot(sizes, [1 / pairs for pairs in sizes], "k:", label="guess")
 axis.set(xlabel="pairs in the sequence", ylabel="test accuracy", xscale="log")
 axis.legend()

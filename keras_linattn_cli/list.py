@@ -24,6 +24,7 @@ LETTERS = {
     "D": "`key_dim`",
     "V": "`value_dim`",
     "H": "`num_heads`",
+    "W": "`window`",
     "R": "`num_features`",
     "K": "entries of the convolution kernel",
     "k": "`projection_dim`",

@@ -38,6 +38,7 @@ ATTENTION = {
     "gate_activation": "silu",
     "layer_norm_epsilon": 1e-3,
 }
+WINDOWED = {**ATTENTION, "mechanism": "softmax", "sliding_window": 4}
 BLOCK = {
     "intermediate_dim": 24,
     "num_heads": 3,
@@ -54,11 +55,10 @@ BLOCK = {
     "attention_options": {"kernel_size": 3, "gate_activation": "silu"},
 }
 CASES = {
-    "LinearSelfAttention": {**ATTENTION, "causal": True},
+    "LinearSelfAttention": {**WINDOWED, "causal": True},
     "LinearMultiHeadAttention": {
-        **ATTENTION,
-        "sliding_window": None,  # nothing else is taken
-        "flash_attention": False,
+        **WINDOWED,
+        "flash_attention": False,  # nothing else is taken
     },
     "LinearTransformerEncoder": {**BLOCK, "remat": True},
     "LinearTransformerDecoder": {**BLOCK, "cross_mechanism": "performer"},
@@ -111,8 +111,8 @@ def test_round_trip(name):
         and "__init__" in vars(base)
         for p in inspect.signature(base.__init__).parameters
     } - {"self", "kwargs"}
-    if name == "LinearSelfAttention":  # they belong to the drop-in layer
-        accepted -= {"sliding_window", "flash_attention"}
+    if name == "LinearSelfAttention":  # it belongs to the drop-in layer
+        accepted -= {"flash_attention"}
     assert accepted == set(options)
     layer = cls(**options, name="mine", dtype="mixed_bfloat16", trainable=False)
     config = layer.get_config()

@@ -31,8 +31,19 @@ def marks(subject, check, done):
     reason = dict(subject.traits.known_failures).get(check.__name__)
     if reason:
         yield pytest.mark.xfail(reason=reason, strict=True)
-    if check in done and check in OF_ONE_CONFIG:
+    if check in done and (check in OF_ONE_CONFIG or is_slow_here(check)):
         yield pytest.mark.release
+
+
+def is_slow_here(check):
+    """Does this backend compile for seconds what no value depends on?
+
+    Values and gradients of every configuration are compared with the
+    references on each backend. What else a configuration could break, torch
+    shows at each landing, the others in the release tier.
+    """
+    compares = check.__name__.endswith(("matches_reference", "match_reference"))
+    return keras.backend.backend() != "torch" and not compares
 
 
 @pytest.mark.parametrize(("subject", "check"), list(conformance_cases()))

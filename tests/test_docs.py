@@ -41,10 +41,11 @@ def python_blocks(path):
 def test_the_page_runs(forget_after, capsys):
     namespace = {"__name__": "my_project"}
     blocks = list(python_blocks(PAGE))
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         exec(block, namespace)
-    assert capsys.readouterr().out == "(2, 10, 16)\n"
+    printed = re.findall(r"\(.*?\)", capsys.readouterr().out)
+    assert printed == 4 * ["(2, 10, 16)"]
 
 
 @pytest.mark.once
@@ -76,6 +77,33 @@ def test_variable_lengths_page():
     if keras.backend.backend() == "torch":
         exec(fit, namespace)
         assert namespace["model"].optimizer.iterations > 0
+
+
+@pytest.mark.once
+def test_modern_blocks_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
+        exec(block, namespace)
+    logits, layer = "(None, None, 257)\n", "(1, 6, 64)\n"
+    assert capsys.readouterr().out == logits + 2 * layer + logits
+
+
+@pytest.mark.once
+def test_packing_page():
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "packing.md"):
+        exec(block, namespace)
+    assert namespace["means"].shape == (2, 2, 16)
+
+
+@pytest.mark.once
+def test_mixed_stacks_page():
+    pytest.importorskip("keras_hub")
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "mixed_stacks.md"):
+        exec(block, namespace)
+    assert namespace["text"].startswith("exact ")
+    assert namespace["logits"].shape == (1, 257)
 
 
 @pytest.mark.release

@@ -27,6 +27,7 @@ FILES = {  # what each example needs, and the picture that it draws
         ("orangecontrib", "keras_hub", "tensorflow"),
         "bits_per_byte.png",
     ),
+    "packed_documents": (("orangecontrib", "grain"), "tokens_per_second.png"),
     "associative_recall": ((), "recall.png"),
     "listops": ((), "confusion.png"),
 }

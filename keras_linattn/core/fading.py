@@ -30,9 +30,6 @@ from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import within
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.triangles import halves
-from keras_linattn.core.triangles import join_halves
-from keras_linattn.core.triangles import power_of_two
 
 
 class Fading(typing.NamedTuple):
@@ -128,15 +125,15 @@ def _scores_in_halves(queries, key, log_decay):
     block = 1
     while block < size:
         count //= 2
-        earlier, _ = halves(key, count, block)
-        before_first, before_second = halves(before, count, block)
-        after_first, after_second = halves(after, count, block)
+        earlier, _ = _halves(key, count, block)
+        before_first, before_second = _halves(before, count, block)
+        after_first, after_second = _halves(after, count, block)
         lasting = ops.swapaxes(earlier * ops.exp(after_first), -1, -2)
         fade = ops.exp(before_second)
         scores = [
-            join_halves(
-                *halves(score, count, block),
-                product(halves(query, count, block)[1] * fade, lasting),
+            _join(
+                *_halves(score, count, block),
+                product(_halves(query, count, block)[1] * fade, lasting),
             )
             for query, score in zip(queries, scores, strict=True)
         ]
@@ -149,3 +146,21 @@ def _scores_in_halves(queries, key, log_decay):
     )
     scores = [ops.reshape(x, (*leading, size, size)) for x in scores]
     return scores, Fading(before, after, before[..., -1:, :])
+
+
+def _halves(x, count, block):
+    """Both halves of blocks of rows, `[count, block, anything]` each."""
+    x = ops.reshape(x, (count, 2, block, x.shape[-1]))
+    return ops.unstack(x, 2, axis=1)
+
+
+def _join(first, second, corner):
+    """The lower triangular blocks `[first 0; corner second]`."""
+    upper = ops.concatenate([first, ops.zeros_like(first)], axis=-1)
+    lower = ops.concatenate([corner, second], axis=-1)
+    return ops.concatenate([upper, lower], axis=1)
+
+
+def power_of_two(size):
+    """The least power of 2 that is not below `size`, an int > 0."""
+    return 1 << (size - 1).bit_length()

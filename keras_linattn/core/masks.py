@@ -87,6 +87,21 @@ def spread(mask, rank, axis):
     return mask
 
 
+def visible_places(mask):
+    """Where the visible positions stand, in order.
+
+    Args:
+        mask: bool tensor `(B, T)`.
+
+    Returns:
+        Tensor of int32 `(B, T)`; behind the visible ones it is T - 1.
+    """
+    length = ops.shape(mask)[1]
+    place = ops.arange(length, dtype="int32")
+    places = ops.sort(ops.where(mask, place, length), axis=1)
+    return ops.cast(ops.minimum(places, length - 1), "int32")
+
+
 def visible_span(mask):
     """Where the visible positions begin and end, and what they leave out.
 

@@ -12,16 +12,16 @@ from keras import ops
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.delta import delta_step
+from keras_linattn.core.delta import inverse_unit_lower
 from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import within
 from keras_linattn.core.fading import fading_scores
+from keras_linattn.core.fading import power_of_two
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.triangles import inverse_in_blocks
-from keras_linattn.core.triangles import power_of_two
 
 
 def vector_delta_product(
@@ -65,7 +65,7 @@ def vector_delta_product(
     scores, overlaps = (within(x, chunks) for x in pairs)
     faded = ops.exp(fading.before)
     # U = own - read S_0
-    inverse = inverse_in_blocks(beta * overlaps)
+    inverse = inverse_unit_lower(beta * overlaps)
     read = matmul(inverse, of_first(beta * faded * key, chunks))
     own = matmul(inverse, beta * value)
     lasting = of_last(key * ops.exp(fading.after), chunks)

@@ -5,6 +5,8 @@ preprocess it in the graph: see `serving_preprocessors` in the docstring of
 `export_saved_model`.
 """
 
+import itertools
+
 import keras
 
 
@@ -31,7 +33,7 @@ def _add_model(archive, model):
     inputs = model.inputs if sequential else [model.input]
     if keras.backend.backend() == "jax":
         return archive.track_and_add_endpoint(
-            "serve", model, inputs, **_jax_options()
+            "serve", model, inputs, **_jax_options(inputs)
         )
     import tensorflow as tf
 
@@ -44,13 +46,34 @@ def _add_model(archive, model):
     return archive.add_endpoint("serve", model.__call__, inputs)
 
 
-def _jax_options():
+def _jax_options(inputs=()):
     if keras.backend.backend() != "jax":
         return {}
     # By default the program runs only on the kind of device it was exported
     # on.
-    platforms = ("cpu", "cuda")
-    return {"jax2tf_kwargs": {"native_serialization_platforms": platforms}}
+    options = {"native_serialization_platforms": ("cpu", "cuda")}
+    first, *others = keras.tree.flatten(inputs) or (None,)
+    if any(x.name == "segment_ids" for x in others):
+        options["polymorphic_shapes"] = _shapes(inputs, first)
+    return {"jax2tf_kwargs": options}
+
+
+def _shapes(inputs, first):
+    """Sizes by names: segment ids have the length of the first input.
+
+    Keras would give each input a length of its own.
+    """
+    numbers = itertools.count()
+
+    def shape(x):
+        alike = x is first or x.name == "segment_ids"
+        names = ["batch"] + [f"size_{next(numbers)}" for _ in x.shape[1:]]
+        if alike and len(names) > 1:
+            names[1] = "length"
+        sizes = zip(x.shape, names)
+        return f"({', '.join(n if s is None else str(s) for s, n in sizes)})"
+
+    return keras.tree.map_structure(shape, list(inputs))
 
 
 def _preprocessed(serve, spec, function):

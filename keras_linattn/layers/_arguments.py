@@ -66,6 +66,17 @@ def check_input_shapes(query_shape, value_shape, key_shape):
         )
 
 
+def known_features(features):
+    """The features of the input of a layer that is not built yet."""
+    if features is None:
+        raise ValueError(
+            "The size of this state follows from the features of the input, "
+            "which a layer that is not built does not know. Received: "
+            "features=None. Pass `features`, or build the layer first."
+        )
+    return positive("features", features)
+
+
 def check_floating(**inputs):
     """Static check that what is attended are no token ids or pixels."""
     given = {name: x for name, x in inputs.items() if x is not None}
@@ -73,7 +84,7 @@ def check_floating(**inputs):
         dtype = keras.backend.standardize_dtype(x.dtype)
         if not keras.backend.is_float_dtype(dtype):
             raise TypeError(
-                "Attention takes inputs of floating point. Received: "
+                "This layer takes inputs of floating point. Received: "
                 f"{name} of dtype {dtype}, shape {tuple(x.shape)}. Embed token "
                 "ids with `keras.layers.Embedding` first, or convert numbers "
                 'with `keras.ops.cast(x, "float32")`.'

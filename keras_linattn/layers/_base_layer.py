@@ -1,20 +1,36 @@
 """The base of all layers: `keras.RematScope`, and sublayers that follow."""
 
 import functools
+import inspect
 
 import keras
 
 from keras_linattn.core.arguments import takes_numpy as takes_numpy
+from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers._sublayers import with_mechanism
 
 
 class BaseLayer(keras.layers.Layer):
-    """A layer whose calls can be computed again; not for use on its own."""
+    """A layer whose calls can be computed again; not for use on its own.
+
+    Its first input is of floating point, unless `takes_integers` says that it
+    may be token ids.
+    """
+
+    takes_integers = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         takes_numpy(cls)
+
+    def __call__(self, *args, **kwargs):
+        if not self.takes_integers:
+            name = next(iter(inspect.signature(self.call).parameters))
+            x = args[0] if args else kwargs.get(name)
+            # Here for both: what is symbolic does not come to `call`.
+            check_floating(**{name: x if hasattr(x, "dtype") else None})
+        return super().__call__(*args, **kwargs)
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call` as the `keras.RematScope` of this layer wants it.

@@ -20,6 +20,7 @@ from keras_linattn.mechanisms.focused import Focused as Focused
 from keras_linattn.mechanisms.gated_delta import GatedDelta as GatedDelta
 from keras_linattn.mechanisms.gated_linear import GatedLinear as GatedLinear
 from keras_linattn.mechanisms.hedgehog import Hedgehog as Hedgehog
+from keras_linattn.mechanisms.hybrid_window import HybridWindow as HybridWindow
 from keras_linattn.mechanisms.imhsa import (
     InteractiveMultiHead as InteractiveMultiHead,
 )
@@ -29,6 +30,7 @@ from keras_linattn.mechanisms.linear_transformer import (
     LinearTransformer as LinearTransformer,
 )
 from keras_linattn.mechanisms.linformer import Linformer as Linformer
+from keras_linattn.mechanisms.local import Local as Local
 from keras_linattn.mechanisms.mamba2 import Mamba2 as Mamba2
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,

@@ -13,8 +13,8 @@ Differs from the paper: the decays within a chunk are split at its middle, then
 at the middles of its halves, and so on; softplus(b) starts spread evenly over
 the features of each head; no short convolution on q, k and v, and no silu on
 v, which the model may have; the layer's gate is `use_gate`, whose projection
-has full rank; the normalisation has no weights; q is not divided by sqrt D,
-which the normalisation undoes.
+has full rank; the normalisation has no weights; q is multiplied by `scale`,
+not divided by sqrt D, which the normalisation undoes.
 """
 
 import dataclasses
@@ -56,7 +56,10 @@ class KDA(DeltaRule):
             D, the dimension of a head.
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        activation: see `DeltaRule`. Defaults to `"silu"`.
+        scale: likewise. Defaults to 1.
+        epsilon: likewise. Defaults to 1e-5.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range; if called with
@@ -77,8 +80,8 @@ class KDA(DeltaRule):
         DeltaRule.traits, source="Kimi Team 2025, arXiv 2510.26692"
     )
 
-    def __init__(self, gate_rank=None, output_norm=True, **kwargs):
-        super().__init__(output_norm=output_norm, **kwargs)
+    def __init__(self, gate_rank=None, **kwargs):
+        super().__init__(**kwargs)
         if gate_rank is not None and (
             not isinstance(gate_rank, int) or gate_rank <= 0
         ):

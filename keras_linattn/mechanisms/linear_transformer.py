@@ -19,8 +19,15 @@ its row's maximum and 1e-30 is added to phi of negative keys: weights are exact
 where phi(k) > 1e-25 for a visible key in a feature where the query is largest,
 and tend to equal ones below; sums of features times values must stay below
 3e38.
+
+The paper leaves phi open, as long as similarities are not negative (section
+3.2.1). Another one is taken as it is: a query whose products with all visible
+keys are 0, or below 1e-35, counts as one that sees none.
 """
 
+import dataclasses
+
+import keras
 from keras import ops
 
 from keras_linattn.core.folded import Factors
@@ -32,6 +39,10 @@ from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
 from keras_linattn.core.products import log_kernel_attention
+from keras_linattn.mechanisms._feature_map import apply_feature_map
+from keras_linattn.mechanisms._feature_map import count_features
+from keras_linattn.mechanisms._feature_map import get_feature_map
+from keras_linattn.mechanisms._feature_map import serialize_feature_map
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -84,9 +95,29 @@ def position_weights(key, key_mask=None, axis=2):
 
 @register("linear_transformer")
 class LinearTransformer(KernelMechanism):
-    """Linear attention with the feature map elu(x) + 1.
+    """Linear attention with the feature map elu(x) + 1, or one of your own.
 
     Call arguments, result and errors: see `Mechanism`.
+
+    Args:
+        feature_map: what makes features of heads `[B, H, T, D]`, the same for
+            queries and keys. Defaults to `None`: elu(x) + 1. Or one of
+            - the name of an activation of Keras that is negative nowhere,
+              such as `"relu"`, `"softplus"` or `"exponential"`;
+            - a callable that is registered with Keras;
+            - a `keras.layers.Layer`, which is built and saved with the
+              mechanism, and computes in its own dtype.
+
+            It works on each position by itself. The products of features must
+            not be negative, which is not checked. Where all of them are 0, as
+            with `"relu"` they may be, the output is 0.
+        **kwargs: arguments of `Mechanism`.
+
+    Raises:
+        ValueError: if the name is unknown, or if the callable is not
+            registered; if a state is asked for and the number of features
+            cannot be known.
+        TypeError: if `feature_map` is of another type.
 
     Example:
 
@@ -94,6 +125,10 @@ class LinearTransformer(KernelMechanism):
     >>> from keras_linattn import mechanisms
     >>> x = np.ones((1, 2, 6, 4), "float32")
     >>> mechanism = mechanisms.LinearTransformer()
+    >>> tuple(mechanism(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
+    >>> features = keras.layers.Dense(16, activation="softplus")
+    >>> mechanism = mechanisms.LinearTransformer(feature_map=features)
     >>> tuple(mechanism(x, x, x, causal=True).shape)
     (1, 2, 6, 4)
 
@@ -110,13 +145,51 @@ class LinearTransformer(KernelMechanism):
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
     )
 
+    def __init__(self, feature_map=None, **kwargs):
+        super().__init__(**kwargs)
+        self.feature_map = get_feature_map(feature_map)
+        if feature_map is not None:
+            self.traits = dataclasses.replace(
+                self.traits, separable=False, normalised=False
+            )
+        self._num_features = {}  # by the size of heads
+
+    def build(self, query_shape, key_shape, value_shape):
+        layer = self.feature_map
+        if isinstance(layer, keras.layers.Layer) and not layer.built:
+            layer.build((None, query_shape[1], None, query_shape[3]))
+
+    def features(self, x):
+        return ops.cast(apply_feature_map(self.feature_map, x), x.dtype)
+
     def query_features(self, query):
+        if self.feature_map is not None:
+            return self.features(query)
         return relative_features(query)
 
     def key_features(self, key):
+        if self.feature_map is not None:
+            return self.features(key)
         return feature_map(key, FLOOR)
 
+    def num_features_for(self, key_dim, num_heads=None):
+        if self.feature_map is None:
+            return key_dim
+        if key_dim not in self._num_features:
+            count = count_features(self.feature_map, num_heads, key_dim)
+            self._num_features[key_dim] = count
+        return self._num_features[key_dim]
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        # Some layers, such as one map for each head, must know the heads.
+        self.num_features_for(key_dim, num_heads)
+        return super().state_spec(num_heads, key_dim, value_dim)
+
     def attend_both_ways(self, query, key, value, key_mask, documents=None):
+        if self.feature_map is not None:
+            return super().attend_both_ways(
+                query, key, value, key_mask, documents
+            )
         if documents is not None:
             query, key = log_feature_map(query), log_feature_map(key)
             heads = query, key, value
@@ -133,3 +206,9 @@ class LinearTransformer(KernelMechanism):
         scale = safe_divide(ops.ones_like(total), total)
         query = masked_softmax(scores)
         return Factors(query, weights, scale, scale * total)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "feature_map": serialize_feature_map(self.feature_map),
+        }

@@ -3,20 +3,23 @@
 out = softmax_S(Q K^T / sqrt D) V.  Causal: over s <= t.
 
 Cost: O(T S (D + V)) time and, where the backend has no fused kernel, T S
-memory. For comparison and conversion; not linear.
+memory; not linear. State, with `cache_length=N`: N keys and values.
 Source: Vaswani et al., "Attention is all you need", NeurIPS 2017, arXiv
 1706.03762, equation 1.
 Differs from the paper: a row that sees no key is 0.
 """
 
+import dataclasses
 import math
 
+import keras
 from keras import ops
 from keras.backend import standardize_dtype
 
 from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import contain
@@ -87,11 +90,66 @@ def weights_of(query, key, visible):
     return masked_softmax(scores / math.sqrt(key.shape[-1]), visible)
 
 
+def pairs_of_cache(cached, length, key_mask, documents=None):
+    """Bool `[B, 1, T, N + T]`: the keys of a cache, and the new ones, seen.
+
+    Args:
+        cached: int tensor `(B, 1)`, how many the cache holds.
+        length: int, N.
+        key_mask: bool tensor `(B, T)`, of the new keys.
+        documents: `Documents` of the new positions, or `None`. The cache
+            belongs to document 0.
+    """
+    new = visible_pairs(key_mask, documents)
+    new = combine_masks(earlier_pairs(ops.shape(key_mask)[1]), new)
+    own = ops.ones_like(key_mask)
+    if documents is not None:
+        own = ops.equal(documents.query, 0)
+    held = ops.less(ops.arange(length, dtype="int32"), cached)
+    held = spread(held, rank=4, axis=3)
+    held = ops.logical_and(held, spread(own, rank=4, axis=2))
+    return ops.concatenate([held, new], axis=3)
+
+
+def kept_places(cached, length, mask):
+    """What a cache holds after new positions: the visible ones, in order.
+
+    Args:
+        cached: int tensor `(B, 1)`, how many it held.
+        length: int, N, how many it can hold.
+        mask: bool tensor `(B, T)`, the new positions to be kept.
+
+    Returns:
+        Places `(B, N)` among those held before and the new ones, and the
+        number that it should hold `(B, 1)`, which may be more than N.
+    """
+    slot = ops.arange(length, dtype="int32")
+    new = ops.clip(slot - cached, 0, ops.shape(mask)[1] - 1)
+    new = ops.take_along_axis(visible_places(mask), new, axis=1)
+    added = ops.sum(ops.cast(mask, "int32"), axis=1, keepdims=True)
+    return ops.where(slot < cached, slot, length + new), cached + added
+
+
 @register("softmax")
 class Softmax(Mechanism):
     """Exact softmax attention, quadratic in the length.
 
+    With `cache_length` it has states, caches of that many keys and values, so
+    that it can stand in a decoder that streams. A query that would need one
+    more gives NaN, and so do all that come after it: nothing is forgotten
+    silently. Hidden positions take no place in the cache. A whole call needs
+    no cache, and takes any length.
+
     Call arguments, result and errors: see `Mechanism`.
+
+    Args:
+        cache_length: int > 0 or `None`, the most visible positions that a
+            state holds. Defaults to `None`: it has no states.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if `cache_length` is no positive integer; if one step
+            brings more positions than that.
 
     Example:
 
@@ -113,6 +171,18 @@ class Softmax(Mechanism):
         source="Vaswani et al. 2017, arXiv 1706.03762",
     )
 
+    def __init__(self, cache_length=None, **kwargs):
+        super().__init__(**kwargs)
+        self.cache_length = cache_length
+        if cache_length is None:
+            return
+        if not isinstance(cache_length, int) or cache_length <= 0:
+            raise ValueError(
+                "`cache_length` must be a positive integer or `None`. "
+                f"Received: cache_length={cache_length!r}."
+            )
+        self.traits = dataclasses.replace(self.traits, recurrent=True)
+
     def attend(
         self,
         query,
@@ -131,3 +201,63 @@ class Softmax(Mechanism):
         if causal:
             pairs = combine_masks(earlier_pairs(ops.shape(query)[2]), pairs)
         return attend_pairs(query, key, value, pairs)
+
+    def check_recurrent(self):
+        if self.cache_length is None:
+            raise ValueError(
+                f"`{type(self).__name__}` has no recurrent form without a "
+                "cache. Received: cache_length=None. Say how many positions a "
+                'state must hold, as in {"name": "softmax", "cache_length": '
+                "1024}, or use a mechanism whose state does not depend on the "
+                "length, such as 'linear_transformer'."
+            )
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """Dict of the `cache` and of `count`, the positions it has taken in.
+
+        The cache is `[B, H, N, D + V]`, the visible keys and values in order;
+        the count `(B, 1)`.
+        """
+        self.check_recurrent()
+        shape = (None, num_heads, self.cache_length, key_dim + value_dim)
+        return {
+            "cache": keras.KerasTensor(shape, dtype=self.state_dtype),
+            "count": keras.KerasTensor((None, 1), dtype="int32"),
+        }
+
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
+        size, length = self.cache_length, key.shape[2]
+        if isinstance(length, int) and length > size:
+            raise ValueError(
+                "A step must fit into the cache. Received: "
+                f"{length} positions, cache_length={size}. Make the mechanism "
+                "with a larger `cache_length`."
+            )
+        if key_mask is None:
+            key_mask = ops.ones_like(key[:, 0, :, 0], dtype="bool")
+        key_mask, count = ops.cast(key_mask, "bool"), state["count"]
+        pairs = pairs_of_cache(count, size, key_mask, documents)
+        entries = ops.concatenate([key, value], axis=-1)
+        entries = ops.concatenate([state["cache"], entries], axis=2)
+        keys, values = ops.split(entries, [key.shape[-1]], axis=-1)
+        output = attend_pairs(query, keys, values, pairs)
+        # Of a query's keys, those the cache cannot hold are missing, too.
+        seen = ops.sum(ops.cast(pairs, "int32"), axis=-1, keepdims=True)
+        lost = spread(ops.maximum(count - size, 0), rank=4, axis=3)
+        kept = key_mask
+        if documents is not None:
+            number, last = documents.query, documents.query[:, -1:]
+            own = spread(ops.equal(number, 0), rank=4, axis=2)
+            lost = ops.where(own, lost, 0)
+            kept = ops.logical_and(kept, ops.equal(number, last))
+            count = ops.where(ops.equal(last, 0), count, 0)
+        nothing = ops.cast(float("nan"), output.dtype)
+        output = ops.where(seen + lost > size, nothing, output)
+        index, count = kept_places(count, size, kept)
+        index = ops.expand_dims(ops.expand_dims(index, 1), 3)
+        cache = ops.take_along_axis(entries, index, axis=2)
+        filled = spread(
+            ops.less(ops.arange(size, dtype="int32"), count), rank=4, axis=2
+        )
+        cache = ops.where(filled, cache, ops.zeros_like(cache))
+        return output, {"cache": cache, "count": count}

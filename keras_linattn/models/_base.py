@@ -12,10 +12,14 @@ from keras_linattn.layers import TokenExtension
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import takes_numpy
+from keras_linattn.layers._norms import make_norm
+from keras_linattn.layers._stacks import entries_of_blocks
+from keras_linattn.layers._stacks import is_pattern
+from keras_linattn.layers._stacks import restore_pattern
+from keras_linattn.layers._stacks import serialize_pattern
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
-from keras_linattn.layers.blocks._transformer_block import NORMS
 
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
@@ -102,6 +106,9 @@ class FunctionalModel(keras.Model):
     @classmethod
     def from_config(cls, config):
         config = with_mechanism(config)
+        if is_pattern(config.get("mechanism")):
+            entries = restore_pattern(config["mechanism"])
+            config = {**config, "mechanism": entries}
         frozen = config.get("frozen_layers", ())
         config = {k: v for k, v in config.items() if k != "frozen_layers"}
         if isinstance(config.get("dtype"), dict):
@@ -115,6 +122,8 @@ class FunctionalModel(keras.Model):
 
 def _serialized(mechanism):
     """What was passed as `mechanism`, as JSON."""
+    if is_pattern(mechanism):
+        return serialize_pattern(mechanism, _serialized)
     if isinstance(mechanism, dict):
         return dict(mechanism)
     if isinstance(mechanism, type):
@@ -153,12 +162,14 @@ def add_encoder(x, num_layers, block, policy, **sizes):
         policy: dtype policy of the model.
         **sizes: those of the inputs, see `mechanisms.with_input_sizes`.
     """
+    block = _with_mechanisms(block, num_layers)
     x = add_blocks(x, range(num_layers), block, policy, **sizes)
     return final_norm(policy)(x)
 
 
 def add_hourglass(x, factor, num_layers, block, policy, sequence_length=None):
     """`add_encoder` whose blocks except the last attend to merged tokens."""
+    block = _with_mechanisms(block, num_layers)
     name = "hourglass_merging"
     merged = TokenMerging(
         factor,
@@ -183,18 +194,26 @@ def add_hourglass(x, factor, num_layers, block, policy, sequence_length=None):
     return final_norm(policy)(x)
 
 
+def _with_mechanisms(block, num_layers):
+    """The blocks' arguments, with a list of one mechanism for each."""
+    entries = entries_of_blocks("mechanism", block["mechanism"], num_layers)
+    return {**block, "mechanism": entries}
+
+
 def add_blocks(x, numbers, block, policy, **sizes):
-    """Pre-norm encoder blocks named after `numbers`, `(B, T, F)` each."""
-    block = {
-        **block,
-        "mechanism": mechanisms.with_input_sizes(block["mechanism"], **sizes),
-    }
+    """Pre-norm encoder blocks named after `numbers`, `(B, T, F)` each.
+
+    `block["mechanism"]` is a list, of all blocks of the model.
+    """
+    block = dict(block)
+    entries = block.pop("mechanism")
     if block["intermediate_dim"] is None:
         block["intermediate_dim"] = 2 * x.shape[-1]
     for number in numbers:
         name = f"encoder_{number}"
         x = LinearTransformerEncoder(
             **block,
+            mechanism=mechanisms.with_input_sizes(entries[number], **sizes),
             activation="gelu",
             normalize_first=True,
             dtype=sublayer_policy(policy, name),
@@ -215,17 +234,15 @@ def shortened(sequence_length, factor=1):
     return -(-positive("sequence_length", sequence_length) // factor)
 
 
-def final_norm(policy, normalization="layer", epsilon=1e-5):
-    """The normalisation after the last block, of its kind."""
-    name = "final_norm"
-    return NORMS[normalization](
-        epsilon=epsilon, dtype=sublayer_policy(policy, name), name=name
-    )
+def final_norm(policy, **options):
+    """The normalisation after the last block; `options` as of `norm`."""
+    return norm("final_norm", policy, **options)
 
 
-def layer_norm(name, policy):
-    return keras.layers.LayerNormalization(
-        epsilon=1e-5, dtype=sublayer_policy(policy, name), name=name
+def norm(name, policy, normalization="layer", epsilon=1e-5):
+    """A normalisation, see `make_norm`."""
+    return make_norm(
+        normalization, epsilon, sublayer_policy(policy, name), name
     )
 
 

@@ -172,7 +172,7 @@ class Generator:
             prompts = decoding.as_arrays(inputs, max_length, pad_id)
         decoding.check_prompts(prompts["padding_mask"])
         outputs = self.make_generate_function()(
-            decoding.in_bucket(prompts, pad_id),
+            decoding.in_bucket(prompts, pad_id, decoding.longest_input(self)),
             decoding.stop_tokens(stop_token_ids, self.tokenizer),
         )
         length = prompts["token_ids"].shape[1]

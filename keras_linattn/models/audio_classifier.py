@@ -10,7 +10,7 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
-from keras_linattn.models._base import layer_norm
+from keras_linattn.models._base import norm
 from keras_linattn.models._base import shortened
 from keras_linattn.models._base import stores_arguments
 
@@ -41,8 +41,10 @@ class AudioClassifier(Classifier):
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.1.
         activation: of the output. Defaults to `"softmax"`: probabilities.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Defaults to `"modified_linformer"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Defaults to `"modified_linformer"`.
         sequence_length: int > 0 or `None`, samples of the longest input. Only
             mechanisms with the trait `needs_length` use it, such as
             `"linformer"`. Defaults to `None`: unknown.
@@ -148,6 +150,6 @@ def _add_convolution(x, index, kernel_size, strides, hidden_dim, policy):
         dtype=sublayer_policy(policy, name),
         name=name,
     )(x)
-    x = layer_norm(f"convolution_norm_{index}", policy)(x)
+    x = norm(f"convolution_norm_{index}", policy)(x)
     name = f"convolution_gelu_{index}"
     return keras.layers.Activation("gelu", dtype=policy, name=name)(x)

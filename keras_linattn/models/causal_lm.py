@@ -10,6 +10,8 @@ from keras_linattn.layers import CausalConvolution
 from keras_linattn.layers import LinearTransformerDecoder
 from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.layers._arguments import positive
+from keras_linattn.layers._stacks import entries_of_blocks
+from keras_linattn.layers._stacks import entry_of_group
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.models import decoding
 from keras_linattn.models._base import BYTE_VOCABULARY
@@ -51,13 +53,16 @@ class CausalLM(Generator, FunctionalModel):
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 4 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Decoding step by step needs one
-            with the trait `recurrent`. Defaults to `"gated_delta"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Decoding step by step needs the trait `recurrent` in each
+            block. Defaults to `"gated_delta"`.
         kernel_size: int > 1 or `None`, positions that the convolution before
             the blocks sums up; `None` for none. Defaults to 4.
         layers_per_state: int > 0, neighbouring blocks that share keys, values
-            and state, see `LinearTransformerDecoderGroup`. Defaults to 1.
+            and state, see `LinearTransformerDecoderGroup`, and therefore also
+            their mechanism. Defaults to 1.
         tokenizer: KerasHub tokenizer or `None`: bytes. Saved with the model.
         sequence_length: int > 0 or `None`, tokens of the longest sequence,
             generated ones included. Only mechanisms with the trait
@@ -141,6 +146,7 @@ class CausalLM(Generator, FunctionalModel):
         dtype=None,
         **kwargs,
     ):
+        positive("num_layers", num_layers)
         policy = keras.dtype_policies.get(dtype)
         if intermediate_dim is None:
             intermediate_dim = 4 * hidden_dim
@@ -159,10 +165,17 @@ class CausalLM(Generator, FunctionalModel):
             "normalization": normalization,
             "use_bias": use_bias,
             "use_feedforward_gate": use_feedforward_gate,
-            "attention_options": attention_options,
-            "mechanism": mechanisms.with_input_sizes(
-                mechanism, sequence_length=shortened(sequence_length)
+            "attention_options": entries_of_blocks(
+                "attention_options", attention_options, num_layers
             ),
+            "mechanism": [
+                mechanisms.with_input_sizes(
+                    entry, sequence_length=shortened(sequence_length)
+                )
+                for entry in entries_of_blocks(
+                    "mechanism", mechanism, num_layers
+                )
+            ],
         }
         embedding = _embedding(
             vocabulary_size, hidden_dim, tokenizer, tie_embeddings, policy
@@ -171,7 +184,11 @@ class CausalLM(Generator, FunctionalModel):
             embedding,
             *_convolutions(kernel_size, policy),
             *_decoders(num_layers, layers_per_state, remat, policy, block),
-            final_norm(policy, normalization, layer_norm_epsilon),
+            final_norm(
+                policy,
+                normalization=normalization,
+                epsilon=layer_norm_epsilon,
+            ),
         ]
         inputs = tokens = keras.Input((None,), dtype="int32", name="tokens")
         segment_ids = None
@@ -211,12 +228,18 @@ class CausalLM(Generator, FunctionalModel):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Dict of trees of tensors of fixed shapes and dtypes, the batch
-            first.
+            Dict from names of layers to trees of tensors of fixed shapes and
+            dtypes, the batch first: what a mechanism keeps, mostly float32.
+
+        Raises:
+            ValueError: if the mechanism of a block has no states.
         """
+        convolution, *decoders = self._streaming_layers()
+        for decoder in decoders:
+            _check_streams(decoder)
         return {
             layer.name: layer.get_initial_state(batch_size)
-            for layer in self._streaming_layers()
+            for layer in (convolution, *decoders)
         }
 
     def encode_with_state(
@@ -277,7 +300,8 @@ class CausalLM(Generator, FunctionalModel):
         Its inputs are a dict: `tokens`, `(B, 1)`, and the leaves of the state
         by names like `state_decoder_0`. Its outputs are a dict: `logits`,
         `(B, vocabulary_size)`, and the new leaves by the names of the old
-        ones. The first state is zeros. Its weights are this model's.
+        ones. The first state is zeros, of the dtypes of the inputs. Its
+        weights are this model's.
 
         Returns:
             `keras.Model`.
@@ -353,23 +377,41 @@ def _packing(layer, segment_ids):
     return {"decoder_segment_ids": segment_ids} if is_decoder else {}
 
 
+def _check_streams(decoder):
+    """Raises a `ValueError` if a decoder has no states, with its name."""
+    try:
+        decoder.mechanism.check_recurrent()
+    except ValueError as error:
+        raise ValueError(
+            "Decoding step by step needs states in all blocks of a stack. "
+            f"Received: block {decoder.name!r} without. {error}"
+        ) from error
+
+
 def _decoders(num_layers, layers_per_state, remat, policy, block):
-    """Blocks, or groups that share a state; the last group may be smaller."""
-    positive("num_layers", num_layers)
+    """Blocks, or groups that share a state; the last group may be smaller.
+
+    `mechanism` and `attention_options` in `block` are lists, of all blocks.
+    """
     step = positive("layers_per_state", layers_per_state)
     # Without `remat` an outer scope of the user stays in force.
     scope = keras.RematScope(mode="full") if remat else nullcontext()
     decoders = []
-    given = _options_of_blocks(block["attention_options"], num_layers)
     for first in range(0, num_layers, step):
         name = f"decoder_{first}"
+        size = min(step, num_layers - first)
+        of_group = {
+            argument: entry_of_group(
+                argument, block[argument][first : first + size]
+            )
+            for argument in ("mechanism", "attention_options")
+        }
         options = {
             **block,
-            "attention_options": _options_of_group(given[first : first + step]),
+            **of_group,
             "dtype": sublayer_policy(policy, name),
             "name": name,
         }
-        size = min(step, num_layers - first)
         with scope:
             decoders.append(
                 LinearTransformerDecoderGroup(size, **options)
@@ -377,26 +419,3 @@ def _decoders(num_layers, layers_per_state, remat, policy, block):
                 else LinearTransformerDecoder(**options)
             )
     return decoders
-
-
-def _options_of_blocks(options, num_layers):
-    """The `attention_options` of each block, from a dict or a list of them."""
-    pattern = options if isinstance(options, (list, tuple)) else [options]
-    if not 0 < len(pattern) <= num_layers:
-        raise ValueError(
-            "A list of `attention_options` has one entry for each block, or "
-            f"fewer, which repeat. Received: {len(pattern)} entries for "
-            f"{num_layers} blocks. Pass one dict for all of them."
-        )
-    return [pattern[i % len(pattern)] for i in range(num_layers)]
-
-
-def _options_of_group(options):
-    """Those of blocks that share a state."""
-    if any(other != options[0] for other in options):
-        raise ValueError(
-            "Blocks that share keys, values and a state share their "
-            f"`attention_options`. Received: {options!r} for one group of "
-            "blocks. Use `layers_per_state=1`, or equal entries."
-        )
-    return options[0]

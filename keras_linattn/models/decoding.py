@@ -160,14 +160,28 @@ def without_prompt(outputs, prompt, pad_id):
     return pack(unpack(tokens, added), tokens.shape[1], pad_id)
 
 
-def in_bucket(prompts, pad_id):
+def longest_input(model):
+    """The most positions that all mechanisms of a model take, or `None`."""
+    sizes = [
+        getattr(layer.mechanism, name, None)
+        for layer in model.layers
+        if hasattr(layer, "mechanism")
+        for name in ("sequence_length", "cache_length")
+    ]
+    return min((size for size in sizes if size is not None), default=None)
+
+
+def in_bucket(prompts, pad_id, longest=None):
     """Prompts moved to the end of a longer row, of one of a few lengths.
 
     In front, where the sampler's loop does not begin yet, the added columns
-    cost no steps.
+    cost no steps. A row that is not longer than `longest` remains so.
     """
     length = prompts["token_ids"].shape[1]
-    added = [(0, 0), (bucket_length(length) - length, 0)]
+    bucket = bucket_length(length)
+    if longest is not None:
+        bucket = max(length, min(bucket, longest))
+    added = [(0, 0), (bucket - length, 0)]
     return {
         "token_ids": np.pad(
             prompts["token_ids"], added, constant_values=pad_id

@@ -40,8 +40,10 @@ class TextClassifier(Classifier):
             encoder. Defaults to 4.
         dropout: float in [0, 1). Defaults to 0.1.
         activation: of the output. Defaults to `"softmax"`: probabilities.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Defaults to `"modified_linformer"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Defaults to `"modified_linformer"`.
         hourglass_factor: int > 0. If over 1, that many tokens are merged to
             one more, all blocks but the last attend over these, and what they
             found is added to the tokens before the last block: for long

@@ -27,10 +27,12 @@ class VisionTransformer(Classifier):
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.
         activation: of the output. Defaults to `"softmax"`: probabilities.
-        mechanism: name, dict, class or object, see `mechanisms.get`; an
-            object is shared by all blocks. Mechanisms with the trait `grid`
-            get the grid of patches, those with the trait `needs_length` the
-            number of patches. Defaults to `"modified_linformer"`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of them, one for each block; a shorter list repeats, and the
+            last repetition may be cut. An object is shared by all of its
+            blocks. Mechanisms with the trait `grid` get the grid of
+            patches, those with the trait `needs_length` the number of patches.
+            Defaults to `"modified_linformer"`.
         stem_filters: tuple of ints > 0, stages of convolutions before the
             patches: each stage is two of 3 x 3, with so many filters, of which
             the second has a stride of 2, so that a patch covers twice as many

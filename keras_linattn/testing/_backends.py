@@ -3,24 +3,30 @@
 Functions here take `function`, of tensors, and NumPy arrays.
 """
 
+import functools
+
 from keras import ops
 
 from keras_linattn.core import backends
 
 
-def gradients(function, arrays, variables):
-    """Gradients of the scalar `function(*arrays)`.
+def gradients(function, arrays, variables, others=()):
+    """Gradients of the scalar `function(*arrays, *others)`.
+
+    JAX compiles them once for each function and each set of shapes.
 
     Args:
         function: callable on tensors that returns a scalar tensor.
         arrays: list of float arrays.
         variables: list of Keras variables that `function` reads.
+        others: arrays or `None`s without gradients. Defaults to none.
 
     Returns:
         Lists of NumPy arrays: of the arrays, and of the variables.
     """
     given = tensors(arrays)
-    found = backends.current().gradients(function, given, variables)
+    others = [None if x is None else ops.convert_to_tensor(x) for x in others]
+    found = backends.current().gradients(function, given, variables, others)
     found = [
         ops.convert_to_numpy(ops.zeros_like(x) if g is None else g)
         for g, x in zip(found, [*given, *variables], strict=True)
@@ -45,8 +51,12 @@ def quick(function, arrays):
     return ops.convert_to_numpy(function(*tensors(arrays)))
 
 
+@functools.lru_cache(maxsize=8)
 def step_of(mechanism):
-    """`mechanism.step` of a state, three heads and a key mask; see `call`."""
+    """`mechanism.step` of a state, three heads and a key mask; see `call`.
+
+    Compiled with the weights of its first call.
+    """
 
     def step(state, query, key, value, key_mask):
         return mechanism.step(state, query, key, value, key_mask=key_mask)

@@ -14,18 +14,19 @@ from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
 from keras_linattn.testing._subject import visible_rows
 
-# Around the chunk length of 64, and well past it.
-LENGTHS = (1, 7, 64, 65, 150)
+# The chunk length of 64, and well past it; shorter ones are in other checks.
+LENGTHS = (64, 150)
 SCALES = (20, 30, 1e3)
 HEADS = ("query", "key", "value")
-PIECES = ((20,), (1,) * 20, (7, 1, 12))
+LENGTH = 12
+PIECES = ((LENGTH,), (1,) * LENGTH, (4, 1, 7))
 
 
 def check_causal_matches_reference(subject):
     for length in LENGTHS:
         inputs = subject.inputs(queries=length, keys=length, value_dim=3)
         compare_with_reference(subject, inputs, causal=True)
-    inputs = subject.inputs(queries=70, keys=70, visible=0.6)
+    inputs = subject.inputs(queries=65, keys=65, visible=0.6)
     compare_with_reference(subject, inputs, causal=True)
 
 
@@ -33,39 +34,31 @@ def check_future_is_invisible(subject):
     """Whatever comes from position t on leaves all before it, bit for bit.
 
     Other numbers and huge ones; NaN and infinities in queries, keys and
-    values together and in one alone, since 0 times NaN is NaN.
+    values together and in one alone, since 0 times NaN is NaN. All at once, as
+    the rows of one batch.
     """
-    inputs = subject.inputs(queries=70, keys=70)
-    other = subject.inputs(queries=70, keys=70, seed=1)
-    mechanism = subject.build(inputs)
-    expected = run(mechanism, inputs, causal=True)
-    everything = HEADS
-    changes = [(everything, scale) for scale in (1, 1e6, -1e30)]
+    changes = [(HEADS, scale) for scale in (1, 1e6, -1e30)]
     changes += itertools.product(
-        (everything, ("key",), ("value",)), (np.nan, np.inf)
+        (HEADS, ("key",), ("value",)), (np.nan, np.inf)
     )
-    for first in (1, 40, 69):
-        for names, scale in changes:
-            spoilt = _change(inputs, other, names, first, scale)
-            output = run(mechanism, spoilt, causal=True)
-            np.testing.assert_array_equal(
-                output[:, :, :first], expected[:, :, :first], f"{names} {scale}"
-            )
-
-
-def _change(inputs, other, names, first, scale):
-    """`inputs` with `scale` times those of `other` from `first` on."""
-    future = np.arange(inputs.query.shape[2])[:, None] >= first
-    return inputs.replace(
-        **{
-            name: np.where(
-                future,
-                np.float32(scale) * getattr(other, name),
-                getattr(inputs, name),
-            )
-            for name in names
-        }
-    )
+    cases = list(itertools.product((1, 40, 69), changes))
+    sizes = {"queries": 70, "keys": 70}
+    once = subject.inputs(batch=1, **sizes)
+    rows = {n: np.repeat(getattr(once, n), len(cases), 0) for n in HEADS}
+    inputs = once.replace(**rows)
+    other = subject.inputs(batch=len(cases), **sizes, seed=1)
+    spoilt = {name: x.copy() for name, x in rows.items()}
+    for row, (first, (names, scale)) in enumerate(cases):
+        for name in names:
+            future = getattr(other, name)[row, :, first:]
+            spoilt[name][row, :, first:] = np.float32(scale) * future
+    mechanism = subject.shared(inputs)
+    expected = run(mechanism, inputs, causal=True)
+    output = run(mechanism, inputs.replace(**spoilt), causal=True)
+    for row, (first, change) in enumerate(cases):
+        np.testing.assert_array_equal(
+            output[row, :, :first], expected[row, :, :first], f"{change}"
+        )
 
 
 def check_refuses_causal(subject):
@@ -90,11 +83,15 @@ def _expect_refusal(subject, causal, said):
 
 def check_steps_give_the_whole(subject):
     """Whole = pieces of any size = token by token."""
-    inputs = subject.inputs(queries=20, keys=20, value_dim=3, visible=0.8)
-    mechanism = subject.build(inputs)
+    inputs = _short_inputs(subject, visible=0.8)
+    mechanism = subject.shared(inputs)
     expected = visible_rows(run(mechanism, inputs, causal=True), inputs)
     for pieces, output in _in_pieces(mechanism, inputs):
         assert_close(output, expected, subject.traits.tolerance, f"{pieces}")
+
+
+def _short_inputs(subject, **options):
+    return subject.inputs(queries=LENGTH, keys=LENGTH, value_dim=3, **options)
 
 
 def check_large_inputs_give_the_whole(subject):
@@ -104,8 +101,8 @@ def check_large_inputs_give_the_whole(subject):
     tolerance; it is relative to the largest output.
     """
     for scale in SCALES:
-        inputs = subject.inputs(queries=20, keys=20, value_dim=3, scale=scale)
-        mechanism = subject.build(inputs)
+        inputs = _short_inputs(subject, scale=scale)
+        mechanism = subject.shared(inputs)
         expected = run(mechanism, inputs, causal=True)
         unit = np.abs(expected).max()
         for pieces, output in _in_pieces(mechanism, inputs):
@@ -124,7 +121,7 @@ def check_state_dtype(subject):
     """
     config = {**subject.config, "state_dtype": "bfloat16"}
     narrow = dataclasses.replace(subject, config=config)
-    inputs = subject.inputs(queries=20, keys=20, value_dim=3)
+    inputs = _short_inputs(subject)
     mechanism = narrow.build(inputs)
     spec = keras.tree.flatten(mechanism.state_spec(2, 4, 3))
     require("bfloat16" in [x.dtype for x in spec], f"not in the spec: {spec}")
@@ -133,7 +130,7 @@ def check_state_dtype(subject):
     expected = run(exact, inputs, causal=True)
     np.testing.assert_array_equal(run(mechanism, inputs, causal=True), expected)
     unit = np.abs(expected).max()
-    for _, output in _in_pieces(mechanism, inputs, [(7, 1, 12)]):
+    for _, output in _in_pieces(mechanism, inputs, [PIECES[-1]]):
         assert_close(output / unit, expected / unit, 3e-2)
 
 

@@ -1,5 +1,8 @@
 """Checks of gradients, of the heads and of all trainable weights."""
 
+import dataclasses
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -17,17 +20,14 @@ SPLIT = 3  # positions in the first of two pieces
 MANY = 500  # entries; of more, those whose gradient is 0 are moved together
 
 
-def whole(mechanism, inputs, causal, heads):
-    """The output for tensors in the place of the heads of `inputs`."""
+def whole(mechanism, heads, key_mask, query_mask, causal):
+    """The output for tensors."""
     return mechanism(
-        *heads,
-        key_mask=inputs.key_mask,
-        query_mask=inputs.query_mask,
-        causal=causal,
+        *heads, key_mask=key_mask, query_mask=query_mask, causal=causal
     )
 
 
-def in_two_pieces(mechanism, inputs, causal, heads):
+def in_two_pieces(mechanism, heads, key_mask, query_mask, causal):
     """`whole`, in which the second piece knows the first by its state only."""
     state = mechanism.initial_state_for(heads[0], heads[2])
     outputs = []
@@ -35,7 +35,7 @@ def in_two_pieces(mechanism, inputs, causal, heads):
         output, state = mechanism.step(
             state,
             *(x[:, :, piece] for x in heads),
-            key_mask=inputs.masks()[0][:, piece],
+            key_mask=None if key_mask is None else key_mask[:, piece],
         )
         outputs.append(output)
     return ops.concatenate(outputs, axis=2)
@@ -45,44 +45,74 @@ def fast_gradients(mechanism, inputs, cotangent, causal=None, attend=whole):
     """The backend's gradients of sum(output * cotangent), by name."""
     if causal is None:
         causal = mechanism.traits.forms[0]
-    visible = ops.convert_to_tensor(inputs.masks()[1][:, None, :, None])
-    cotangent = ops.convert_to_tensor(cotangent)
-
-    def total(*heads):
-        output = attend(mechanism, inputs, causal, heads)
-        # Rows of hidden queries mean nothing, and may be NaN.
-        output = ops.where(visible, output, ops.zeros_like(output))
-        return ops.sum(output * cotangent)
-
     variables = mechanism.trainable_variables
     by_head, by_weight = gradients(
-        total, [getattr(inputs, name) for name in HEADS], variables
+        _total_of(mechanism, attend, causal),
+        [getattr(inputs, name) for name in HEADS],
+        variables,
+        (cotangent, inputs.key_mask, inputs.query_mask),
     )
     names = [path_within(mechanism, v) for v in variables]
     return dict(zip([*HEADS, *names], [*by_head, *by_weight], strict=True))
 
 
+# One object for each, so that JAX compiles its gradients once.
+@functools.lru_cache(maxsize=8)
+def _total_of(mechanism, attend, causal):
+    def total(*tensors):
+        *heads, cotangent, key_mask, query_mask = tensors
+        output = attend(mechanism, heads, key_mask, query_mask, causal)
+        if query_mask is not None:
+            # Rows of hidden queries mean nothing, and may be NaN.
+            visible = query_mask[:, None, :, None]
+            output = ops.where(visible, output, ops.zeros_like(output))
+        return ops.sum(output * cotangent)
+
+    return total
+
+
 def slow_gradient(subject, mechanism, inputs, cotangent, name, causal, along):
     """Central differences of the float64 reference along each direction."""
     weights = weights_of(mechanism)
-    visible = inputs.masks()[1][:, None, :, None]
+    cotangent = np.where(inputs.masks()[1][:, None, :, None], cotangent, 0)
 
-    def total(array):
-        changed = inputs
-        if name in HEADS:
-            changed = inputs.replace(**{name: array})
-        else:
-            weights[name] = array
-        output = subject.expected(mechanism, changed, causal, weights)
-        return np.sum(np.where(visible, output, 0) * cotangent)
+    def totals(inputs, weights):
+        output = subject.expected(mechanism, inputs, causal, weights)
+        # Rows whose queries are hidden may be NaN.
+        terms = np.where(
+            cotangent == 0, 0, output.reshape(-1, *cotangent.shape) * cotangent
+        )
+        return terms.sum(axis=(1, 2, 3, 4))
 
-    start = weights[name] if name not in HEADS else getattr(inputs, name)
-    start = start.astype("float64")
-    return np.array(
-        [
-            (total(start + STEP * d) - total(start - STEP * d)) / (2 * STEP)
-            for d in along
-        ]
+    def moved(start):
+        steps = STEP * np.stack([along, -along])
+        return start.astype("float64") + steps  # [2, directions, ...]
+
+    if name in HEADS:
+        # All at once: a batch of copies.
+        arrays = moved(getattr(inputs, name))
+        copies = _copies(inputs, 2 * len(along))
+        arrays = arrays.reshape(-1, *arrays.shape[3:])
+        found = totals(copies.replace(**{name: arrays}), weights)
+    else:
+        arrays = moved(weights[name])
+        arrays = arrays.reshape(-1, *arrays.shape[2:])
+        found = [totals(inputs, {**weights, name: array}) for array in arrays]
+    ahead, behind = np.reshape(found, (2, -1))
+    return (ahead - behind) / (2 * STEP)
+
+
+def _copies(inputs, count):
+    """The batch `count` times, one after the other."""
+    arrays = {
+        field.name: getattr(inputs, field.name)
+        for field in dataclasses.fields(inputs)
+    }
+    return inputs.replace(
+        **{
+            name: None if x is None else np.concatenate([x] * count)
+            for name, x in arrays.items()
+        }
     )
 
 
@@ -106,10 +136,8 @@ def compare_gradients(subject, inputs, causal=None, attend=whole, start=0):
         attend: callable, `whole` or another way to the same output.
         start: int, the first position whose output counts. Defaults to 0.
     """
-    mechanism = subject.build(inputs)
-    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
-    cotangent = np.random.default_rng(9).standard_normal(shape)
-    cotangent = cotangent.astype("float32")
+    mechanism = subject.shared(inputs)
+    cotangent = _cotangent(inputs)
     cotangent[:, :, :start] = 0
     fast = fast_gradients(mechanism, inputs, cotangent, causal, attend)
     for name, gradient in fast.items():
@@ -123,11 +151,24 @@ def compare_gradients(subject, inputs, causal=None, attend=whole, start=0):
         assert_close(found, slow, tolerance, f"gradient of {name}")
 
 
+def _cotangent(inputs):
+    """Of an output: normal numbers."""
+    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
+    return np.random.default_rng(9).standard_normal(shape).astype("float32")
+
+
 def check_gradients_match_reference(subject):
+    compare_gradients(subject, _inputs(subject, visible=0.6, seed=2))
+
+
+def check_gradients_without_masks(subject):
+    compare_gradients(subject, _inputs(subject))
+
+
+def _inputs(subject, **options):
     queries = 4 if subject.traits.cross else 5
     shape = {"keys": 5, "key_dim": 3, "value_dim": 2, "queries": queries}
-    compare_gradients(subject, subject.inputs(**shape))
-    compare_gradients(subject, subject.inputs(**shape, visible=0.6, seed=2))
+    return subject.inputs(**shape, **options)
 
 
 def check_causal_gradients_match_reference(subject):
@@ -144,10 +185,10 @@ def check_gradients_pass_through_states(subject):
 
 def check_gradients_are_finite(subject):
     """Where nothing is visible, where heads are 0, behind the mask."""
-    inputs = subject.inputs(batch=6, queries=6, keys=6, visible=0.6)
+    inputs = _masked_inputs(subject)
     mask = inputs.key_mask.copy()
     mask[0] = False
-    zero = np.arange(6)[:, None, None, None] < 2
+    zero = np.arange(len(mask))[:, None, None, None] < 2
     inputs = inputs.replace(
         query=np.where(zero, np.float32(0), inputs.query),
         key=np.where(zero, np.float32(0), inputs.key),
@@ -156,7 +197,7 @@ def check_gradients_are_finite(subject):
     )
     inputs = spoil(inputs, 1e30)
     ones = np.ones((*inputs.query.shape[:3], inputs.value.shape[3]), "float32")
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     for name, gradient in fast_gradients(mechanism, inputs, ones).items():
         require(np.isfinite(gradient).all(), f"gradient of {name}")
         if name in ("key", "value"):
@@ -166,11 +207,9 @@ def check_gradients_are_finite(subject):
 
 def check_nan_behind_the_mask_reaches_no_gradient(subject):
     """Bit for bit the gradients of 0 behind the mask, in each form."""
-    inputs = subject.inputs(batch=3, queries=6, keys=6, visible=0.6)
-    shape = (*inputs.query.shape[:3], inputs.value.shape[3])
-    cotangent = np.random.default_rng(9).standard_normal(shape)
-    cotangent = cotangent.astype("float32")
-    mechanism = subject.build(inputs)
+    inputs = _masked_inputs(subject)
+    cotangent = _cotangent(inputs)
+    mechanism = subject.shared(inputs)
     for causal in subject.traits.forms:
         expected, found = (
             fast_gradients(mechanism, spoil(inputs, x), cotangent, causal)
@@ -182,8 +221,14 @@ def check_nan_behind_the_mask_reaches_no_gradient(subject):
             )
 
 
+def _masked_inputs(subject):
+    """In the shapes of `check_every_size_is_finite`: compiled once for all."""
+    return subject.inputs(batch=24, queries=9, keys=9, visible=0.6)
+
+
 CHECKS = {
     check_gradients_match_reference: always,
+    check_gradients_without_masks: always,
     check_causal_gradients_match_reference: lambda t: len(t.forms) == 2,
     check_gradients_pass_through_states: lambda t: t.recurrent,
     check_gradients_are_finite: always,

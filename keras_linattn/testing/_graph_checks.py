@@ -33,7 +33,7 @@ def function_of(mechanism, causal):
 def check_compiles(subject):
     """Under XLA (TensorFlow, JAX) the numbers are the reference's."""
     inputs = subject.inputs(queries=9, keys=9, visible=0.7)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     for causal in subject.traits.forms:
         output = compiled(function_of(mechanism, causal), arrays_of(inputs))
         expected = subject.expected(mechanism, inputs, causal)
@@ -45,9 +45,9 @@ def check_compiles(subject):
 
 
 def check_free_batch_and_length(subject):
-    """One trace serves every batch size and length."""
+    """One trace serves every batch size and length, and is the reference."""
     longest = subject.inputs(queries=70, keys=70)
-    mechanism = subject.build(longest)
+    mechanism = subject.shared(longest)
     heads = ("b", 2, "t", 4)
     for causal in subject.traits.forms:
         traced = with_free_sizes(
@@ -59,9 +59,10 @@ def check_free_batch_and_length(subject):
             inputs = subject.inputs(
                 batch=batch, queries=length, keys=length, visible=0.7
             )
+            expected = subject.expected(mechanism, inputs, causal)
             assert_close(
-                traced(*arrays_of(inputs)),
-                run(mechanism, inputs, causal),
+                visible_rows(traced(*arrays_of(inputs)), inputs),
+                visible_rows(expected, inputs),
                 subject.traits.tolerance,
                 f"batch {batch}, length {length}",
             )
@@ -83,7 +84,7 @@ def check_symbolic_inputs(subject):
 def check_refuses_lengths_at_run_time(subject):
     """Unknown lengths that break a rule: an error or NaN, never numbers."""
     traits = subject.traits
-    mechanism = subject.build(subject.inputs())
+    mechanism = subject.shared(subject.inputs())
     bound = getattr(mechanism, "sequence_length", None)
     for causal in traits.forms:
         lengths = [(5, 3)] if causal or not traits.cross else []

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_linattn.testing._backends import step_of
 from keras_linattn.testing._backends import tensors
 from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
@@ -31,8 +32,8 @@ def spoil(inputs, with_value):
 
 def check_masked_keys_are_inert(subject):
     """NaN and 1e30 behind the mask change not one bit."""
-    inputs = subject.inputs(queries=8, keys=8, visible=0.6)
-    mechanism = subject.build(inputs)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.6)
+    mechanism = subject.shared(inputs)
     expected = visible_rows(run(mechanism, inputs), inputs)
     for extreme in EXTREMES:
         output = visible_rows(run(mechanism, spoil(inputs, extreme)), inputs)
@@ -41,12 +42,12 @@ def check_masked_keys_are_inert(subject):
 
 def check_no_visible_key_gives_zero(subject):
     """A row that sees no key is 0, never NaN."""
-    inputs = subject.inputs(queries=5, keys=5, visible=1.0)
-    mask = np.array([[False] * 5, [True] * 5])
+    inputs = subject.inputs(queries=9, keys=9)
+    mask = np.array([[False] * 9, [True] * 9])
     inputs = inputs.replace(key_mask=mask, query_mask=None)
     if not subject.traits.cross:
         inputs = inputs.replace(query_mask=mask)
-    output = run(subject.build(inputs), spoil(inputs, np.nan))
+    output = run(subject.shared(inputs), spoil(inputs, np.nan))
     np.testing.assert_array_equal(output[0], np.zeros_like(output[0]))
     require(np.isfinite(output[1]).all(), "another row is not finite")
 
@@ -55,7 +56,7 @@ def check_padding_is_exact(subject):
     """A padded batch gives what each sequence gives alone."""
     lengths, longest = (4, 9), 9
     inputs = subject.inputs(batch=2, queries=longest, keys=longest)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     # Linformer's projection belongs to positions: padding goes to the end.
     sides = (False,) if subject.traits.needs_length else (False, True)
     for left in sides:
@@ -82,7 +83,7 @@ def check_padding_is_exact(subject):
 
 def check_empty_inputs_give_the_empty_result(subject):
     """No batch, no queries, no keys: 0 where there is anything at all."""
-    mechanism = subject.build(subject.inputs())
+    mechanism = subject.shared(subject.inputs())
     sizes = [(0, 6, 6), (2, 0, 0)]
     if subject.traits.cross and subject.traits.bidirectional:
         sizes += [(2, 6, 0), (2, 0, 6)]
@@ -101,18 +102,18 @@ def check_empty_inputs_give_the_empty_result(subject):
 def check_no_new_position_leaves_the_state(subject):
     """Neither does a batch of none fail."""
     inputs = subject.inputs()
-    mechanism = subject.build(inputs)
-    _, state = mechanism.step(
-        mechanism.initial_state(2, 2, 4, 4), *_heads(inputs)
-    )
+    mechanism = subject.shared(inputs)
+    step = step_of(mechanism)
+    start = mechanism.initial_state(2, 2, 4, 4)
+    _, state = step(start, *_heads(inputs), None)
     nothing = _heads(subject.inputs(queries=0, keys=0))
-    output, after = mechanism.step(state, *nothing)
+    output, after = step(state, *nothing, None)
     require(tuple(output.shape) == (2, 2, 0, 4), f"shape {output.shape}")
     for old, new in zip(keras.tree.flatten(state), keras.tree.flatten(after)):
         old, new = ops.convert_to_numpy(old), ops.convert_to_numpy(new)
         np.testing.assert_array_equal(old, new)
     state = mechanism.initial_state(0, 2, 4, 4)
-    output, _ = mechanism.step(state, *_heads(subject.inputs(batch=0)))
+    output, _ = step(state, *_heads(subject.inputs(batch=0)), None)
     require(tuple(output.shape) == (0, 2, 6, 4), f"shape {output.shape}")
 
 

@@ -15,40 +15,42 @@ from keras_linattn.testing._subject import compare_with_reference
 from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
 
-# (B, H, T, S, D, V): square, one position, odd, T < S, T > S, V != D.
-SHAPES = (
-    (2, 2, 6, 6, 4, 4),
-    (1, 1, 1, 1, 2, 3),
-    (3, 2, 13, 13, 4, 6),
-    (2, 2, 3, 11, 4, 5),
-    (2, 2, 9, 4, 4, 2),
-)
+# (B, H, T, S, D, V): square, T < S, T > S, and V != D.
+SHAPES = ((2, 2, 9, 9, 4, 4), (2, 2, 3, 11, 4, 5), (2, 2, 9, 4, 4, 2))
+# One position, odd, and what the first and the last are without masks.
+MORE_SHAPES = ((1, 1, 1, 1, 2, 3), (3, 2, 13, 13, 4, 6))
 
 
-def shapes_for(traits):
-    """The `SHAPES` that the traits allow, as arguments of `Subject.inputs`."""
+def sized(subject, shape, **options):
+    """`Subject.inputs` of a shape, or `None` where the traits forbid it."""
     names = ("batch", "heads", "queries", "keys", "key_dim", "value_dim")
-    return [
-        dict(zip(names, shape, strict=True))
-        for shape in SHAPES
-        if traits.cross or shape[2] == shape[3]
-    ]
+    if not subject.traits.cross and shape[2] != shape[3]:
+        return None
+    return subject.inputs(**dict(zip(names, shape, strict=True)), **options)
+
+
+def _compare(subject, shapes, visible):
+    for number, shape in enumerate(shapes):
+        inputs = sized(subject, shape, visible=visible, seed=number)
+        if inputs is not None:
+            compare_with_reference(subject, inputs)
 
 
 def check_matches_reference(subject):
-    """Every shape with random masks, the first and the last without."""
-    shapes = shapes_for(subject.traits)
-    for number, shape in enumerate(shapes):
-        inputs = subject.inputs(**shape, visible=0.6, seed=number)
-        compare_with_reference(subject, inputs)
-    for shape in (shapes[0], shapes[-1]):
-        compare_with_reference(subject, subject.inputs(**shape))
+    """With random masks."""
+    _compare(subject, SHAPES, visible=0.6)
+
+
+def check_more_shapes_match_reference(subject):
+    """With random masks, and without any."""
+    _compare(subject, MORE_SHAPES, visible=0.6)
+    _compare(subject, (SHAPES[0], SHAPES[-1]), visible=None)
 
 
 def check_single_key_gives_its_value(subject):
     """With S = 1 there is one thing to attend to."""
     inputs = subject.inputs(keys=1, queries=3 if subject.traits.cross else 1)
-    output = run(subject.build(inputs), inputs)
+    output = run(subject.shared(inputs), inputs)
     expected = np.broadcast_to(inputs.value, output.shape)
     assert_close(output, expected, subject.traits.tolerance)
 
@@ -58,7 +60,7 @@ def check_constant_value_gives_that_constant(subject):
     inputs = subject.inputs(keys=9, queries=9, visible=0.7, seed=3)
     row = np.linspace(-1, 1, 4, dtype="float32")
     inputs = inputs.replace(value=np.broadcast_to(row, inputs.value.shape))
-    output = run(subject.build(inputs), inputs)
+    output = run(subject.shared(inputs), inputs)
     sees = inputs.key_mask.any(axis=1)[:, None] & inputs.query_mask
     expected = np.broadcast_to(row, output.shape)
     for batch, rows in enumerate(sees):
@@ -71,15 +73,14 @@ def check_constant_value_gives_that_constant(subject):
 
 def check_key_order_does_not_matter(subject):
     """Permuting keys, values and mask together changes nothing."""
-    queries = 5 if subject.traits.cross else 8
-    inputs = subject.inputs(queries=queries, keys=8, visible=0.7)
-    order = np.random.default_rng(1).permutation(8)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.7)
+    order = np.random.default_rng(1).permutation(9)
     shuffled = inputs.replace(
         key=inputs.key[:, :, order],
         value=inputs.value[:, :, order],
         key_mask=inputs.key_mask[:, order],
     )
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     assert_close(
         run(mechanism, shuffled),
         run(mechanism, inputs),
@@ -89,9 +90,9 @@ def check_key_order_does_not_matter(subject):
 
 def check_queries_are_independent(subject):
     """A query's output is the same in company and alone."""
-    inputs = subject.inputs(queries=5, keys=7, visible=0.7)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.7)
     inputs = inputs.replace(query_mask=None)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     alone = inputs.replace(query=inputs.query[:, :, 3:4])
     assert_close(
         run(mechanism, alone),
@@ -102,10 +103,10 @@ def check_queries_are_independent(subject):
 
 def check_batch_rows_are_independent(subject):
     """A sequence's output is the same in a batch and alone."""
-    inputs = subject.inputs(batch=3, visible=0.7, seed=5)
-    mechanism = subject.build(inputs)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.7, seed=5)
+    mechanism = subject.shared(inputs)
     together = run(mechanism, inputs)
-    for row in range(3):
+    for row in range(2):
         alone = inputs.replace(
             query=inputs.query[row : row + 1],
             key=inputs.key[row : row + 1],
@@ -122,9 +123,9 @@ def check_batch_rows_are_independent(subject):
 
 def check_attention_scores_give_the_output(subject):
     """The explicit matrix times the values is the output."""
-    queries = 5 if subject.traits.cross else 7
-    inputs = subject.inputs(queries=queries, keys=7, visible=0.7)
-    mechanism = subject.build(inputs)
+    shape = SHAPES[1 if subject.traits.cross else 0]
+    inputs = sized(subject, shape, visible=0.7)
+    mechanism = subject.shared(inputs)
 
     def scores_of(query, key, key_mask, query_mask):
         return mechanism.attention_scores(
@@ -137,9 +138,8 @@ def check_attention_scores_give_the_output(subject):
 
     names = ("query", "key", "key_mask", "query_mask")
     scores = quick(scores_of, [getattr(inputs, name) for name in names])
-    require(
-        scores.shape == (2, 2, queries, 7), f"scores of shape {scores.shape}"
-    )
+    shape = (*inputs.query.shape[:3], inputs.key.shape[2])
+    require(scores.shape == shape, f"scores of shape {scores.shape}")
     assert_close(
         scores @ inputs.value,
         run(mechanism, inputs),
@@ -182,9 +182,9 @@ def check_factors_give_the_output(subject):
 
 def check_inputs_are_unchanged(subject):
     """Nothing is written into the caller's arrays."""
-    inputs = subject.inputs(visible=0.5)
+    inputs = subject.inputs(queries=9, keys=9, visible=0.5)
     before = copy.deepcopy(inputs)  # torch's tensors share NumPy's memory
-    run(subject.build(inputs), inputs)
+    run(subject.shared(inputs), inputs)
     for field in dataclasses.fields(inputs):
         np.testing.assert_array_equal(
             getattr(inputs, field.name), getattr(before, field.name)
@@ -201,6 +201,7 @@ def _is_separable(traits):
 
 CHECKS = {
     check_matches_reference: always,
+    check_more_shapes_match_reference: always,
     check_single_key_gives_its_value: lambda t: t.normalised,
     check_constant_value_gives_that_constant: lambda t: t.normalised,
     check_key_order_does_not_matter: lambda t: t.key_order_free,

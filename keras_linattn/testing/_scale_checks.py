@@ -7,6 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_linattn.testing._backends import call_mechanism
+from keras_linattn.testing._backends import step_of
+from keras_linattn.testing._backends import tensors
 from keras_linattn.testing._gradient_checks import fast_gradients
 from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
@@ -51,7 +54,7 @@ def check_sizes_match_reference(subject):
     names, inputs = sized_inputs(subject)
     exact = [f"times {scale:g}" for scale in EXACT_SCALES]
     chosen = np.isin(names, [*exact, "constant", "large values"])
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     for causal in subject.traits.forms:
         expected = visible_rows(
             subject.expected(mechanism, inputs, causal), inputs
@@ -70,7 +73,7 @@ def check_sizes_match_reference(subject):
 def check_every_size_is_finite(subject):
     """Outputs and gradients; weights that sum to 1 leave no value's range."""
     names, inputs = sized_inputs(subject)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     scale = np.abs(inputs.value).max(axis=(1, 2, 3), keepdims=True)
     for causal in subject.traits.forms:
         output = visible_rows(run(mechanism, inputs, causal), inputs)
@@ -100,7 +103,7 @@ def check_visible_rows_do_not_count_as_empty(subject):
     """A constant value gives that constant at every size."""
     names, inputs = sized_inputs(subject)
     inputs = inputs.replace(value=np.ones_like(inputs.value))
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     for causal in subject.traits.forms:
         # Features may be 0 by the formula: the reference says where.
         expected = subject.expected(mechanism, inputs, causal)
@@ -131,19 +134,20 @@ def _compare_in_float64(subject, tolerance):
         ops.convert_to_tensor(x, dtype="float64")
         for x in (inputs.query, inputs.key, inputs.value)
     ]
+    key_mask, query_mask = tensors([inputs.key_mask, inputs.query_mask])
     # JAX makes float32 of them.
     exact = keras.backend.standardize_dtype(heads[0].dtype) == "float64"
     for causal in subject.traits.forms:
         expected = visible_rows(
             subject.expected(mechanism, inputs, causal), inputs
         )
-        masks = {"key_mask": inputs.key_mask, "query_mask": inputs.query_mask}
-        outputs = [mechanism(*heads, causal=causal, **masks)]
+        masks = {"key_mask": key_mask, "query_mask": query_mask}
+        outputs = [call_mechanism(mechanism, heads, causal, masks)]
         if causal and subject.traits.recurrent:
             sizes = (*inputs.query.shape[:2], *inputs.query.shape[3:])
             state = mechanism.initial_state(*sizes, inputs.value.shape[3])
-            mask = ops.convert_to_tensor(inputs.key_mask)
-            outputs.append(mechanism.step(state, *heads, key_mask=mask)[0])
+            step = step_of(mechanism)
+            outputs.append(step(state, *heads, key_mask)[0])
         for output in outputs:
             output = ops.convert_to_numpy(output)
             dtype = "float64" if exact else "float32"

@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core.fading import fading_product
-from keras_linattn.core.triangles import inverse_in_blocks
 from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -115,22 +114,12 @@ def test_one_step_fades_the_rows_of_the_state():
     )
 
 
-@pytest.mark.parametrize("size", [5, 20, 64])
-def test_the_inverse_in_blocks_is_the_inverse(size):
-    ones = np.ones((1, size, size), "float32")
-    random = np.random.default_rng(0).uniform(-0.3, 0.3, ones.shape)
-    lower = np.concatenate([ones, random]).astype("float32")
-    exact = np.eye(size) + np.tril(lower.astype("float64"), -1)
-    np.testing.assert_allclose(
-        quick(inverse_in_blocks, [lower]), np.linalg.inv(exact), atol=1e-5
-    )
-
-
 def test_one_decay_for_all_features_is_gated_delta():
     inputs = random_inputs(queries=70, keys=70, key_dim=4)
-    gated = subjects("gated_delta")[1].build(inputs)
+    subject = subjects("gated_delta")[1]
+    gated, gated_config = subject.build(inputs), subject.config
     assert not gated.output_norm  # which magnifies differences
-    mechanism = mechanisms.get("kda", gate_rank=2, output_norm=False)
+    mechanism = mechanisms.get("kda", gate_rank=2, **gated_config)
     mechanism.build(*inputs.shapes)
     for name in ("beta_kernel", "beta_bias", "log_rate"):
         getattr(mechanism, name).assign(getattr(gated, name))

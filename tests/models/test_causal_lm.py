@@ -11,6 +11,7 @@ import weakref
 import keras
 import numpy as np
 import pytest
+from helpers import FirstValues
 from helpers import predict
 from keras import ops
 
@@ -35,6 +36,8 @@ OPTIONS = {
     "layers_per_state": 2,
     "sequence_length": 64,
     "remat": True,
+}
+OTHERS = {
     "activation": "silu",
     "normalization": "rms",
     "layer_norm_epsilon": 1e-6,
@@ -42,6 +45,7 @@ OPTIONS = {
     "use_feedforward_gate": True,
     "attention_options": {"kernel_size": 3},
     "tie_embeddings": True,
+    "packed": True,
 }
 LENGTHS = (7, 4)  # of two prompts
 
@@ -71,12 +75,13 @@ def hub():
 
 
 def test_config_is_the_constructor():
-    model = CausalLM(**OPTIONS)
+    options = {**OPTIONS, **OTHERS}
+    model = CausalLM(**options)
     config = model.get_config()
     for name, parameter in inspect.signature(CausalLM).parameters.items():
         if name not in ("dtype", "kwargs", "tokenizer"):
-            assert config[name] == OPTIONS[name], name
-            assert OPTIONS[name] != parameter.default, f"{name} is default"
+            assert config[name] == options[name], name
+            assert options[name] != parameter.default, f"{name} is default"
     assert CausalLM.from_config(config).get_config() == config
 
 
@@ -519,12 +524,13 @@ DECODE = """
 import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
+from c_api import NUMPY_TYPES
 from c_api import SavedModel
 
 model = SavedModel(sys.argv[2], "serving_default")
 tokens = np.load(sys.argv[3])
 feed = {
-    name: np.zeros([max(1, size) for size in info["shape"]], "float32")
+    name: np.zeros([abs(n) for n in info["shape"]], NUMPY_TYPES[info["type"]])
     for name, info in model.signature["inputs"].items()
     if name != "tokens"
 }
@@ -542,14 +548,23 @@ print(sorted(foreign & set(sys.modules)))
 
 # Against float64, whole and step by step alike, two blocks of gated_delta are
 # up to 1.1e-5 off after 100 tokens, the other up to 4e-6.
-EXPORTED = {"linear_transformer": 1e-5, "gated_delta": 5e-5}
+EXPORTED = {
+    "group": ({}, 1e-5),
+    "mixed": (
+        {"mechanism": ["gated_delta", FirstValues()], "layers_per_state": 1},
+        5e-5,
+    ),
+}
 if BACKEND == "torch":  # which exports through a process under TensorFlow
-    EXPORTED = {"linear_transformer": 1e-5}
+    del EXPORTED["mixed"]
 
 
-@pytest.mark.parametrize(("mechanism", "tolerance"), EXPORTED.items())
-def test_exported_step_decodes_without_keras(mechanism, tolerance, tmp_path):
-    model = lm(mechanism=mechanism)
+@pytest.mark.parametrize(
+    ("options", "tolerance"), EXPORTED.values(), ids=EXPORTED
+)
+def test_exported_step_decodes_without_keras(options, tolerance, tmp_path):
+    """States of several dtypes included."""
+    model = lm(**options)
     tokens = sentences(100)
     path = export_saved_model(model.step_model(), tmp_path / "step")
     np.save(tmp_path / "tokens.npy", tokens)

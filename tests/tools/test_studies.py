@@ -80,3 +80,11 @@ def test_pages_are_those_of_their_results(run, name, tmp_path):
         tasks = run.STUDIES[name].tasks
         expected = (result["example"], *result["arguments"])
         assert tasks[result["task"]] == expected
+
+
+def test_rows_are_what_an_example_takes(run):
+    arguments_of = run.mechanisms.arguments_of
+    assert arguments_of("softmax") == ["softmax"]
+    first, local = arguments_of("gated_delta + local, 16")
+    assert first == "gated_delta"
+    assert json.loads(local) == {"name": "local", "window": 16}

@@ -131,9 +131,11 @@ class Projections(keras.layers.Layer):
 class Softmax(keras.layers.Layer):
     """Keras' own self-attention, with its defaults."""
 
-    def __init__(self, heads, key_dim, causal):
+    def __init__(self, heads, key_dim, causal, window=None):
         super().__init__()
-        self.attention = keras.layers.MultiHeadAttention(heads, key_dim)
+        self.attention = keras.layers.MultiHeadAttention(
+            heads, key_dim, sliding_window=window
+        )
         self.causal = causal
 
     def build(self, input_shape):
@@ -223,6 +225,13 @@ def keras_mha(shape):
 @case("keras_mha_both", largest=_scores)
 def keras_mha_both(shape):
     return Softmax(shape.heads, shape.key_dim, causal=False)
+
+
+@case("keras_window", largest=_scores)
+def keras_window(shape):
+    """With the window that `local` has by default."""
+    window = keras_linattn.mechanisms.get("local").window
+    return Softmax(shape.heads, shape.key_dim, causal=True, window=window)
 
 
 @case("encoder")

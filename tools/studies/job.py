@@ -12,6 +12,7 @@ import tempfile
 
 import keras_linattn
 from tools import _machine
+from tools.studies.mechanisms import arguments_of
 
 
 @keras_linattn.mechanisms.register("no_attention", package="studies")
@@ -30,7 +31,7 @@ def run(job):
     before = _machine.forget_peak()
     with tempfile.TemporaryDirectory() as out:
         sys.argv = [example.name, *job["arguments"], "--out", out]
-        sys.argv += ["--mechanism", job["mechanism"]]
+        sys.argv += ["--mechanism", *arguments_of(job["mechanism"])]
         sys.argv += ["--seed", str(job["seed"])]
         sys.path.insert(0, str(example.resolve().parent))  # for data.py
         names = runpy.run_path(str(example), run_name="__main__")

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tools import _process
+from tools.studies import mechanisms
 from tools.studies import report
 
 EXAMPLES = _process.ROOT / "examples"
@@ -38,7 +39,8 @@ class Study:
 
     Args:
         tasks: dict from a task's name to its example and its arguments.
-        mechanisms: names, compared unless `--mechanism` says otherwise.
+        mechanisms: names, or keys of `mechanisms.ROWS`, compared unless
+            `--mechanism` says otherwise.
     """
 
     tasks: dict
@@ -67,6 +69,9 @@ STUDIES = {
             "retention",
             "delta_rule",
             "gated_delta",
+            "kda",
+            "mamba2",
+            *mechanisms.ROWS,
         ),
     ),
     "language_model": Study(

@@ -117,7 +117,7 @@ def compile_where_slow(function):
     return jax.jit(function)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _compiled_mechanism(mechanism):
     names = ("causal", "training")
     return jax.jit(mechanism.stateless_call, static_argnames=names)
@@ -148,18 +148,35 @@ def trace_free_sizes(function, shapes, dtypes):
     return export.export(jax.jit(function))(*structs).call
 
 
-def gradients(function, tensors, variables):
-    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+def gradients(function, tensors, variables, others=()):
+    """Gradients of the scalar `function(*tensors, *others)`.
 
-    def total(tensors, values):
+    By tensors and variables.
+    """
+    both = _compiled_gradients(function, _Variables(variables))
+    values = [v.value for v in variables]
+    by_tensor, by_variable = both(tensors, values, others)
+    return [*by_tensor, *by_variable]
+
+
+class _Variables(tuple):
+    """Equal if they are the same objects: Keras' own have no hash."""
+
+    def __hash__(self):
+        return hash(tuple(map(id, self)))
+
+    def __eq__(self, other):
+        return list(map(id, self)) == list(map(id, other))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_gradients(function, variables):
+    def total(tensors, values, others):
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
-            return function(*tensors)
+            return function(*tensors, *others)
 
-    values = [v.value for v in variables]
-    both = jax.jit(jax.grad(total, argnums=(0, 1)))
-    by_tensor, by_variable = both(tensors, values)
-    return [*by_tensor, *by_variable]
+    return jax.jit(jax.grad(total, argnums=(0, 1)))
 
 
 def array_sizes(function, tensors):

@@ -72,11 +72,14 @@ def trace_free_sizes(function, shapes, dtypes):
     return tf.function(function, input_signature=signature)
 
 
-def gradients(function, tensors, variables):
-    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+def gradients(function, tensors, variables, others=()):
+    """Gradients of the scalar `function(*tensors, *others)`.
+
+    By tensors and variables.
+    """
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        total = function(*tensors)
+        total = function(*tensors, *others)
     return tape.gradient(total, [*tensors, *(v.value for v in variables)])
 
 

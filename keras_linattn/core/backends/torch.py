@@ -283,11 +283,15 @@ def until_the_end():
 # --- Gradients and traces, for the conformance suite and the benchmarks ----
 
 
-def gradients(function, tensors, variables):
-    """Gradients of the scalar `function(*tensors)` by tensors and variables."""
+def gradients(function, tensors, variables, others=()):
+    """Gradients of the scalar `function(*tensors, *others)`.
+
+    By tensors and variables.
+    """
     tensors = [x.detach().requires_grad_() for x in tensors]
     wanted = [*tensors, *(v.value for v in variables)]
-    return torch.autograd.grad(function(*tensors), wanted, allow_unused=True)
+    total = function(*tensors, *others)
+    return torch.autograd.grad(total, wanted, allow_unused=True)
 
 
 def array_sizes(function, tensors):

@@ -11,6 +11,7 @@ from keras_linattn.core.rotary import rotate
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers.stems.causal_convolution import CausalConvolution
 
 
@@ -79,6 +80,7 @@ class HeadTransform(BaseLayer):
         **kwargs,
     ):
         super().__init__(**with_exact_states(kwargs))
+        self.supports_masking = True
         self.kernel_size = kernel_size
         self.norm_epsilon = norm_epsilon
         self.rotary = rotary
@@ -97,8 +99,8 @@ class HeadTransform(BaseLayer):
             )
             self._convolution.build(_side_by_side(heads_shape))
         if self.norm_epsilon is not None:
-            self._norm = keras.layers.RMSNormalization(
-                epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+            self._norm = make_norm(
+                "rms", self.norm_epsilon, self.dtype_policy, "norm"
             )
             self._norm.build(heads_shape)
 

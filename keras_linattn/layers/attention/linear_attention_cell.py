@@ -109,18 +109,25 @@ class LinearAttentionCell(keras.layers.Layer):
             initial_state=keras.tree.pack_sequence_as(self._spec, leaves),
             return_state=True,
         )
-        states = [
+        return tuple(
+            keras.tree.map_structure(
+                lambda x: ops.where(finite, x, ops.cast(float("nan"), x.dtype)),
+                (ops.squeeze(output, 1), self._as_rows(state)),
+            )
+        )
+
+    def get_initial_state(self, batch_size=None):
+        """The states of `batch_size` sequences before their first position."""
+        return self._as_rows(self.attention.get_initial_state(batch_size))
+
+    def _as_rows(self, state):
+        """The leaves of a state as float32 tensors `(B, size)`."""
+        return [
             ops.reshape(ops.cast(x, self.compute_dtype), (-1, size))
             for x, size in zip(
                 keras.tree.flatten(state), self.state_size, strict=True
             )
         ]
-        return tuple(
-            keras.tree.map_structure(
-                lambda x: ops.where(finite, x, ops.cast(float("nan"), x.dtype)),
-                (ops.squeeze(output, 1), states),
-            )
-        )
 
     def get_config(self):
         return {

@@ -33,6 +33,7 @@ from keras_linattn.layers._base_layer import keep_frozen
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_batch
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import projection_equation
@@ -74,7 +75,9 @@ class LinearMultiHeadAttention(BaseLayer):
         attention_axes: int, tuple or `None`, the axes that are attended over,
             for inputs of rank > 3; the others are treated like the batch.
             Defaults to `None`: all but batch and features.
-        sliding_window: must be `None`: a band depends on the query position.
+        sliding_window: int > 0 or `None`, with `mechanism="softmax"`: a query
+            sees the keys less than so many positions away, in linear time,
+            through the mechanism `local`. Defaults to `None`: it sees all.
         flash_attention: must be `None` or `False`: there is no softmax matrix
             for such a kernel to form.
         kernel_initializer: initializer of the projection kernels. Defaults to
@@ -151,9 +154,10 @@ class LinearMultiHeadAttention(BaseLayer):
         the output projection.
 
     Raises:
-        ValueError: if an argument is out of range; for `sliding_window` or
-            `flash_attention`; for a mask that depends on the query; for a
-            causal mask with a mechanism that has no causal form.
+        ValueError: if an argument is out of range; for `flash_attention`; for
+            `sliding_window` with a mechanism other than softmax; for a mask
+            that depends on the query; for a causal mask with a mechanism that
+            has no causal form.
 
     Example:
 
@@ -201,7 +205,7 @@ class LinearMultiHeadAttention(BaseLayer):
         layer_norm_epsilon=1e-6,
         **kwargs,
     ):
-        _refuse_softmax_options(sliding_window, flash_attention)
+        _refuse_flash_attention(flash_attention)
         super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
         self.num_heads = positive("num_heads", num_heads)
@@ -245,6 +249,8 @@ class LinearMultiHeadAttention(BaseLayer):
         self.mechanism = mechanisms.get(
             mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
         )
+        if self.sliding_window is not None:
+            self.mechanism = _windowed(self.mechanism, self.sliding_window)
         self._dropout_layer = keras.layers.Dropout(
             self.dropout, seed=self.seed, dtype=self.dtype_policy
         )
@@ -302,10 +308,9 @@ class LinearMultiHeadAttention(BaseLayer):
     def _build_output(self, shape):
         if self.output_norm:
             name = "output_norm"
-            self._output_norm = keras.layers.RMSNormalization(
-                epsilon=self.layer_norm_epsilon,
-                dtype=sublayer_policy(self.dtype_policy, name),
-                name=name,
+            policy = sublayer_policy(self.dtype_policy, name)
+            self._output_norm = make_norm(
+                "rms", self.layer_norm_epsilon, policy, name
             )
             self._output_norm.build((*shape[:-1], self.value_dim))
         self._output_dense = self._make_dense(
@@ -866,17 +871,41 @@ class LinearMultiHeadAttention(BaseLayer):
         return {**super().get_config(), **config, **variable_options(self)}
 
 
-def _refuse_softmax_options(sliding_window, flash_attention):
-    for name, value in (
-        ("sliding_window", sliding_window),
-        ("flash_attention", flash_attention or None),
-    ):
-        if value is not None:
-            raise ValueError(
-                f"`{name}` belongs to softmax attention and cannot be honoured "
-                f"in linear attention. Received: {name}={value!r}. Leave it "
-                "out, or use `keras.layers.MultiHeadAttention`."
-            )
+def _refuse_flash_attention(flash_attention):
+    if flash_attention:
+        raise ValueError(
+            "`flash_attention` belongs to softmax attention and cannot be "
+            "honoured in linear attention. Received: "
+            f"flash_attention={flash_attention!r}. Leave it out, or use "
+            "`keras.layers.MultiHeadAttention`."
+        )
+
+
+def _windowed(mechanism, window):
+    """Softmax attention within Keras' window, which counts all positions."""
+    local, softmax = mechanisms.Local, mechanisms.Softmax
+    # What a layer's config holds is windowed already.
+    if isinstance(mechanism, local) and mechanism.window == window:
+        return mechanism
+    if not isinstance(mechanism, softmax):
+        raise ValueError(
+            "`sliding_window` is honoured in softmax attention only. Received: "
+            f"sliding_window={window!r} with the mechanism "
+            f'`{type(mechanism).__name__}`. Pass `mechanism="softmax"`, or '
+            "leave `sliding_window` out."
+        )
+    if not isinstance(window, int) or window <= 0:
+        raise ValueError(
+            "`sliding_window` must be `None` or a positive integer. "
+            f"Received: sliding_window={window!r}."
+        )
+    config = mechanism.get_config()
+    return local(
+        window,
+        skip_hidden=False,
+        state_dtype=config["state_dtype"],
+        dtype=mechanism.dtype_policy,
+    )
 
 
 def project(dense, x):

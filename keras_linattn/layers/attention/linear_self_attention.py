@@ -3,7 +3,6 @@
 import keras
 
 from keras_linattn.core.masks import first_given
-from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
@@ -29,9 +28,9 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         dropout: float in [0, 1), dropout on the heads' outputs. Defaults to 0.
         use_bias: bool, whether the projections have biases. Defaults to
             `True`.
-        **kwargs: `output_shape`, `attention_axes`, initializers, regularizers,
-            constraints, `use_gate` and `seed` as in
-            `LinearMultiHeadAttention`, and all that follows there on
+        **kwargs: `output_shape`, `attention_axes`, `sliding_window`,
+            initializers, regularizers, constraints, `use_gate` and `seed` as
+            in `LinearMultiHeadAttention`, and all that follows there on
             `mechanism`: grouped heads, short convolutions, norms, rotary
             positions. Arguments of `keras.layers.Layer`.
 
@@ -118,7 +117,6 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         segment_ids=None,
         inputs_mask=None,
     ):
-        check_floating(inputs=inputs)
         # Keras calls it `inputs_mask` where there is another tensor.
         mask = first_given(mask, inputs_mask)
         return super().call(
@@ -148,7 +146,6 @@ class LinearSelfAttention(LinearMultiHeadAttention):
         segment_ids=None,
         inputs_mask=None,
     ):
-        check_floating(inputs=inputs)
         return super().compute_output_spec(
             inputs,
             inputs,
@@ -161,6 +158,5 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def get_config(self):
         config = super().get_config()
-        for name in ("sliding_window", "flash_attention"):
-            del config[name]  # arguments of the drop-in layer only
+        del config["flash_attention"]  # of the drop-in layer only
         return {**config, "causal": self.causal}

@@ -1,12 +1,13 @@
 """What the encoder and decoder blocks share: sublayers, residuals, config."""
 
 import keras
-from keras import ops
 
 from keras_linattn import mechanisms
-from keras_linattn.layers._arguments import check_floating
+from keras_linattn.layers._arguments import known_features
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
+from keras_linattn.layers._norms import check_norm
+from keras_linattn.layers._norms import make_norm
 from keras_linattn.layers._sublayers import clone_initializer
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import serialize_mechanism
@@ -15,10 +16,6 @@ from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
 
-NORMS = {
-    "layer": keras.layers.LayerNormalization,
-    "rms": keras.layers.RMSNormalization,
-}
 # What else a block may ask of its attention; the others are its own.
 ATTENTION_OPTIONS = frozenset(
     {
@@ -88,7 +85,7 @@ class TransformerBlock(BaseLayer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.normalize_first = normalize_first
-        self.normalization = _known_norm(normalization)
+        self.normalization = check_norm(normalization)
         self.use_bias = use_bias
         self.use_feedforward_gate = use_feedforward_gate
         self.attention_options = checked_options(attention_options)
@@ -110,14 +107,22 @@ class TransformerBlock(BaseLayer):
         options=None,
     ):
         """Attention of class `cls`, built on `query_shape, *shapes`."""
+        layer = self._unbuilt_attention(
+            name, mechanism, query_shape[-1], cls, options
+        )
+        layer.build(query_shape, *shapes)
+        return layer
+
+    def _unbuilt_attention(self, name, mechanism, features, cls, options):
         options = {
             "num_heads": self.num_heads,
             "layer_norm_epsilon": self.layer_norm_epsilon,
             **(options or {}),
         }
         if "key_dim" not in options:
-            options["key_dim"] = _head_size(options["num_heads"], query_shape)
-        layer = cls(
+            features = known_features(features)
+            options["key_dim"] = _head_size(options["num_heads"], features)
+        return cls(
             **options,
             dropout=self.dropout,
             use_bias=self.use_bias,
@@ -127,14 +132,22 @@ class TransformerBlock(BaseLayer):
             dtype=sublayer_policy(self.dtype_policy, name),
             name=name,
         )
-        layer.build(query_shape, *shapes)
-        return layer
+
+    def _state_before_build(
+        self, batch_size, features, mechanism, options=None
+    ):
+        """What the attention's `get_initial_state` will return."""
+        layer = self._unbuilt_attention(
+            "attention", mechanism, features, LinearMultiHeadAttention, options
+        )
+        return layer.get_initial_state(batch_size)
 
     def _norm(self, name, shape):
-        layer = NORMS[self.normalization](
-            epsilon=self.layer_norm_epsilon,
-            dtype=sublayer_policy(self.dtype_policy, name),
-            name=name,
+        layer = make_norm(
+            self.normalization,
+            self.layer_norm_epsilon,
+            sublayer_policy(self.dtype_policy, name),
+            name,
         )
         layer.build(shape)
         return layer
@@ -180,12 +193,6 @@ class TransformerBlock(BaseLayer):
         layer.build(shape)
         return layer
 
-    def _as_floating(self, **named):
-        """The input in the block's dtype, unless it is not floating point."""
-        check_floating(**named)
-        (x,) = named.values()
-        return ops.cast(x, self.compute_dtype)
-
     def _feed_forward(self, inputs, training):
         x = inputs
         if self.normalize_first:
@@ -230,15 +237,6 @@ class TransformerBlock(BaseLayer):
         }
 
 
-def _known_norm(name):
-    if name not in NORMS:
-        raise ValueError(
-            f"`normalization` must be one of {', '.join(map(repr, NORMS))}. "
-            f"Received: normalization={name!r}."
-        )
-    return name
-
-
 def checked_options(options):
     """A copy of `attention_options`; a `ValueError` for other names.
 
@@ -256,11 +254,11 @@ def checked_options(options):
     return dict(options)
 
 
-def _head_size(num_heads, shape):
-    if not isinstance(num_heads, int) or not 0 < num_heads <= shape[-1]:
+def _head_size(num_heads, features):
+    if not isinstance(num_heads, int) or not 0 < num_heads <= features:
         raise ValueError(
             "`num_heads` must be a positive integer, at most the size of "
             f"the features. Received: num_heads={num_heads!r} for an "
-            f"input of shape {tuple(shape)}."
+            f"input of {features} features."
         )
-    return shape[-1] // num_heads
+    return features // num_heads

@@ -3,6 +3,7 @@
 import inspect
 
 import keras
+from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
@@ -195,15 +196,35 @@ class LinearTransformerDecoder(TransformerBlock):
             options=self.attention_options,
         )
 
-    def get_initial_state(self, batch_size):
-        """The `self_attention_cache` of `batch_size` sequences not begun.
+    def get_initial_state(self, batch_size, features=None):
+        """The `self_attention_cache` before the first position.
 
-        A tree of tensors of fixed shapes and dtypes, the batch first.
+        Args:
+            batch_size: int or scalar tensor, B.
+            features: int, F, for a block that is not built. Defaults to
+                `None`: those of the input it was built for.
+
+        Returns:
+            Tree of tensors of fixed shapes and dtypes, the batch first.
         """
-        return self._self_attention_layer.get_initial_state(batch_size)
+        if self.built:
+            return self._self_attention_layer.get_initial_state(batch_size)
+        return self._state_before_build(
+            batch_size, features, self.mechanism, self.attention_options
+        )
 
-    def get_initial_cross_state(self, batch_size):
+    def get_initial_cross_state(self, batch_size, features=None):
         """A `cross_attention_cache` of no sequence yet, likewise."""
+        if not self.built:
+            return self._state_before_build(
+                batch_size, features, self.cross_mechanism
+            )
+        if self._cross_attention_layer is None:
+            raise ValueError(
+                "A block without cross-attention has no state of it. Received: "
+                "a block that was built for one sequence. Build it for two, "
+                "`block.build(decoder_shape, encoder_shape)`."
+            )
         return self._cross_attention_layer.get_initial_state(batch_size)
 
     def call(
@@ -250,7 +271,7 @@ class LinearTransformerDecoder(TransformerBlock):
                 decoder_segment_ids, decoder_padding_mask, None
             )
         visible = combine_masks(decoder_padding_mask)
-        x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = ops.cast(decoder_sequence, self.compute_dtype)
         x = inputs = hide(x, visible)
         caches = []
         if self.normalize_first:

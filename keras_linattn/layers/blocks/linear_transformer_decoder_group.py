@@ -11,6 +11,8 @@ from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import with_exact_states
+from keras_linattn.layers._stacks import entries_of_blocks
+from keras_linattn.layers._stacks import entry_of_group
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
@@ -49,10 +51,13 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         bias_initializer: of all biases. Defaults to `"zeros"`.
         normalize_first: bool, see `LinearTransformerDecoder`. Defaults to
             `False`.
-        mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
-            to `"gated_delta"`.
-        normalization, use_bias, use_feedforward_gate, attention_options: see
-            `LinearTransformerDecoder`.
+        mechanism: name, dict, class or object, see `mechanisms.get`, or a
+            list of equal ones: the blocks share it, as they share the state.
+            Defaults to `"gated_delta"`.
+        normalization: see `LinearTransformerDecoder`. Defaults to `"layer"`.
+        use_bias: likewise. Defaults to `True`.
+        use_feedforward_gate: likewise. Defaults to `False`.
+        attention_options: likewise. Defaults to `None`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -70,8 +75,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         state after `decoder_sequence`.
 
     Raises:
-        ValueError: if an argument is out of range, or if the mechanism has no
-            causal form.
+        ValueError: if an argument is out of range, if a list holds different
+            mechanisms, or if the mechanism has no causal form.
 
     Example:
 
@@ -104,6 +109,8 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         attention_options=None,
         **kwargs,
     ):
+        positive("num_layers", num_layers)
+        entries = entries_of_blocks("mechanism", mechanism, num_layers)
         super().__init__(
             intermediate_dim,
             num_heads,
@@ -113,14 +120,14 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             kernel_initializer=kernel_initializer,
             bias_initializer=bias_initializer,
             normalize_first=normalize_first,
-            mechanism=mechanism,
+            mechanism=entry_of_group("mechanism", entries),
             normalization=normalization,
             use_bias=use_bias,
             use_feedforward_gate=use_feedforward_gate,
             attention_options=attention_options,
             **with_exact_states(kwargs),
         )
-        self.num_layers = positive("num_layers", num_layers)
+        self.num_layers = num_layers
 
     @makes_sublayers
     def build(self, decoder_sequence_shape):
@@ -152,16 +159,23 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         block.build(shape)
         return block
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size, features=None):
         """The `self_attention_cache` before the first position.
 
         Args:
             batch_size: int or scalar tensor, B.
+            features: int, F, for a group that is not built. Defaults to
+                `None`: those of the input it was built for.
 
         Returns:
             Tree of tensors of fixed shapes and dtypes, the batch first.
         """
-        state = self.blocks[0].get_initial_state(batch_size)
+        if self.built:
+            state = self.blocks[0].get_initial_state(batch_size)
+        else:
+            state = self._state_before_build(
+                batch_size, features, self.mechanism, self.attention_options
+            )
         if not self._own_parts:
             return state
         # Each block has queries of its own, and so the last ones of them.
@@ -195,7 +209,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         if decoder_segment_ids is not None:
             check_segment_ids(decoder_segment_ids, decoder_sequence)
             visible, _ = with_padding(decoder_segment_ids, visible, None)
-        x = self._as_floating(decoder_sequence=decoder_sequence)
+        x = ops.cast(decoder_sequence, self.compute_dtype)
         x = hide(x, visible)
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None

@@ -3,6 +3,7 @@
 import functools
 
 import keras
+from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.masks import combine_masks
@@ -151,7 +152,7 @@ class LinearTransformerEncoder(TransformerBlock):
         mask=None,
         inputs_mask=None,
     ):
-        inputs = self._as_floating(inputs=inputs)
+        inputs = ops.cast(inputs, self.compute_dtype)
         if padding_mask is None and attention_mask is None:
             # Keras calls it `inputs_mask` where there is another tensor.
             padding_mask = first_given(mask, inputs_mask)

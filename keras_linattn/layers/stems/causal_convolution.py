@@ -12,7 +12,9 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.layers._arguments import above_one
+from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_segment_ids
+from keras_linattn.layers._arguments import known_features
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._caches import with_exact_states
 
@@ -100,16 +102,20 @@ class CausalConvolution(BaseLayer):
                 name="bias", shape=(features,), initializer="zeros"
             )
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size, features=None):
         """The state before the first position: zeros.
 
         Args:
             batch_size: int or scalar tensor, B.
+            features: int, F, for a layer that is not built. Defaults to
+                `None`: those of the input it was built for.
 
         Returns:
             Tensor `(B, kernel_size - 1, F)`.
         """
-        shape = (batch_size, self.kernel_size - 1, self.kernel.shape[-1])
+        if self.built:
+            features = self.kernel.shape[-1]
+        shape = (batch_size, self.kernel_size - 1, known_features(features))
         return ops.zeros(shape, dtype=accumulation_dtype(self.compute_dtype))
 
     def call(
@@ -121,6 +127,7 @@ class CausalConvolution(BaseLayer):
         segment_ids=None,
         inputs_mask=None,
     ):
+        check_floating(initial_state=initial_state)
         # Keras calls it `inputs_mask` where another tensor is passed too.
         mask = combine_masks(first_given(mask, inputs_mask))
         last = self.kernel_size - 1
@@ -178,6 +185,7 @@ class CausalConvolution(BaseLayer):
         segment_ids=None,
         inputs_mask=None,
     ):
+        check_floating(initial_state=initial_state)
         if segment_ids is not None:
             check_segment_ids(segment_ids, inputs)
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)

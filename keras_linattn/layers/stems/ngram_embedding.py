@@ -61,6 +61,8 @@ class NGramEmbedding(BaseLayer):
     character n-grams; their bag of n-grams of a word, here of a position).
     """
 
+    takes_integers = True
+
     def __init__(
         self,
         vocabulary_size,

@@ -5,7 +5,16 @@ import numpy as np
 from keras_linattn.testing.references import _state
 from keras_linattn.testing.references.delta_rule import write_strength
 
-CONFIGS = ({}, {"output_norm": False, "gate_rank": 3})
+CONFIGS = (
+    {},
+    {
+        "gate_rank": 3,
+        "output_norm": False,
+        "activation": None,
+        "scale": 0.5,
+        "epsilon": 1e-6,
+    },
+)
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
@@ -14,6 +23,7 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     logits = np.einsum("btr,rhd->bhtd", low, weights["up"])
     steps = np.logaddexp(0, logits + weights["decay_bias"][:, None])
     decay = np.exp(-np.exp(weights["log_rate"])[:, None, None] * steps)
-    query, key = _state.unit_silu(query), _state.unit_silu(key)
+    query, key = (_state.unit_rows(mechanism, x) for x in (query, key))
+    query = mechanism.scale * query
     output = _state.loop(query, key, value, decay, write, key_mask)
     return _state.normalise(mechanism, output)

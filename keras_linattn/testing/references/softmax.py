@@ -6,7 +6,7 @@ from keras_linattn.testing.references._common import softmax
 from keras_linattn.testing.references._common import transpose
 from keras_linattn.testing.references._common import visible_pairs
 
-CONFIGS = ({},)
+CONFIGS = ({}, {"cache_length": 20})
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):

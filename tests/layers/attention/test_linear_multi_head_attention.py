@@ -59,7 +59,12 @@ def test_call_arguments_are_keras_own():
     """In the same order, and after them our own."""
     ours = inspect.signature(LinearMultiHeadAttention.call).parameters
     theirs = inspect.signature(KERAS.call).parameters
-    assert list(ours) == [*theirs, "initial_state", "return_state"]
+    assert list(ours) == [
+        *theirs,
+        "initial_state",
+        "return_state",
+        "segment_ids",
+    ]
     assert [p.default for p in ours.values()][: len(theirs)] == [
         p.default for p in theirs.values()
     ]
@@ -278,6 +283,40 @@ def test_attention_axes_attend_row_by_row():
         np.testing.assert_allclose(whole[:, row], numpy(alone), atol=1e-5)
 
 
+# --- Keras' sliding window
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_sliding_window_is_that_of_keras(causal, tmp_path):
+    """With all masks, holes in them too, and after a round trip."""
+    x = random(2, 9, 6)
+    mask = RNG.random((2, 9)) < 0.6
+    call = {
+        "query_mask": np.arange(9) < np.array([[9], [7]]),
+        "value_mask": mask,
+        "attention_mask": (RNG.random((2, 1, 9)) < 0.8),
+        "use_causal_mask": causal,
+    }
+    ours = LinearMultiHeadAttention(2, 4, mechanism="softmax", sliding_window=3)
+    theirs = KERAS(2, 4, sliding_window=3)
+    ours(x, x)
+    theirs(x, x)
+    ours.set_weights(theirs.get_weights())
+    revived = LinearMultiHeadAttention.from_config(ours.get_config())
+    revived(x, x)
+    revived.set_weights(theirs.get_weights())
+    # Keras gives a row that sees nothing the mean of all values; ours is 0.
+    near = np.abs(np.arange(9)[:, None] - np.arange(9)) < 3
+    near = np.tril(near) if causal else near
+    keys = mask[:, None] & call["attention_mask"]
+    sees = (near & keys).any(axis=-1) & call["query_mask"]
+    expected = numpy(theirs(x, x, **call))
+    for layer in (ours, revived):
+        assert layer.get_config()["sliding_window"] == 3
+        output = numpy(layer(x, x, **call))
+        np.testing.assert_allclose(output[sees], expected[sees], atol=1e-5)
+
+
 # --- Options that act in training
 
 
@@ -350,7 +389,9 @@ def test_refuses_constructor_arguments():
     refuse("`value_dim` must be a positive.*value_dim=0", value_dim=0)
     refuse("`dropout` must be.*dropout=1", dropout=1)
     refuse("`output_shape` must.*'wide'", output_shape="wide")
-    refuse("sliding_window=4. Leave it out, or use", sliding_window=4)
+    rule = "sliding_window=4 with the mechanism `ModifiedLinformer`. Pass"
+    refuse(rule, sliding_window=4)
+    refuse("a positive integer", sliding_window=0, mechanism="softmax")
     refuse("flash_attention=True. Leave it out, or use", flash_attention=True)
     refuse(
         "Unknown mechanism 'sotfmax'. Did you mean 'softmax'",

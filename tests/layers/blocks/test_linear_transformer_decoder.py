@@ -47,8 +47,9 @@ def test_arguments_are_keras_hubs(hub_decoder):
     ours, theirs = names(LinearTransformerDecoder), names(hub_decoder)
     assert ours[:-5] == [*theirs[:-1], "mechanism", "cross_mechanism"]
     ours, theirs = names(LinearTransformerDecoder.call), names(hub_decoder.call)
+    ids = ["decoder_segment_ids", "encoder_segment_ids"]
     masks = ["decoder_sequence_mask", "encoder_sequence_mask", "mask"]
-    assert ours == [*theirs, *masks]
+    assert ours == [*theirs, *ids, *masks]
 
 
 @pytest.mark.parametrize("normalize_first", [False, True])

@@ -35,7 +35,8 @@ def test_arguments_are_keras_hubs(hub_encoder):
     )
     assert ours[:-5] == [*theirs[:-1], "mechanism", "remat"]
     theirs = names(hub_encoder.call)
-    assert names(LinearTransformerEncoder.call) == [*theirs, "mask"]
+    own = ["segment_ids", "mask", "inputs_mask"]
+    assert names(LinearTransformerEncoder.call) == [*theirs, *own]
 
 
 @pytest.mark.parametrize("normalize_first", [False, True])

@@ -1,0 +1,168 @@
+"""Hybrid attention: exact within a window, linear in all that lies beyond.
+
+out_t = (g sum_near e^(q_t . k_s / sqrt D - m_t) v_s
+         + sum_far phi(q_t) . phi(k_s) v_s) / (the same with v = 1),
+
+near: the window of `local`; far: the other positions that t may see; m_t: the
+largest score near t; phi: the feature map of `hedgehog`; g = sigmoid(a), a
+number for each head.
+
+Cost: O(T W (D + V) + T D V) time; state: that of `local` and of `hedgehog`.
+Source: Zhang et al., "LoLCATs: on low-rank linearizing of large language
+models", 2024, arXiv 2410.10254, and HazyResearch/lolcats (Apache-2.0),
+`linear_window_attention_sw.py`; a window beside linear attention: Arora et
+al., "Simple linear attention language models balance the recall-throughput
+tradeoff" (Based), 2024, arXiv 2402.18668.
+Differs from the papers: the two-sided form is ours; windows slide, where the
+authors' fastest kernels go in steps; g starts at 1 / 2.
+"""
+
+from keras import ops
+
+from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.numerics import masked_exp
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.products import append_ones
+from keras_linattn.core.products import causal_product
+from keras_linattn.core.products import divide_by_last
+from keras_linattn.core.windows import contained
+from keras_linattn.core.windows import keys_of
+from keras_linattn.core.windows import leaving_keys
+from keras_linattn.core.windows import near_scores
+from keras_linattn.core.windows import spoil_near
+from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms._traits import Traits
+from keras_linattn.mechanisms.hedgehog import Hedgehog
+from keras_linattn.mechanisms.local import WindowMechanism
+from keras_linattn.mechanisms.local import entries_of
+from keras_linattn.mechanisms.local import split_entries
+
+
+def near_sums(query, key, value, near, factor):
+    """The window's share of the two sums, `[B, H, T, V + 1]`.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, E, D]`.
+        value: tensor `[B, H, E, V]`.
+        near: `Near`.
+        factor: tensor `[1, H, 1, 1, 1]`, g.
+    """
+    key, value, finite = contained(key, value)
+    weights = masked_exp(near_scores(query, key, near), near.pairs)
+    value = keys_of(near, append_ones(value))
+    sums = factor * matmul(weights, value)
+    sums = spoil_near(sums, finite, near)
+    return join_chunks(sums, ops.shape(query)[2])
+
+
+@register("hybrid_window")
+class HybridWindow(WindowMechanism, Hedgehog):
+    """Exact attention to what is near, linear attention to all the rest.
+
+    Both share one normaliser. With W >= T it is softmax attention.
+
+    Call arguments, result and errors: see `Mechanism`.
+
+    Args:
+        window: int > 0, W, see `local`. Defaults to 64.
+        skip_hidden: bool, whether windows count the visible positions only,
+            see `local`. Defaults to `True`.
+        tied: bool, whether queries and keys have one feature map. Defaults to
+            `False`.
+        **kwargs: arguments of `keras.layers.Layer`.
+
+    Raises:
+        ValueError: if an argument is out of range; if queries and keys differ
+            in length.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> hybrid = mechanisms.get({"name": "hybrid_window", "window": 3})
+    >>> tuple(hybrid(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
+
+    Source: Zhang et al., 2024, arXiv 2410.10254.
+    """
+
+    traits = Traits(
+        causal=True,
+        cross=False,
+        recurrent=True,
+        key_order_free=False,
+        cost="T (W + D) (D + V)",
+        state="W (D + V) + 2 D (V + 1)",
+        source="Zhang et al. 2024, arXiv 2410.10254",
+    )
+
+    def __init__(self, window=64, skip_hidden=True, tied=False, **kwargs):
+        super().__init__(window, skip_hidden, tied=tied, **kwargs)
+
+    def build(self, query_shape, key_shape, value_shape):
+        super().build(query_shape, key_shape, value_shape)
+        self.window_factor = self.add_weight(
+            name="window_factor",
+            shape=(query_shape[1],),
+            initializer="zeros",
+            autocast=False,
+        )
+
+    def attend(
+        self, query, key, value, *, key_mask, query_mask, causal, training
+    ):
+        near = self.near(ops.shape(query)[2], causal, key_mask)
+        sums = near_sums(query, key, value, near, self._factor(query))
+        features = self.query_features(query)
+        entries = entries_of(key, value, key_mask)
+        sums = sums + self._far_sums(features, entries, key, key_mask)[0]
+        if not causal:
+            # What lies behind is what lies ahead of the reversed sequence.
+            features, entries = (ops.flip(x, 2) for x in (features, entries))
+            if key_mask is not None:
+                key_mask = ops.flip(key_mask, 1)
+            behind, _ = self._far_sums(features, entries, key, key_mask)
+            sums = sums + ops.flip(behind, 2)
+        return divide_by_last(sums)
+
+    def _factor(self, like):
+        factor = ops.sigmoid(ops.cast(self.window_factor, like.dtype))
+        return ops.reshape(factor, (1, -1, 1, 1, 1))
+
+    def _far_sums(self, query, entries, key, key_mask, state=None):
+        """The share of all keys that have left the window, and their state."""
+        if not self.skip_hidden:
+            key_mask = None
+        elif key_mask is not None:
+            key_mask = ops.cast(key_mask, "bool")
+        entries = leaving_keys(
+            entries, self.window, key_mask, holds=state is not None
+        )
+        key, value, seen = split_entries(entries, key.shape[-1])
+        key = self.key_features(key)
+        key = ops.where(seen > 0.5, key, ops.zeros_like(key))
+        return causal_product(query, key, append_ones(value), state)
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        """Dict of the `window`, see `local`, and of the `sums` beyond it."""
+        return {
+            "sums": Hedgehog.state_spec(self, num_heads, key_dim, value_dim),
+            "window": self.window_spec(num_heads, key_dim, value_dim),
+        }
+
+    def advance(self, state, query, key, value, *, key_mask):
+        entries, near, window = self.take_in(
+            state["window"], key, value, key_mask
+        )
+        keys, values, _ = split_entries(entries, key.shape[-1])
+        sums = near_sums(query, keys, values, near, self._factor(query))
+        # One position more, so that the state has what leaves at the end.
+        features = self.query_features(query)
+        features = ops.pad(features, [(0, 0), (0, 0), (0, 1), (0, 0)])
+        far, after = self._far_sums(
+            features, entries, key, key_mask, state["sums"]
+        )
+        sums = sums + far[:, :, :-1]
+        return divide_by_last(sums), {"sums": after, "window": window}

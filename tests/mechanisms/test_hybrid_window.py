@@ -1,0 +1,50 @@
+"""Hybrid window: its two limits, and scores of any size."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn.mechanisms import Hedgehog
+from keras_linattn.mechanisms import HybridWindow
+from keras_linattn.testing import random_inputs
+from keras_linattn.testing._subject import run
+from keras_linattn.testing.references import softmax
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_of_the_length_is_softmax_attention(causal):
+    inputs = random_inputs(queries=9, keys=9)
+    heads = (inputs.query, inputs.key, inputs.value)
+    expected = softmax.attend(None, {}, *heads, *inputs.masks(), causal)
+    output = run(HybridWindow(9), inputs, causal)
+    np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_without_the_exact_part_only_hedgehog_is_left(causal):
+    """A factor of 0: the window itself is left out of the sums."""
+    inputs = random_inputs(queries=40, keys=40)
+    mechanism = HybridWindow(1)
+    mechanism.build(*inputs.shapes)
+    mechanism.window_factor.assign(np.full(2, -100.0))
+    plain = Hedgehog()
+    plain.build(*inputs.shapes)
+    plain.set_weights(mechanism.get_weights()[:2])
+    scores = plain.attention_scores(inputs.query, inputs.key, causal=causal)
+    scores = ops.convert_to_numpy(scores) * (1 - np.eye(40))
+    total = scores.sum(axis=-1, keepdims=True)
+    expected = scores @ inputs.value / np.where(total == 0, 1, total)
+    output = run(mechanism, inputs, causal)[:, :, 1:]
+    np.testing.assert_allclose(output, expected[:, :, 1:], atol=1e-4)
+
+
+def test_large_scores_in_the_window_do_not_drown_the_rest():
+    """The largest score is taken out: the window's sum is between g and W g."""
+    inputs = random_inputs(queries=30, keys=30, scale=50)
+    value = np.zeros_like(inputs.value)
+    value[:, :, :20] = 1  # outside the last rows' windows
+    mechanism = HybridWindow(3)
+    mechanism.build(*inputs.shapes)
+    output = run(mechanism, inputs.replace(value=value), causal=True)
+    assert np.isfinite(output).all()
+    assert (output[:, :, 25:] > 0).all()

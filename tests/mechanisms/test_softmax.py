@@ -1,0 +1,51 @@
+"""Softmax with a cache: a state of fixed size, and its end."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_linattn import LinearAttentionCell
+from keras_linattn import LinearSelfAttention
+from keras_linattn.mechanisms import Softmax
+from keras_linattn.testing import random_inputs
+
+
+def test_past_the_cache_all_is_nan():
+    """From the first position that would need one key more."""
+    inputs = random_inputs(queries=12, keys=12)
+    heads = (inputs.query, inputs.key, inputs.value)
+    mask = np.arange(12) % 2 == np.array([[0], [1]])
+    mask[1] = True
+    mechanism = Softmax(cache_length=7)
+    state, outputs = mechanism.initial_state(2, 2, 4, 4), []
+    for piece in (slice(0, 5), slice(5, 10), slice(10, 11), slice(11, 12)):
+        output, state = mechanism.step(
+            state,
+            *(ops.convert_to_tensor(x[:, :, piece]) for x in heads),
+            key_mask=ops.convert_to_tensor(mask[:, piece]),
+        )
+        outputs.append(ops.convert_to_numpy(output))
+    output = np.concatenate(outputs, axis=2)
+    assert np.isfinite(output[0]).all()  # six of twelve are visible
+    assert np.isfinite(output[1, :, :7]).all()
+    assert np.isnan(output[1, :, 7:]).all()
+
+
+def test_refuses_what_does_not_fit():
+    x = np.ones((1, 2, 8, 4), "float32")
+    mechanism = Softmax(cache_length=7)
+    with pytest.raises(ValueError, match="8 positions, cache_length=7"):
+        mechanism.step(mechanism.initial_state(1, 2, 4, 4), x, x, x)
+    assert tuple(mechanism(x, x, x, causal=True).shape) == x.shape
+    for cache_length in (0, 2.5):
+        with pytest.raises(ValueError, match="`cache_length` must be"):
+            Softmax(cache_length=cache_length)
+
+
+def test_without_a_cache_the_error_names_the_way_out():
+    layer = LinearSelfAttention(2, 4, mechanism="softmax", causal=True)
+    with pytest.raises(ValueError, match='"cache_length": 1024'):
+        LinearAttentionCell(layer)
+    mechanism = {"name": "softmax", "cache_length": 9}
+    layer = LinearSelfAttention(2, 4, mechanism=mechanism, causal=True)
+    assert LinearAttentionCell(layer).state_size == [2 * 9 * 8, 1]

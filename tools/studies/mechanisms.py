@@ -1,0 +1,20 @@
+"""What the studies compare beside names: arguments, and mixed stacks."""
+
+import json
+
+LOCAL = {"name": "local", "window": 16}
+# Rows of a table, and the values of an example's `--mechanism`. The names are
+# resolved by the example, so that a study runs what there is.
+ROWS = {
+    "local, 16": (LOCAL,),
+    "hybrid_window, 16": ({"name": "hybrid_window", "window": 16},),
+    "linear_transformer + softmax": ("linear_transformer", "softmax"),
+    "gated_delta + softmax": ("gated_delta", "softmax"),
+    "gated_delta + local, 16": ("gated_delta", LOCAL),
+}
+
+
+def arguments_of(row):
+    """Returns a row's command-line arguments: those in `ROWS`, or a name."""
+    entries = ROWS.get(row, (row,))
+    return [x if isinstance(x, str) else json.dumps(x) for x in entries]
