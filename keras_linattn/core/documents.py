@@ -11,6 +11,7 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import split_chunks
 
 
@@ -202,15 +203,18 @@ def select(condition, x):
     return ops.where(condition, x, ops.cast(0, x.dtype))
 
 
-def in_one_sequence(attend, query, key, value, documents, nothing=0.0):
-    """Attention both ways, where queries and keys may be two sequences.
+@backends.with_fast_forms
+def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
+    """Attention both ways, in documents that queries and keys belong to.
 
-    Two become one, ordered by document, in which the keys of queries hold
-    `nothing`.
+    Queries and keys of two sequences become one, ordered by document, in which
+    the keys of queries hold `nothing`.
 
     Args:
         attend: callable of query, key and value `[B, H, T, .]` and
             `Documents` of one sequence, that returns `[B, H, T, V]`.
+        alone: the same for rows of one document, callable of query, key and
+            value. The fast form calls it for one document after the other.
         query: tensor `[B, H, T, R]`.
         key: tensor `[B, H, S, R]`.
         value: tensor `[B, H, S, V]`.
@@ -265,7 +269,16 @@ def largest_within(x, documents):
     index = ops.reshape(documents.query + rows, (batch * length,))
     flat = ops.transpose(ops.stop_gradient(x), (0, 2, 1, 3))
     flat = ops.reshape(flat, (batch * length, heads * dim))
-    largest = ops.segment_max(flat, index, num_segments=batch * length)
-    largest = ops.take(largest, index, axis=0)
+    largest = ops.take(largest_rows(flat, index), index, axis=0)
     largest = ops.reshape(largest, (batch, length, heads, dim))
     return ops.transpose(largest, (0, 2, 1, 3))
+
+
+@backends.with_fast_forms
+def largest_rows(x, index):
+    """The largest entries of rows `[N, D]` that `index` `[N]` puts together.
+
+    Returns:
+        Tensor `[N, D]`, whose row n is that of index n; others mean nothing.
+    """
+    return ops.segment_max(x, index, num_segments=ops.shape(x)[0])

@@ -4,13 +4,14 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
+from keras_linattn.core.backends.thresholds import DOCUMENT_CHUNK
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import running_sums
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import earlier_pairs
-from keras_linattn.core.documents import in_one_sequence
 from keras_linattn.core.documents import largest_within
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
@@ -75,7 +76,8 @@ def kernel_attention(query, key, value, documents=None):
         Tensor `[B, H, T, V]`; 0 where no key is visible.
     """
     if documents is not None:
-        return in_one_sequence(attend_within, query, key, value, documents)
+        forms = attend_within, kernel_attention
+        return attend_documents(*forms, query, key, value, documents)
     numerator = matmul(query, key_value_product(key, value))
     key_sum = ops.expand_dims(ops.sum(key, axis=2), -1)  # [B, H, R, 1]
     return safe_divide(numerator, matmul(query, key_sum))
@@ -99,8 +101,9 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
     """
     key = hide(key, key_mask, value=LOWEST)
     if documents is not None:
+        forms = log_attend_within, log_kernel_attention
         heads = query, key, value
-        return in_one_sequence(log_attend_within, *heads, documents, LOWEST)
+        return attend_documents(*forms, *heads, documents, LOWEST)
     largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
     filled = largest > LOWEST / 2
@@ -200,7 +203,7 @@ def causal_product(
     return join_chunks(output, length), state
 
 
-def product_within(query, key, value, starts, chunk_size=CHUNK_SIZE):
+def product_within(query, key, value, starts, chunk_size=DOCUMENT_CHUNK):
     """sum over all s in the document of t of (q_t . k_s) v_s, in chunks.
 
     Inside a chunk by its scores. A document that goes on in the chunks before
@@ -273,6 +276,15 @@ def weights_within(key, documents):
 
 
 def sums_within(x, documents):
-    """The sums over each document, at all of its positions: `[B, H, T, R]`."""
-    ones = ops.ones_like(x[:1, :1, :, :1])
-    return product_within(ones, ones, x, starts_of(documents))
+    """The sums over each document, at all of its positions: `[B, H, T, R]`.
+
+    What is not finite counts as 0.
+    """
+    batch, heads, length, dim = ops.shape(x)
+    x = ops.transpose(select(ops.isfinite(x), x), (0, 2, 1, 3))
+    # Heads side by side: the pairs of a chunk are then those of one head.
+    x = ops.reshape(x, (batch, 1, length, heads * dim))
+    ones = ops.ones_like(x[:, :, :, :1])
+    x = product_within(ones, ones, x, starts_of(documents))
+    x = ops.reshape(x, (batch, length, heads, dim))
+    return ops.transpose(x, (0, 2, 1, 3))

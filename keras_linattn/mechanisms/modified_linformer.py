@@ -37,9 +37,9 @@ from keras import ops
 from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
-from keras_linattn.core.documents import in_one_sequence
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.documents import within
@@ -447,8 +447,9 @@ class ModifiedLinformer(Mechanism):
             return self.advance(state, query, key, value, **options)[0]
         if documents is None:
             return attend_factorised(query, key, value, key_mask)
+        forms = attend_within, attend_factorised
         heads = query, hide(key, key_mask, value=LOWEST), value
-        return in_one_sequence(attend_within, *heads, documents, LOWEST)
+        return attend_documents(*forms, *heads, documents, LOWEST)
 
     def factors(self, query, key, key_mask=None):
         weights, total = position_weights(key, key_mask, axis=1)

@@ -24,7 +24,7 @@ import math
 
 from keras import ops
 
-from keras_linattn.core.documents import in_one_sequence
+from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import largest_within
 from keras_linattn.core.masks import hide
 from keras_linattn.core.products import kernel_attention
@@ -56,8 +56,13 @@ def over_largest(features, axis, documents=None):
     return features / ops.stop_gradient(largest)
 
 
+def attend_alone(query, key, value):
+    """Attention both ways, of features."""
+    return kernel_attention(query, over_largest(key, axis=(2, 3)), value)
+
+
 def attend_within(query, key, value, documents):
-    """Attention both ways in documents in one sequence, of features."""
+    """`attend_alone` of documents in one sequence."""
     key = over_largest(key, -1, documents)
     return kernel_attention(query, key, value, documents)
 
@@ -100,8 +105,9 @@ class Taylor(KernelMechanism):
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
         if documents is not None:
-            return in_one_sequence(attend_within, query, key, value, documents)
-        return kernel_attention(query, over_largest(key, axis=(2, 3)), value)
+            forms = attend_within, attend_alone
+            return attend_documents(*forms, query, key, value, documents)
+        return attend_alone(query, key, value)
 
     def num_features_for(self, key_dim):
         return 1 + key_dim + key_dim * (key_dim + 1) // 2

@@ -11,6 +11,7 @@ from keras_linattn.testing._backends import compile_where_slow
 from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._backends import step_of
 from keras_linattn.testing._backends import tensors
+from keras_linattn.testing._inputs import random_inputs
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import path_within
 from keras_linattn.testing._subject import require
@@ -29,6 +30,7 @@ IDS = np.array(
 )
 LENGTH = IDS.shape[1]
 HALF = LENGTH // 2  # within a document of each row
+PROBE = 5  # positions that tell states apart
 # Of queries and keys in cross-attention: some find none of theirs.
 PAIR = (
     np.repeat([[1, 0, 2, 5], [0, 1, 3, 2]], (3, 1, 70, 2), axis=1),
@@ -112,23 +114,26 @@ def check_documents_do_not_meet(subject):
     """NaN and infinities in one document leave the others, bit for bit."""
     inputs = packed_inputs(subject)
     mechanism = subject.shared(inputs)
-    changes = [(HEADS, np.nan), (HEADS, -np.inf), (HEADS, 1e30)]
-    changes += [(("key",), np.nan), (("value",), np.inf)]
+    changes = (
+        (HEADS, np.nan, (2, 3)),
+        (HEADS, 1e30, (2, 3)),
+        (HEADS, -np.inf, (4, 9)),
+        (("key",), np.nan, (1, 7)),
+        (("value",), np.inf, (5, 8)),
+    )
     for causal in subject.traits.forms:
         expected = run(mechanism, inputs, causal, segment_ids=IDS)
-        for row, number in ((0, 2), (1, 3), (1, 7)):
-            place = np.zeros(IDS.shape, bool)
-            place[row] = IDS[row] == number
-            for names, extreme in changes:
-                spoilt = _spoil(inputs, names, place, extreme)
-                output = run(mechanism, spoilt, causal, segment_ids=IDS)
-                others = ~place & inputs.masks()[1]
-                others = np.broadcast_to(others[:, None, :], output.shape[:3])
-                np.testing.assert_array_equal(
-                    output[others],
-                    expected[others],
-                    f"{extreme} of document {number} in {names}, {causal=}",
-                )
+        for names, extreme, numbers in changes:  # one document of each row
+            place = IDS == np.reshape(numbers, (2, 1))
+            spoilt = _spoil(inputs, names, place, extreme)
+            output = run(mechanism, spoilt, causal, segment_ids=IDS)
+            others = ~place & inputs.masks()[1]
+            others = np.broadcast_to(others[:, None, :], output.shape[:3])
+            np.testing.assert_array_equal(
+                output[others],
+                expected[others],
+                f"{extreme} of documents {numbers} in {names}, {causal=}",
+            )
 
 
 def _spoil(inputs, names, place, extreme):
@@ -179,29 +184,46 @@ def check_packed_states(subject):
     """
     inputs = packed_inputs(subject)
     mechanism = subject.shared(inputs)
-    packed, alone = _packed_step(mechanism), Alone()
+    if not _ignores_padding(mechanism):
+        return
+    step = step_of(mechanism)
+    packed = compile_where_slow(_packed_step(mechanism))
     whole = [getattr(inputs, name) for name in HEADS]
-    mask = inputs.masks()[0]
-    before = mechanism.initial_state(2, 2, 4, inputs.value.shape[3])
-    _, before = packed(before, *tensors([*whole, mask, IDS]))
-    _, expected = step_of(mechanism)(
+    mask, alone = inputs.masks()[0], Alone()
+    before = some_state(mechanism)
+    _, expected = step(
         keras.tree.map_structure(alone.states, before),
         *(alone.take(ops.convert_to_tensor(x)) for x in whole),
         ops.convert_to_tensor(alone.mask(mask)),
     )
-    expected = _arrays_of(expected)
-    for index, (row, place) in enumerate(documents(IDS)):
+    states = []
+    for row, place in documents(IDS):
         end = np.flatnonzero(place)[-1] + 1
         ids = np.where(np.arange(LENGTH) < end, IDS, 0)
         _, after = packed(before, *tensors([*whole, mask, ids]))
-        for found, wanted in zip(_arrays_of(after), expected, strict=True):
-            scale = max(1, np.abs(wanted[index]).max())
-            assert_close(
-                found[row] / scale,
-                wanted[index] / scale,
-                subject.traits.tolerance,
-                f"state of document {index}",
-            )
+        states.append([x[row] for x in _arrays_of(after)])
+    found = [ops.convert_to_tensor(np.stack(x)) for x in zip(*states)]
+    found = keras.tree.pack_sequence_as(before, found)
+    # By what they give: a state may hold what nobody sees any more.
+    found, expected = (
+        ops.convert_to_numpy(step(state, *probe(len(states)))[0])
+        for state in (found, expected)
+    )
+    assert_close(found, expected, subject.traits.tolerance)
+
+
+def some_state(mechanism):
+    """A state of two rows that is not the initial one."""
+    state = mechanism.initial_state(2, 2, 4, 3)
+    return step_of(mechanism)(state, *probe(2))[1]
+
+
+def probe(count):
+    """Heads and mask of a few positions, the same for `count` rows."""
+    inputs = random_inputs(batch=1, queries=PROBE, keys=PROBE, value_dim=3)
+    arrays = [getattr(inputs, name) for name in HEADS]
+    arrays.append(np.ones((1, PROBE), bool))
+    return tensors([np.repeat(x, count, axis=0) for x in arrays])
 
 
 def _arrays_of(state):
@@ -217,7 +239,7 @@ class Alone:
         longest = max(map(len, places))
         self.rows = np.array([row for row, _ in found], "int32")
         self.first = np.array([True, *(np.diff(self.rows) > 0)])
-        self.last = np.array([*(np.diff(self.rows) > 0), True])
+        self.last = np.flatnonzero([*(np.diff(self.rows) > 0), True])
         self.shown = np.arange(longest) < np.array([[len(p)] for p in places])
         self.index = np.zeros(self.shown.shape, "int32")
         self.index[self.shown] = np.concatenate(places)
@@ -237,6 +259,10 @@ class Alone:
         first = self.first.reshape(-1, *[1] * (len(x.shape) - 1))
         x = ops.take(x, self.rows, axis=0)
         return ops.where(first, x, ops.zeros_like(x))
+
+    def last_states(self, x):
+        """Of the states of all documents those of the last ones of rows."""
+        return ops.take(x, self.last, axis=0)
 
 
 def check_packed_gradients(subject):
@@ -275,7 +301,8 @@ def _packed_and_alone(subject, mechanism, inputs, causal, cotangent):
     key_mask, query_mask = (ops.convert_to_tensor(x) for x in inputs.masks())
     ids = ops.convert_to_tensor(IDS)
     mask = ops.convert_to_tensor(alone.mask(inputs.masks()[0]))
-    if not (causal and _has_states(subject.traits)):
+    recurrent = causal and subject.traits.recurrent
+    if not (recurrent and _ignores_padding(mechanism)):
 
         def together(*heads):
             options = {"key_mask": key_mask, "query_mask": query_mask}
@@ -292,26 +319,31 @@ def _packed_and_alone(subject, mechanism, inputs, causal, cotangent):
 
         return together, apart, []
 
-    state = mechanism.initial_state(2, 2, 4, inputs.value.shape[3])
-    arrays = [getattr(inputs, name) for name in HEADS]
-    _, state = step_of(mechanism)(state, *tensors(arrays), None)
-    leaves = _arrays_of(state)
+    state = some_state(mechanism)
+    leaves = [x for x in _arrays_of(state) if x.dtype.kind == "f"]
+
+    def state_of(leaves):
+        leaves = iter(leaves)  # numbers of positions stay
+        every = [
+            next(leaves) if ops.convert_to_numpy(x).dtype.kind == "f" else x
+            for x in keras.tree.flatten(state)
+        ]
+        return keras.tree.pack_sequence_as(state, every)
 
     def together(query, key, value, *leaves):
-        before = keras.tree.pack_sequence_as(state, leaves)
+        before = state_of(leaves)
         output, after = mechanism.step(
             before, query, key, value, key_mask=key_mask, segment_ids=ids
         )
-        return ops.sum(output * cotangent) + _sum_of_states(after)
+        return ops.sum(output * cotangent) + _sum_after(mechanism, after)
 
     def apart(query, key, value, *leaves):
-        before = keras.tree.pack_sequence_as(state, leaves)
-        before = keras.tree.map_structure(alone.states, before)
+        before = keras.tree.map_structure(alone.states, state_of(leaves))
         heads = map(alone.take, (query, key, value))
         output, after = mechanism.step(before, *heads, key_mask=mask)
-        last = np.flatnonzero(alone.last)
-        after = [ops.take(x, last, axis=0) for x in keras.tree.flatten(after)]
-        return _sum_of_shown(output, alone, cotangent) + _sum_of_states(after)
+        after = keras.tree.map_structure(alone.last_states, after)
+        total = _sum_of_shown(output, alone, cotangent)
+        return total + _sum_after(mechanism, after)
 
     return together, apart, leaves
 
@@ -322,8 +354,10 @@ def _sum_of_shown(output, alone, cotangent):
     return ops.sum(ops.where(shown, output * cotangent, 0))
 
 
-def _sum_of_states(state):
-    return sum(ops.sum(ops.sin(x)) for x in keras.tree.flatten(state))
+def _sum_after(mechanism, state):
+    """A number that depends on a state: outputs of what follows it."""
+    *heads, mask = probe(2)
+    return ops.sum(mechanism.step(state, *heads, key_mask=mask)[0])
 
 
 def check_refuses_packed_documents(subject):
@@ -339,9 +373,10 @@ def check_refuses_packed_documents(subject):
         raise AssertionError("it cannot keep documents apart, yet takes them")
 
 
-def _has_states(traits):
-    """Has it states that do not count positions, which padding moves?"""
-    return traits.recurrent and not traits.positional
+def _ignores_padding(mechanism):
+    """Does padding behind a document leave its state as it is?"""
+    counts = not getattr(mechanism, "skip_hidden", True)
+    return not (mechanism.traits.positional or counts)
 
 
 CHECKS = {
@@ -352,6 +387,6 @@ CHECKS = {
     check_documents_do_not_meet: lambda t: t.packs,
     check_packed_gradients: lambda t: t.packs,
     check_packed_pieces_give_the_whole: lambda t: t.packs and t.recurrent,
-    check_packed_states: lambda t: t.packs and _has_states(t),
+    check_packed_states: lambda t: t.packs and t.recurrent,
     check_refuses_packed_documents: lambda t: not t.packs,
 }

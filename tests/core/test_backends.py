@@ -12,7 +12,10 @@ from keras import ops
 from keras_linattn import config
 from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
+from keras_linattn.core.documents import Documents
+from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
+from keras_linattn.core.products import kernel_attention
 
 LONG = thresholds.SHORTEST + 65
 
@@ -31,6 +34,14 @@ def summed_up(state, query, key, value):
     return output, state
 
 
+def documents(*starts):
+    """`Documents` of two rows alike, with the starts that are given."""
+    number = np.searchsorted(starts, np.arange(LONG), side="right") - 1
+    number = np.broadcast_to(number, (2, LONG)).astype("int32")
+    number = ops.convert_to_tensor(number)
+    return Documents(number, number)
+
+
 # By name of the function: arguments that the fast forms take.
 ARGUMENTS = {
     "attend_causally": lambda: (
@@ -38,6 +49,14 @@ ARGUMENTS = {
         positive(1, 2, LONG, 5) + 1,
         normal(1, 2, LONG, 3),
         positive(1, 2, 5, 4),
+    ),
+    "attend_documents": lambda: (
+        attend_within,
+        kernel_attention,
+        positive(2, 2, LONG, 5),
+        positive(2, 2, LONG, 5) + 1,
+        normal(2, 2, LONG, 3),
+        documents(0, 130, 131, 500),
     ),
     "convolve_channels": lambda: (
         normal(2, 3, 12, 4),
@@ -49,6 +68,10 @@ ARGUMENTS = {
         normal(2, 5, 3, 4),
         normal(3, 4, 2, 6),
         normal(2, 6),
+    ),
+    "largest_rows": lambda: (
+        normal(9, 4),
+        ops.convert_to_tensor([0, 1, 1, 2, 2, 2, 3, 4, 4], dtype="int32"),
     ),
     "looped_sums": lambda: (
         normal(1, 2, 19, 3, 4),

@@ -8,6 +8,7 @@ from keras import ops
 from keras_linattn import config
 from keras_linattn.core import backends
 from keras_linattn.core import causal
+from keras_linattn.core.documents import Documents
 from keras_linattn.testing import timing
 from tools.bench import runtime
 
@@ -66,6 +67,19 @@ def test_is_the_portable_form(shape, with_state):
     arrays = heads(*shape, with_state)
     found = run(causal.attend_causally, arrays)
     wanted = run(portable, arrays)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_documents_are_those_of_the_portable_form():
+    """Documents of 1 to 520 positions; the first ones go on from the state."""
+    arrays = heads(2, 2, 700)
+    numbers = np.repeat([[0, 1, 2, 3], [0, 1, 2, 2]], (3, 520, 1, 176), axis=1)
+    numbers = ops.convert_to_tensor(numbers.astype("int32"))
+    found, wanted = (
+        run(lambda *x: attend(*x, Documents(numbers, numbers)), arrays)
+        for attend in (causal.attend_causally, portable)
+    )
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 

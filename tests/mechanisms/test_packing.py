@@ -164,3 +164,18 @@ def test_portable_forms(monkeypatch):
     """Without fast forms a graph of any length doubles its sums."""
     monkeypatch.setattr(backends, "_FAST_FORMS", False)
     test_one_graph_serves_every_length("linear_transformer", True)
+
+
+@pytest.mark.parametrize("name", ["modified_linformer", "taylor"])
+def test_fast_forms_of_few_documents_give_the_same(monkeypatch, name):
+    length = 700  # the fast forms take documents of 64 positions and more
+    ids = np.repeat([[0, 1, 2, 0, 3], [4, 5, 6, 7, 0]], (3, 520, 1, 2, 174), 1)
+    inputs = random_inputs(queries=length, keys=length, visible=0.8)
+    mechanism = mechanisms.get(name)
+    mechanism.build(*inputs.shapes)
+    mechanism.built = True
+    outputs = []
+    for fast in (True, False):
+        monkeypatch.setattr(backends, "_FAST_FORMS", fast)
+        outputs.append(run(mechanism, inputs, False, segment_ids=ids))
+    np.testing.assert_allclose(*outputs, atol=1e-5, rtol=1e-4)

@@ -8,6 +8,7 @@ from keras import backend
 from keras import ops
 from torch.utils import checkpoint
 
+from keras_linattn.core import causal
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
 from keras_linattn.core.backends.thresholds import SHORTEST
@@ -57,20 +58,70 @@ def softmax_parts(x, visible=None, axis=-1):
     return weights, ops.ones_like(weights.select(axis, 0))
 
 
+def largest_rows(x, index):
+    """With an index that is not repeated for each column."""
+    index = index.long().unsqueeze(1).expand(x.shape)
+    lowest = torch.full_like(x, -math.inf)
+    return lowest.scatter_reduce(0, index, x, "amax")
+
+
+def _is_eager_on_cpu(*tensors):
+    """Whether these are on a CPU, and neither traced nor transformed."""
+    return (
+        isinstance(tensors[0].shape[2], int)  # not a symbol of an export
+        and all(isinstance(x, torch.Tensor) for x in tensors)
+        and {x.device.type for x in tensors} == {"cpu"}
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # as of vmap
+    )
+
+
 def _can_attend_in_place(query, key, value):
     """Whether these are long, on a CPU, and need no gradients or trace."""
     tensors = query, key, value
     return (
-        isinstance(query.shape[2], int)  # not a symbol of an export
+        _is_eager_on_cpu(*tensors)
         and query.shape[2] >= SHORTEST
-        and all(isinstance(x, torch.Tensor) for x in tensors)
-        and {x.device.type for x in tensors} == {"cpu"}
         and len({x.dtype for x in tensors}) == 1
         and backend.standardize_dtype(tensors[0].dtype) in EXACT
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # as of vmap
     )
+
+
+def _split_documents(documents, *tensors):
+    """The documents of each row one by one, if they are not too many.
+
+    Args:
+        documents: `Documents`.
+        *tensors: tensors `[B, H, T, anything]`.
+
+    Returns:
+        For each row an iterable of tuples of tensors `[1, H, length,
+        anything]`; or `None`, if documents side by side are faster.
+    """
+    if not (documents.one_sequence and _is_eager_on_cpu(*tensors)):
+        return None
+    lengths = [
+        torch.unique_consecutive(row, return_counts=True)[1].tolist()
+        for row in documents.query
+    ]
+    if sum(map(len, lengths)) * CHUNK_SIZE > documents.query.numel():
+        return None
+    # Split, since the gradient of each slice would be a whole array.
+    rows = zip(lengths, *(x.split(1) for x in tensors), strict=True)
+    return [
+        zip(*(x.split(sizes, dim=2) for x in row), strict=True)
+        for sizes, *row in rows
+    ]
+
+
+def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
+    """One document after the other."""
+    rows = _split_documents(documents, query, key, value)
+    if rows is None:
+        return NotImplemented
+    parts = (torch.cat([alone(*heads) for heads in row], 2) for row in rows)
+    return torch.cat(list(parts))
 
 
 def attend_causally(query, key, value, state=None, documents=None):
@@ -79,8 +130,10 @@ def attend_causally(query, key, value, state=None, documents=None):
     What an eager library allocates for each operation takes most of the time
     of operations as small as these. The few arrays here stay in the cache.
     """
-    if documents is not None or not _can_attend_in_place(query, key, value):
+    if not _can_attend_in_place(query, key, value):
         return NotImplemented
+    if documents is not None:
+        return _attend_each_causally(query, key, value, state, documents)
     batch, heads, length, rank = query.shape
     count = num_chunks(length, CHUNK_SIZE)
     query, key, value = (
@@ -98,6 +151,24 @@ def attend_causally(query, key, value, state=None, documents=None):
         arrays.attend(query[place], before, after[place])
         arrays.divide(output[example, :, head])
     return output.transpose(1, 2)[:, :, :length], after
+
+
+def _attend_each_causally(query, key, value, state, documents):
+    """`attend_causally` of one document after the other."""
+    rows = _split_documents(documents, query, key, value)
+    if rows is None:
+        return NotImplemented
+    outputs, states = [], []
+    for place, row in enumerate(rows):
+        after = None if state is None else state[place : place + 1]
+        parts = []
+        for index, heads in enumerate(row):
+            before = None if index else after
+            part, after = causal.attend_causally(*heads, before)
+            parts.append(part)
+        outputs.append(torch.cat(parts, 2))
+        states.append(after)
+    return torch.cat(outputs), torch.cat(states)
 
 
 class _Arrays:

@@ -6,7 +6,7 @@ from keras_linattn.testing.references._common import softmax
 from keras_linattn.testing.references._common import transpose
 from keras_linattn.testing.references._common import visible_pairs
 
-CONFIGS = ({}, {"cache_length": 20})
+CONFIGS = ({}, {"cache_length": 200})
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
