@@ -79,7 +79,7 @@ class CosFormer(KernelMechanism):
             falls to 0 at this distance: the nearer M is to the lengths in
             use, the stronger the weighting. Defaults to `None`: the length of
             the input that the mechanism is built with.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `sequence_length` is out of range, or is `None` and the
