@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import subprocess
 
 ROOT = pathlib.Path(__file__).parents[1]
 ENVIRONMENT = {
@@ -26,9 +27,11 @@ ENVIRONMENT = {
 for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
 
+import forked_exports  # noqa: E402
 import keras  # noqa: E402  (reads the environment when it is imported)
 import pytest  # noqa: E402
 
+from keras_linattn.export import _child  # noqa: E402
 from keras_linattn.mechanisms import _registry  # noqa: E402
 
 
@@ -56,3 +59,12 @@ def _fresh_state():
     yield
     _registry._CLASSES.clear()
     _registry._CLASSES.update(registered)
+
+
+_child.subprocess = forked_exports.process
+
+
+@pytest.fixture
+def own_process(monkeypatch):
+    """An export under torch starts a process, as it does for users."""
+    monkeypatch.setattr(_child, "subprocess", subprocess)

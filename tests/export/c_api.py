@@ -274,8 +274,10 @@ def main(folder, signature, *files):
         with np.load(inputs) as feeds:
             np.savez(outputs, **model.run(dict(feeds)))
     modules = sorted({name.partition(".")[0] for name in sys.modules})
-    print(json.dumps({"signature": model.signature, "modules": modules}))
+    report = {"signature": model.signature, "modules": modules}
+    print(json.dumps(report), flush=True)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for line in sys.stdin:  # a job: folder, signature, files
+        main(*json.loads(line))

@@ -1,5 +1,7 @@
 """Runs what was exported, and the model it was exported from."""
 
+import atexit
+import functools
 import json
 import pathlib
 import subprocess
@@ -36,14 +38,29 @@ def run_c_api(path, feeds, folder, signature="serving_default"):
     for number, feed in enumerate(feeds):
         files += [folder / f"in{number}.npz", folder / f"out{number}.npz"]
         np.savez(files[-2], **feed)
-    child = subprocess.run(
-        [sys.executable, C_API, path, signature, *files],
-        capture_output=True,
+    child = _c_api()
+    job = [str(path), signature, *map(str, files)]
+    child.stdin.write(json.dumps(job) + "\n")
+    child.stdin.flush()
+    report = child.stdout.readline()
+    if not report:
+        _c_api.cache_clear()
+        raise AssertionError("The process of the C API failed, see above.")
+    outputs = [dict(np.load(file)) for file in files[1::2]]
+    return outputs, json.loads(report)
+
+
+@functools.cache
+def _c_api():
+    """One process for all tests: it takes a second to start."""
+    child = subprocess.Popen(
+        [sys.executable, C_API],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    assert child.returncode == 0, child.stderr
-    outputs = [dict(np.load(file)) for file in files[1::2]]
-    return outputs, json.loads(child.stdout)
+    atexit.register(child.communicate)
+    return child
 
 
 def contents(folder):

@@ -237,6 +237,7 @@ def test_overwrite_replaces_a_saved_model(tmp_path, capfd):
     assert f"'{path}'" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("own_process")
 def test_custom_layer_of_another_package(tmp_path, monkeypatch):
     source = """
         import keras
