@@ -3,10 +3,8 @@
 You learn how to build your own model from `LinearTransformerDecoder` blocks and
 train it on sequences in which only some positions have a label.
 
-    python examples/associative_recall.py --mechanism delta_rule
     python examples/associative_recall.py --mechanism gated_delta softmax
 
-Several mechanisms make a mixed stack: one for each block, or a pattern of them.
 A sequence lists pairs of a key and a value, then asks for the keys again:
 
     key value key value ... key . . key key . key ...
@@ -31,12 +29,8 @@ import keras_linattn
 # ## Settings
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument(
-    "--mechanism",
-    nargs="+",
-    default=["delta_rule"],
-    help='names, or JSON such as \'{"name": "local", "window": 16}\'',
-)
+# One for each block, in turn; or JSON, '{"name": "local", "window": 16}'.
+parser.add_argument("--mechanism", nargs="+", default=["delta_rule"])
 parser.add_argument("--epochs", type=int, default=2, help="200 steps each")
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/associative_recall")
@@ -103,17 +97,15 @@ class RecallBatches(keras.utils.PyDataset):
 # ## Model: no positions; a short convolution lets a value see its key
 
 inputs = keras.Input((None,), dtype="int32")
+options = {"num_heads": 2, "activation": "gelu", "normalize_first": True}
 x = keras.layers.Embedding(1 + 2 * SYMBOLS, hidden_dim)(inputs)
 for number in range(num_layers):
     near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
     near = keras.layers.Conv1D(hidden_dim, 4, padding="causal")(near)
-    x = keras_linattn.LinearTransformerDecoder(
-        2 * hidden_dim,
-        num_heads=2,
-        activation="gelu",
-        normalize_first=True,
-        mechanism=pattern[number % len(pattern)],
-    )(keras.layers.Add()([x, near]))
+    block = keras_linattn.LinearTransformerDecoder(
+        2 * hidden_dim, mechanism=pattern[number % len(pattern)], **options
+    )
+    x = block(keras.layers.Add()([x, near]))
 x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
 model = keras.Model(inputs, keras.layers.Dense(1 + 2 * SYMBOLS)(x))
 
@@ -131,8 +123,7 @@ model.compile(optimizer, loss, weighted_metrics=["accuracy"])
 # ## Train, and test each size
 
 start = time.perf_counter()
-train = RecallBatches(sizes, steps, (0, args.seed))
-history = model.fit(train, epochs=epochs)
+history = model.fit(RecallBatches(sizes, steps, (0, args.seed)), epochs=epochs)
 seconds = time.perf_counter() - start
 accuracy = {}
 for pairs in sizes:

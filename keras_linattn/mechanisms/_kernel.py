@@ -21,7 +21,7 @@ class KernelMechanism(Mechanism):
     half precision come from this class, and the traits declare them.
 
     Call arguments, result and errors: see `Mechanism`. Constructor arguments
-    are those of `keras.layers.Layer`.
+    are those of `Mechanism`.
 
     Example:
 

@@ -79,7 +79,7 @@ class CosFormer(KernelMechanism):
             falls to 0 at this distance: the nearer M is to the lengths in
             use, the stronger the weighting. Defaults to `None`: the length of
             the input that the mechanism is built with.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `sequence_length` is out of range, or is `None` and the
@@ -163,8 +163,8 @@ class CosFormer(KernelMechanism):
     def state_spec(self, num_heads, key_dim, value_dim):
         """Dict of `sums` `[B, H, 2 D, V + 1]` and the next `position` `[B]`."""
         return {
-            "sums": super().state_spec(num_heads, key_dim, value_dim),
             "position": keras.KerasTensor((None,), dtype="int32"),
+            "sums": super().state_spec(num_heads, key_dim, value_dim),
         }
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):

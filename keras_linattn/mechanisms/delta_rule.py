@@ -58,7 +58,7 @@ class DeltaRule(RecurrentMechanism):
             multiplied. Defaults to 1.
         epsilon: float, added to the squares of these lengths. Defaults to
             1e-5.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `output_norm` is not a bool or the activation not

@@ -68,7 +68,7 @@ class GatedDelta(DeltaRule):
         activation: see `DeltaRule`. Defaults to `"silu"`.
         scale: likewise. Defaults to 1.
         epsilon: likewise. Defaults to 1e-5.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `output_norm` is not a bool or the activation not

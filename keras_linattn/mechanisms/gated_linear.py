@@ -57,7 +57,7 @@ class GatedLinear(RecurrentMechanism):
             Defaults to 16.
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range; if called with

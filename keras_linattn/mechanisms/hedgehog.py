@@ -41,7 +41,7 @@ class Hedgehog(KernelMechanism):
     Args:
         tied: bool, whether queries and keys have one map. Defaults to
             `False`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Example:
 

@@ -59,7 +59,7 @@ class KDA(DeltaRule):
         activation: see `DeltaRule`. Defaults to `"silu"`.
         scale: likewise. Defaults to 1.
         epsilon: likewise. Defaults to 1e-5.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range; if called with

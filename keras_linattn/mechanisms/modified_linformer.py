@@ -383,7 +383,7 @@ class ModifiedLinformer(Mechanism):
     Args:
         reading: `"factorised"` or `"projected"`, see the module's docstring:
             our two readings of the paper. Defaults to `"factorised"`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `reading` is neither.

@@ -103,7 +103,7 @@ class Performer(KernelMechanism):
         num_features: int > 0, R. Cost grows linearly with it, the error falls
             with its square root. Defaults to 256.
         seed: int or `None`, of the projection. Defaults to `None`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `num_features` is not a positive integer.

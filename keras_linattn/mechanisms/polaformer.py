@@ -93,7 +93,7 @@ class PolaFormer(KernelMechanism):
         grid: tuple `(rows, columns)`, for keys that are the patches of an
             image, row by row: the convolution is in two dimensions. Defaults
             to `None`: a sequence.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range, if there is a

@@ -38,7 +38,7 @@ class Retention(RecurrentMechanism):
     Args:
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `output_norm` is not a bool; if called with

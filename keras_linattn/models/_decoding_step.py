@@ -37,24 +37,21 @@ class DecodingStep(keras.layers.Layer):
             model.get_initial_state(1),
         )
         self._spec = lambda: spec  # Keras wraps a dict that it is given
-        leaves = tree.flatten_with_path(spec)
-        self.names = ["_".join(("state", *map(str, k))) for k, _ in leaves]
+        self.names = list(_named(spec))
         self.built = True
 
     def state_inputs(self):
         """Dict of a `keras.Input` for each leaf of the state."""
-        leaves = tree.flatten(self._spec())
         return {
             name: keras.Input(leaf.shape[1:], dtype=leaf.dtype, name=name)
-            for name, leaf in zip(self.names, leaves)
+            for name, leaf in _named(self._spec()).items()
         }
 
     def call(self, inputs):
         leaves = [inputs[name] for name in self.names]
         state = tree.pack_sequence_as(self._spec(), leaves)
         logits, _, state = self.model.call_with_state(inputs["tokens"], state)
-        new = dict(zip(self.names, tree.flatten(state)))
-        return {"logits": ops.squeeze(logits, 1), **new}
+        return {"logits": ops.squeeze(logits, 1), **_named(state)}
 
     def compute_output_spec(self, inputs):
         sizes = (inputs["tokens"].shape[0], self.model.vocabulary_size)
@@ -73,6 +70,18 @@ class DecodingStep(keras.layers.Layer):
     def from_config(cls, config):
         model = keras.saving.deserialize_keras_object(config["model"])
         return cls(**{**config, "model": model})
+
+
+def _named(state):
+    """The leaves of a state by names of their places.
+
+    Under torch, Keras flattens dicts within dicts in the order of their keys
+    as they came: two equal states may differ in it.
+    """
+    return {
+        "_".join(("state", *map(str, path))): leaf
+        for path, leaf in tree.flatten_with_path(state)
+    }
 
 
 def step_model(model):

@@ -1,5 +1,6 @@
 """Checks of documents packed into one row: together as each one alone."""
 
+import functools
 import itertools
 
 import keras
@@ -59,7 +60,7 @@ def check_packed_is_separate(subject):
         key=np.where(large, 3 * inputs.key, inputs.key),
         value=np.where(large, np.float32(1e30), 1) * inputs.value,
     )
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     for causal, given in itertools.product(
         subject.traits.forms, (inputs, sized)
     ):
@@ -102,7 +103,7 @@ def check_packed_cross_attention(subject):
     inputs = subject.inputs(
         queries=queries, keys=keys, value_dim=3, visible=0.85
     )
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     output = run(mechanism, inputs, False, segment_ids=PAIR)
     _compare_documents(subject, mechanism, inputs, False, output, *PAIR)
 
@@ -110,7 +111,7 @@ def check_packed_cross_attention(subject):
 def check_documents_do_not_meet(subject):
     """NaN and infinities in one document leave the others, bit for bit."""
     inputs = packed_inputs(subject)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     changes = [(HEADS, np.nan), (HEADS, -np.inf), (HEADS, 1e30)]
     changes += [(("key",), np.nan), (("value",), np.inf)]
     for causal in subject.traits.forms:
@@ -143,8 +144,8 @@ def _spoil(inputs, names, place, extreme):
 def check_packed_pieces_give_the_whole(subject):
     """Documents go on from a state: whole = two pieces."""
     inputs = packed_inputs(subject)
-    mechanism = subject.build(inputs)
-    step = compile_where_slow(_packed_step(mechanism))
+    mechanism = subject.shared(inputs)
+    step = _packed_step(mechanism)
     state = mechanism.initial_state(2, 2, 4, inputs.value.shape[3])
     outputs = []
     for piece in (slice(0, HALF), slice(HALF, None)):
@@ -161,13 +162,14 @@ def check_packed_pieces_give_the_whole(subject):
     )
 
 
+@functools.lru_cache(maxsize=4)
 def _packed_step(mechanism):
     def step(state, query, key, value, key_mask, ids):
         return mechanism.step(
             state, query, key, value, key_mask=key_mask, segment_ids=ids
         )
 
-    return step
+    return compile_where_slow(step)
 
 
 def check_packed_states(subject):
@@ -176,8 +178,8 @@ def check_packed_states(subject):
     The first document of a row goes on from the state before, as alone.
     """
     inputs = packed_inputs(subject)
-    mechanism = subject.build(inputs)
-    packed, alone = compile_where_slow(_packed_step(mechanism)), Alone()
+    mechanism = subject.shared(inputs)
+    packed, alone = _packed_step(mechanism), Alone()
     whole = [getattr(inputs, name) for name in HEADS]
     mask = inputs.masks()[0]
     before = mechanism.initial_state(2, 2, 4, inputs.value.shape[3])
@@ -240,7 +242,7 @@ class Alone:
 def check_packed_gradients(subject):
     """Those of each document alone, of states and weights too."""
     inputs = packed_inputs(subject)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     rng = np.random.default_rng(9)
     cotangent = rng.standard_normal(inputs.value.shape).astype("float32")
     shown = (inputs.masks()[1] & (IDS != 0))[:, None, :, None]
@@ -292,7 +294,7 @@ def _packed_and_alone(subject, mechanism, inputs, causal, cotangent):
 
     state = mechanism.initial_state(2, 2, 4, inputs.value.shape[3])
     arrays = [getattr(inputs, name) for name in HEADS]
-    _, state = mechanism.step(state, *tensors(arrays))
+    _, state = step_of(mechanism)(state, *tensors(arrays), None)
     leaves = _arrays_of(state)
 
     def together(query, key, value, *leaves):
@@ -328,7 +330,7 @@ def check_refuses_packed_documents(subject):
     """What sums up a whole row says so."""
     inputs = subject.inputs(queries=8, keys=8)
     ids = np.repeat([[1, 2], [1, 0]], 4, axis=1)
-    mechanism = subject.build(inputs)
+    mechanism = subject.shared(inputs)
     try:
         run(mechanism, inputs, segment_ids=ids)
     except ValueError as error:

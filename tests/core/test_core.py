@@ -82,6 +82,13 @@ def test_safe_divide():
     np.testing.assert_array_equal(numpy(quotient), [0, 2])
 
 
+def test_safe_divide_adds_nothing_to_small_sums():
+    denominator = np.float32([1e-34, 1e-20, 1e-12, 1e-7, 1e-3, 1, 1e20])
+    given = (3 * denominator, denominator)
+    quotient = numerics.safe_divide(*map(ops.convert_to_tensor, given))
+    np.testing.assert_allclose(numpy(quotient), 3, rtol=1e-6)
+
+
 def test_append_ones_and_divide_by_last():
     value = np.array([[2.0, 4.0]], "float32")
     np.testing.assert_array_equal(

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
+from keras_linattn.core.decay import decay_between
+from keras_linattn.core.decay import running_decay
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import inverse_unit_lower
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -24,6 +26,20 @@ NAMES = (
     "kda",
     "mamba2",
 )
+
+
+@pytest.mark.parametrize("log_decay", [0.0, -0.5, -1000.0])
+def test_decay_between_is_0_for_the_future(log_decay):
+    """Where the past vanishes at once, too: exp(1000) is infinite."""
+    log_decay = np.full((1, 1, 2, 4, 1), log_decay, "float32")
+    log_decay *= np.array([1, 2, 0.5, 3], "float32")[:, None]
+    running = np.cumsum(log_decay.astype("float64"), axis=-2)
+    difference = np.tril(running - np.swapaxes(running, -1, -2))
+    expected = np.tril(np.exp(difference))
+    found = decay_between(running_decay(ops.convert_to_tensor(log_decay)))
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(found), expected, rtol=1e-5, atol=1e-30
+    )
 
 
 def forced_gates(name, inputs, strength, policy="float32"):

@@ -117,7 +117,7 @@ def compile_where_slow(function):
     return jax.jit(function)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _compiled_mechanism(mechanism):
     names = ("causal", "training")
     return jax.jit(mechanism.stateless_call, static_argnames=names)

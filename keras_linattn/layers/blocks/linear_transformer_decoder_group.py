@@ -54,8 +54,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of equal ones: the blocks share it, as they share the state.
             Defaults to `"gated_delta"`.
-        normalization, use_bias, use_feedforward_gate, attention_options: see
-            `LinearTransformerDecoder`.
+        normalization: see `LinearTransformerDecoder`. Defaults to `"layer"`.
+        use_bias: likewise. Defaults to `True`.
+        use_feedforward_gate: likewise. Defaults to `False`.
+        attention_options: likewise. Defaults to `None`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
