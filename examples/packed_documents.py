@@ -30,7 +30,7 @@ import keras_linattn
 # ## Settings
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--mechanism", default="softmax")
+parser.add_argument("--mechanism", default="gated_delta")
 parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/packed_documents")

@@ -35,7 +35,7 @@ def predict(model, *inputs):
 # --- Rows that hold several documents
 
 # Mechanisms whose documents stay apart, in layers and models.
-PACKING = ("softmax",)
+PACKING = ("softmax", "modified_linformer", "gated_delta")
 # Padding before, between and after documents; one of a single position; ids
 # that fall.
 SEGMENT_IDS = np.array(

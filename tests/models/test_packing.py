@@ -62,8 +62,9 @@ def test_outputs_and_gradients_are_those_of_each_document(mechanism):
         before, packed.get_weights(), separate.get_weights(), strict=True
     ):
         gradient = other - old
-        largest = max(1, np.abs(gradient).max())
-        np.testing.assert_allclose(one - old, gradient, atol=1e-5 * largest)
+        # Three blocks deep, rounding grows with the gradient.
+        atol = 3e-5 * max(1, np.abs(gradient).max())
+        np.testing.assert_allclose(one - old, gradient, atol=atol)
 
 
 def test_a_packed_model_comes_back_from_its_file(tmp_path):
