@@ -82,7 +82,7 @@ CASES = {
     },
     "TokenExtension": {"factor": 3},
     "TokenMerging": {"factor": 3, "units": 5},
-    "MaskedAveragePooling": {},
+    "MaskedAveragePooling": {"num_segments": 3},
     "StridedConvolution": {"units": 5, "kernel_size": 6, "strides": 3},
     "WaveformMasking": {},
 }
