@@ -5,10 +5,10 @@ import pytest
 
 from keras_linattn import mechanisms
 from keras_linattn.testing import _keras_checks
+from keras_linattn.testing import _packing_checks
 from keras_linattn.testing import _scale_checks
 from keras_linattn.testing import checks_for
 from keras_linattn.testing import subjects
-from keras_linattn.testing._packing_checks import check_packed_gradients
 from keras_linattn.testing._suite import OF_ONE_CONFIG
 
 
@@ -34,7 +34,7 @@ def marks(subject, check, done):
         yield pytest.mark.xfail(reason=reason, strict=True)
     if check in done and (check in OF_ONE_CONFIG or is_slow_here(check)):
         yield pytest.mark.release
-    elif check is check_packed_gradients and not has_sums_of_its_own(subject):
+    elif check in _packing_checks.CHECKS and not has_sums_of_its_own(subject):
         yield pytest.mark.release
 
 
@@ -53,7 +53,7 @@ def has_sums_of_its_own(subject):
     """Is it the first mechanism with its kind of sums over documents?
 
     Kernels, running maxima, decays: others have the same. torch, which does
-    not compile, tries them all.
+    not compile, tries them all, and the release tier on each backend.
     """
     first = mechanisms.name_of(subject.cls) in (
         "linear_transformer",
