@@ -12,7 +12,7 @@ CONFIGS = (
         "output_norm": False,
         "activation": None,
         "scale": 0.5,
-        "epsilon": 1e-6,
+        "epsilon": 2.0**-20,
     },
 )
 
