@@ -6,7 +6,12 @@ from keras_linattn.testing.references import _state
 
 CONFIGS = (
     {},
-    {"output_norm": False, "activation": None, "scale": 0.5, "epsilon": 2.0**-20},
+    {
+        "output_norm": False,
+        "activation": None,
+        "scale": 0.5,
+        "epsilon": 2.0**-20,
+    },
 )
 
 

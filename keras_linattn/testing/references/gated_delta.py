@@ -7,7 +7,12 @@ from keras_linattn.testing.references.delta_rule import write_strength
 
 CONFIGS = (
     {},
-    {"output_norm": False, "activation": None, "scale": 0.5, "epsilon": 2.0**-20},
+    {
+        "output_norm": False,
+        "activation": None,
+        "scale": 0.5,
+        "epsilon": 2.0**-20,
+    },
 )
 
 
