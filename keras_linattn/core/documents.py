@@ -13,6 +13,10 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.masks import select
+from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import take_positions
+from keras_linattn.core.masks import visible_places
 
 
 class Documents(typing.NamedTuple):
@@ -68,12 +72,8 @@ def number_documents(ids, visible):
         Tensor of int32 `(B, T)`, which never falls along a row.
     """
     rank = ops.cumsum(ops.cast(visible, "int32"), axis=1)
-    place = ops.arange(ops.shape(ids)[1], dtype="int32")
-    last = ops.shape(ids)[1]
-    # The places of the visible positions, in order, before those of no one.
-    places = ops.sort(ops.where(visible, place, last), axis=1)
+    places = visible_places(visible)
     before = ops.take_along_axis(places, ops.maximum(rank - 2, 0), axis=1)
-    before = ops.minimum(before, last - 1)  # of a row of padding
     previous = ops.take_along_axis(ids, before, axis=1)
     starts = ops.logical_and(
         visible, ops.logical_and(rank > 1, ids != previous)
@@ -83,8 +83,8 @@ def number_documents(ids, visible):
 
 def same_document(documents):
     """Bool `[B, 1, T, S]`: whether a query and a key share their document."""
-    query = ops.expand_dims(ops.expand_dims(documents.query, 1), 3)
-    key = ops.expand_dims(ops.expand_dims(documents.key, 1), 2)
+    query = spread(documents.query, rank=4, axis=2)
+    key = spread(documents.key, rank=4, axis=3)
     return ops.equal(query, key)
 
 
@@ -105,7 +105,7 @@ def starts_of(documents):
     numbers = documents.query
     first = ops.zeros_like(numbers[:, :1])
     before = ops.concatenate([first, numbers[:, :-1]], axis=1)
-    return ops.expand_dims(ops.expand_dims(numbers != before, 1), 3)
+    return spread(numbers != before, rank=4, axis=2)
 
 
 def first_places(numbers):
@@ -117,14 +117,10 @@ def first_places(numbers):
     Returns:
         Tensor of int32 `(B, T)`.
     """
-    length = ops.shape(numbers)[1]
-    place = ops.arange(length, dtype="int32")
     before = ops.concatenate([numbers[:, :1] - 1, numbers[:, :-1]], axis=1)
     starts = numbers != before
-    # The places of the starts, in order, before those of other positions.
-    places = ops.sort(ops.where(starts, place, length), axis=1)
     rank = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1
-    return ops.take_along_axis(places, rank, axis=1)
+    return ops.take_along_axis(visible_places(starts), rank, axis=1)
 
 
 class DocumentChunks:
@@ -198,11 +194,6 @@ def breaks_of(chunks):
     return None if chunks is None else chunks.breaks
 
 
-def select(condition, x):
-    """`x` where the condition holds, else 0."""
-    return ops.where(condition, x, ops.cast(0, x.dtype))
-
-
 @backends.with_fast_forms
 def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
     """Attention both ways, in documents that queries and keys belong to.
@@ -233,7 +224,8 @@ def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
     numbers = ops.concatenate([ops.zeros_like(ids[:, :1]), numbers], axis=1)
 
     def join(of_queries, of_keys):
-        return _reorder(ops.concatenate([of_queries, of_keys], axis=2), order)
+        both = ops.concatenate([of_queries, of_keys], axis=2)
+        return take_positions(both, order)
 
     no_value = (*ops.shape(query)[:3], value.shape[3])
     output = attend(
@@ -242,14 +234,8 @@ def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
         join(ops.zeros(no_value, value.dtype), value),
         Documents(numbers, numbers),
     )
-    output = _reorder(output, ops.argsort(order, axis=1))
+    output = take_positions(output, ops.argsort(order, axis=1))
     return output[:, :, : ops.shape(query)[2]]
-
-
-def _reorder(x, order):
-    """`x` `[B, H, T, D]` with its positions in the order `(B, T)`."""
-    order = ops.expand_dims(ops.expand_dims(order, 1), 3)
-    return ops.take_along_axis(x, order, axis=2)
 
 
 def largest_within(x, documents):

@@ -46,6 +46,16 @@ def hide(x, mask, axis=-2, value=0):
     return ops.where(visible, x, ops.cast(value, x.dtype))
 
 
+def select(condition, x):
+    """`x` where the condition holds, else 0."""
+    return ops.where(condition, x, ops.cast(0, x.dtype))
+
+
+def take_positions(x, index):
+    """The entries of `[B, H, T, F]` at places `(B, N)`: `[B, H, N, F]`."""
+    return ops.take_along_axis(x, spread(index, rank=4, axis=2), axis=2)
+
+
 def hide_inputs(inputs, masks):
     """A layer's inputs without what their masks hide, before any product.
 

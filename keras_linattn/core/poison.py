@@ -8,6 +8,7 @@ later row of the result.
 from keras import ops
 
 from keras_linattn.core.documents import first_places
+from keras_linattn.core.masks import take_positions
 
 
 def run_contained(function, *tensors, documents=None):
@@ -54,10 +55,7 @@ def rows_after(finite, documents=None):
     count = ops.cumsum(bad, axis=2)
     if documents is None:
         return count > 0
-    first = ops.expand_dims(
-        ops.expand_dims(first_places(documents.query), 1), 3
-    )
-    return count > ops.take_along_axis(count - bad, first, axis=2)
+    return count > take_positions(count - bad, first_places(documents.query))
 
 
 def spoil_state(state, spoilt):

@@ -15,9 +15,9 @@ from keras_linattn.core.documents import earlier_pairs
 from keras_linattn.core.documents import largest_within
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
-from keras_linattn.core.documents import select
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax

@@ -11,6 +11,7 @@ Source: Su et al., 2021, arXiv 2104.09864, section 3.2; the pairs are those of
 from keras import ops
 
 from keras_linattn.core.boundaries import numbers_and_mask
+from keras_linattn.core.documents import first_places
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.numerics import accumulation_dtype
 
@@ -60,11 +61,7 @@ def _starts_of_documents(numbers, before, start):
     Returns:
         int32 tensor `(B, T)`.
     """
-    previous = ops.pad(numbers, [(0, 0), (1, 0)])[:, :-1]
-    begins = ops.not_equal(numbers, previous)  # of all documents but 0
-    firsts = ops.sort(ops.where(begins, before, ops.shape(before)[1]), axis=1)
-    index = ops.maximum(numbers - 1, 0)
-    first = ops.take_along_axis(firsts, index, axis=1)
+    first = ops.take_along_axis(before, first_places(numbers), axis=1)
     return ops.where(ops.equal(numbers, 0), start, -first)
 
 

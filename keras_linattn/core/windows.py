@@ -14,6 +14,10 @@ from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import select
+from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.poison import finite_rows
@@ -155,29 +159,31 @@ def _after(held, x):
 
 def _of_keys(near, x):
     """`(B, E)`, one entry for each key, to `[B, 1, N, 1, K]`."""
-    x = ops.expand_dims(ops.expand_dims(x, 1), 3)
-    return ops.swapaxes(keys_of(near, x), -1, -2)
+    x = keys_of(near, spread(x, rank=4, axis=2))
+    return ops.swapaxes(x, -1, -2)
 
 
 def _in_blocks(x, size):
     """`(B, T)`, one entry for each query, to `[B, 1, N, C, 1]`."""
-    return split_chunks(ops.expand_dims(ops.expand_dims(x, 1), 3), size)
+    return split_chunks(spread(x, rank=4, axis=2), size)
 
 
 def _same(near, documents, before):
     """Whether query and key share their document; the held keys' is 0."""
-    held = ops.zeros_like(documents.key[:, :1])
-    held = held + ops.zeros((1, before), "int32")
-    keys = _of_keys(near, ops.concatenate([held, documents.key], axis=1))
+    keys = _of_keys(near, with_held(documents.key, before))
     return ops.equal(_in_blocks(documents.query, near.size), keys)
+
+
+def with_held(numbers, before):
+    """Numbers of documents `(B, T)` behind those of held keys, which are 0."""
+    return ops.pad(numbers, [(0, 0), (before, 0)])
 
 
 def keys_of(near, x):
     """What the blocks of queries meet, of `[B, H, E, F]`: `[B, H, N, K, F]`."""
     if near.index is not None:
         batch, heads, _, features = ops.shape(x)
-        index = ops.expand_dims(ops.expand_dims(near.index, 1), 3)
-        x = ops.take_along_axis(x, index, axis=2)
+        x = take_positions(x, near.index)
         return ops.reshape(x, (batch, heads, near.count, -1, features))
     if near.count is None:
         return ops.expand_dims(x, 2)
@@ -199,8 +205,7 @@ def last_keys(near, x, window):
         return x[:, :, :0]
     if near.last is None:
         return x[:, :, 1 - window :]
-    index = ops.expand_dims(ops.expand_dims(near.last, 1), 3)
-    return ops.take_along_axis(x, index, axis=2)
+    return take_positions(x, near.last)
 
 
 def leaving_keys(x, window, mask=None, holds=False):
@@ -235,11 +240,7 @@ def leaving_keys(x, window, mask=None, holds=False):
     index = ops.take_along_axis(
         _places(mask, before), ops.maximum(place, 0), axis=1
     )
-    leaves, index = (
-        ops.expand_dims(ops.expand_dims(a, 1), 3) for a in (leaves, index)
-    )
-    x = ops.take_along_axis(x, index, axis=2)
-    return ops.where(leaves, x, ops.zeros_like(x))
+    return hide(take_positions(x, index), leaves)
 
 
 def contained(key, value):
@@ -248,8 +249,7 @@ def contained(key, value):
     0 times NaN is NaN, forwards and backwards.
     """
     finite = finite_rows(key, value)
-    key, value = (ops.where(finite, x, ops.zeros_like(x)) for x in (key, value))
-    return key, value, finite
+    return select(finite, key), select(finite, value), finite
 
 
 def spoil_near(output, finite, near):
@@ -296,6 +296,5 @@ def attend_near(query, key, value, near):
         weights = ops.softmax(ops.where(near.pairs, scores, hidden), axis=-1)
     output = matmul(weights, keys_of(near, value))
     sees_any = ops.any(near.pairs, axis=-1, keepdims=True)
-    output = ops.where(sees_any, output, ops.zeros_like(output))
-    output = spoil_near(output, finite, near)
+    output = spoil_near(select(sees_any, output), finite, near)
     return join_chunks(output, ops.shape(query)[2])

@@ -20,6 +20,7 @@ authors' fastest kernels go in steps; g starts at 1 / 2.
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
@@ -70,7 +71,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
             see `local`. Defaults to `True`.
         tied: bool, whether queries and keys have one feature map. Defaults to
             `False`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range; if queries and keys differ
@@ -141,8 +142,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
             entries, self.window, key_mask, holds=state is not None
         )
         key, value, seen = split_entries(entries, key.shape[-1])
-        key = self.key_features(key)
-        key = ops.where(seen > 0.5, key, ops.zeros_like(key))
+        key = select(seen > 0.5, self.key_features(key))
         return causal_product(query, key, append_ones(value), state)
 
     def state_spec(self, num_heads, key_dim, value_dim):

@@ -15,10 +15,13 @@ import keras
 from keras import ops
 
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import select
+from keras_linattn.core.masks import spread
 from keras_linattn.core.windows import attend_near
 from keras_linattn.core.windows import last_keys
 from keras_linattn.core.windows import near_by_place
 from keras_linattn.core.windows import near_by_rank
+from keras_linattn.core.windows import with_held
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -30,7 +33,7 @@ class WindowMechanism(Mechanism):
     Args:
         window: int > 0, W.
         skip_hidden: bool.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
     """
 
     def __init__(self, window, skip_hidden, **kwargs):
@@ -83,12 +86,10 @@ class WindowMechanism(Mechanism):
 
     def _of_last_document(self, window, near, documents):
         """Hides what the window holds of earlier documents."""
-        before = ops.zeros_like(documents[:, :1])
-        before = before + ops.zeros((1, self.window - 1), documents.dtype)
-        numbers = ops.concatenate([before, documents], axis=1)
-        numbers = ops.expand_dims(ops.expand_dims(numbers, 1), 3)
+        numbers = with_held(documents, self.window - 1)
+        numbers = spread(numbers, rank=4, axis=2)
         own = last_keys(near, numbers, self.window) == numbers[:, :, -1:]
-        return ops.where(own, window, ops.zeros_like(window))
+        return select(own, window)
 
 
 def entries_of(key, value, key_mask):
@@ -120,7 +121,7 @@ class Local(WindowMechanism):
             too, as Keras' layer does, also in a state: then a prompt that is
             padded on the right goes on behind its padding. Both are the same
             for padding around a whole sequence. Defaults to `True`.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if an argument is out of range; if queries and keys differ

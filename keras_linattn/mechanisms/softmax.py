@@ -18,7 +18,10 @@ from keras.backend import standardize_dtype
 
 from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
@@ -71,7 +74,7 @@ def attend(query, key, value, key_mask=None):
     if visible is None:
         return output
     sees_any = ops.any(visible, axis=-1, keepdims=True)
-    return ops.where(sees_any, output, ops.zeros_like(output))
+    return select(sees_any, output)
 
 
 def attend_pairs(query, key, value, visible):
@@ -145,7 +148,7 @@ class Softmax(Mechanism):
     Args:
         cache_length: int > 0 or `None`, the most visible positions that a
             state holds. Defaults to `None`: it has no states.
-        **kwargs: arguments of `keras.layers.Layer`.
+        **kwargs: arguments of `Mechanism`.
 
     Raises:
         ValueError: if `cache_length` is no positive integer; if one step
@@ -254,10 +257,6 @@ class Softmax(Mechanism):
         nothing = ops.cast(float("nan"), output.dtype)
         output = ops.where(seen + lost > size, nothing, output)
         index, count = kept_places(count, size, kept)
-        index = ops.expand_dims(ops.expand_dims(index, 1), 3)
-        cache = ops.take_along_axis(entries, index, axis=2)
-        filled = spread(
-            ops.less(ops.arange(size, dtype="int32"), count), rank=4, axis=2
-        )
-        cache = ops.where(filled, cache, ops.zeros_like(cache))
+        filled = ops.less(ops.arange(size, dtype="int32"), count)
+        cache = hide(take_positions(entries, index), filled)
         return output, {"cache": cache, "count": count}
