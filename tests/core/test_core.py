@@ -62,6 +62,13 @@ def test_masked_softmax():
     )
 
 
+@pytest.mark.parametrize("visible", [None, np.ones((1, 3), bool)])
+def test_masked_exp_takes_the_largest_away(visible):
+    x = ops.convert_to_tensor([[1e4, 1e4 - 2, -1e4]])
+    found = numpy(numerics.masked_exp(x, visible))
+    np.testing.assert_allclose(found, [[1, np.exp(-2), 0]], rtol=1e-3)
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("masked", [False, True])
 def test_softmax_parts_give_the_softmax(axis, masked):

@@ -40,6 +40,10 @@ def test_decay_between_is_0_for_the_future(log_decay):
     np.testing.assert_allclose(
         ops.convert_to_numpy(found), expected, rtol=1e-5, atol=1e-30
     )
+    (gradient,), _ = gradients(
+        lambda x: ops.sum(decay_between(running_decay(x))), [log_decay], []
+    )
+    assert np.isfinite(gradient).all()
 
 
 def forced_gates(name, inputs, strength, policy="float32"):
