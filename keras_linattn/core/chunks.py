@@ -17,6 +17,11 @@ def fitting_size(size, length):
     return min(size, length) if isinstance(length, int) else size
 
 
+def power_of_two(size):
+    """The least power of 2 that is not below `size`, an int > 0."""
+    return 1 << (size - 1).bit_length()
+
+
 def num_chunks(length, size):
     """How many chunks of `size` cover `length` positions."""
     return (length + size - 1) // size

@@ -76,12 +76,11 @@ def scalar_decay_product(
     # Elsewhere a score may be infinite, and inf * 0 is NaN.
     scores = matmul(query, ops.swapaxes(key, -1, -2))
     scores = earlier_pairs(scores, chunks)
-    inside = matmul(scores * decay_between(running, chunks), value)
-    faded = query * ops.exp(running)
-    before, state = _earlier_chunks(
-        faded, key, value, running, state, carry, chunks
-    )
-    return join_chunks(inside + before, length), state
+    scores = scores * decay_between(running, chunks)
+    heads = query * ops.exp(running), key * decay_to_end(running, chunks), value
+    whole = ops.exp(running[..., -1:, :])
+    output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
+    return join_chunks(output, length), state
 
 
 def vector_decay_product(
@@ -105,23 +104,33 @@ def vector_decay_product(
     grown = key * ops.exp(-running)
     scores = matmul(faded, ops.swapaxes(grown, -1, -2))
     scores = earlier_pairs(scores, chunks)
-    before, state = _earlier_chunks(
-        faded, key, value, running, state, carry, chunks
-    )
-    return join_chunks(matmul(scores, value) + before, length), state
+    heads = faded, key * decay_to_end(running, chunks), value
+    whole = ops.exp(running[..., -1:, :])
+    output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
+    return join_chunks(output, length), state
 
 
-def _earlier_chunks(faded, key, value, running, state, carry, chunks):
-    """What queries `[B, H, N, C, D]` read of the chunks before, and the state.
+def fade_in_chunks(heads, scores, whole, state, carry, chunks):
+    """The product, from the faded scores of each chunk.
 
-    `faded` is the query times the decay since its chunk began.
+    Args:
+        heads: tensors `[B, H, N, C, .]`: query times the decay since its chunk
+            began, key times the decay to its chunk's end, value.
+        scores: tensor `[B, H, N, C, C]`, 0 for s > t and other documents.
+        whole: tensor `[B, H, N, 1, D or 1]`, decay of each chunk.
+        state: tensor `[B, H, D, V]`.
+        carry: callable, see above.
+        chunks: `DocumentChunks`, or `None`.
+
+    Returns:
+        The output `[B, H, N, C, V]`, and the state after the last chunk.
     """
-    total = running[..., -1:, :]  # [B, H, N, 1, D or 1]
-    key = of_last(key * decay_to_end(running, chunks), chunks)
-    update = key_value_product(key, value)
-    decay = ops.swapaxes(ops.exp(total), -1, -2)
+    query, key, value = heads
+    update = key_value_product(of_last(key, chunks), value)
+    decay = ops.swapaxes(whole, -1, -2)
     before, state = carry(decay, update, state, breaks_of(chunks))
-    return of_first(matmul(faded, before), chunks), state
+    earlier = of_first(matmul(query, before), chunks)
+    return matmul(scores, value) + earlier, state
 
 
 def decay_step(query, key, value, log_decay, state):

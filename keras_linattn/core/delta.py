@@ -12,11 +12,13 @@ In a chunk that starts from S_0, with b the running sum of log a,
 so that U solves a triangular system whose right side is linear in S_0.
 """
 
-import math
+import typing
 
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import num_chunks
+from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
 from keras_linattn.core.decay import decay_to_end
@@ -61,7 +63,6 @@ def delta_product(
         The output `[B, H, T, V]`, and S after the last position.
     """
     length = ops.shape(query)[2]
-    key_dim = key.shape[-1]
     query, key, value, beta, log_decay = (
         split_chunks(x, chunk_size)
         for x in (query, key, value, beta, log_decay)
@@ -69,22 +70,72 @@ def delta_product(
     chunks = chunks_of(starts, chunk_size)
     running = running_decay(log_decay, chunks)  # [B, H, N, C, 1]
     decay = decay_between(running, chunks)
-    faded = ops.exp(running)
     transposed = ops.swapaxes(key, -1, -2)
-    # U = own - read S_0
-    inverse = inverse_unit_lower(beta * matmul(key, transposed) * decay)
-    read = matmul(inverse, of_first(beta * faded * key, chunks))
-    own = matmul(inverse, beta * value)
-    scores = matmul(query, transposed) * decay
-    total = running[..., -1:, :]
-    key = of_last(key * decay_to_end(running, chunks), chunks)
-    transition = ops.exp(total) * ops.eye(key_dim, dtype=key.dtype)
-    transition = transition - key_value_product(key, read)
-    update = key_value_product(key, own)
-    before, state = carry(transition, update, state, breaks_of(chunks))
-    reading = query * faded - matmul(scores, read)
-    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
+    decays = ChunkDecays(
+        since_start=ops.exp(running),
+        to_end=decay_to_end(running, chunks),
+        whole=ops.exp(running[..., -1:, :]),
+    )
+    output, state = delta_in_chunks(
+        (query, key, value, beta),
+        matmul(query, transposed) * decay,
+        matmul(key, transposed) * decay,
+        decays,
+        state,
+        carry,
+        chunks,
+    )
     return join_chunks(output, length), state
+
+
+class ChunkDecays(typing.NamedTuple):
+    """Factors by which chunks fade.
+
+    Args:
+        since_start: tensor `[B, H, N, C, D or 1]`, from the chunk's start to a
+            position, with it.
+        to_end: tensor `[B, H, N, C, D or 1]`, from behind a position to the
+            chunk's end.
+        whole: tensor `[B, H, N, 1, D or 1]`, of the whole chunk.
+    """
+
+    since_start: object
+    to_end: object
+    whole: object
+
+
+def delta_in_chunks(heads, scores, overlaps, decays, state, carry, chunks):
+    """The delta rule, from the faded products of each chunk's rows.
+
+    Args:
+        heads: query, key, value and beta, tensors `[B, H, N, C, .]`.
+        scores: tensor `[B, H, N, C, C]`, of queries and keys, 0 for s > t and
+            for other documents.
+        overlaps: the same of keys and keys; what is not under the diagonal is
+            not used.
+        decays: `ChunkDecays`.
+        state: tensor `[B, H, D, V]`.
+        carry: callable, see `delta_product`.
+        chunks: `DocumentChunks`, or `None`.
+
+    Returns:
+        The output `[B, H, N, C, V]`, and the state after the last chunk.
+    """
+    query, key, value, beta = heads
+    # U = own - read S_0
+    inverse = inverse_unit_lower(beta * overlaps)
+    reading = of_first(beta * decays.since_start * key, chunks)
+    read = matmul(inverse, reading)
+    own = matmul(inverse, beta * value)
+    lasting = of_last(key * decays.to_end, chunks)
+    whole = ops.swapaxes(decays.whole, -1, -2)  # of the state's rows
+    transition = whole * ops.eye(key.shape[-1], dtype=key.dtype)
+    transition = transition - key_value_product(lasting, read)
+    update = key_value_product(lasting, own)
+    before, state = carry(transition, update, state, breaks_of(chunks))
+    reading = query * decays.since_start - matmul(scores, read)
+    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
+    return output, state
 
 
 def inverse_unit_lower(lower):
@@ -99,7 +150,7 @@ def inverse_unit_lower(lower):
         lower: tensor `[..., C, C]`, C static.
     """
     size = lower.shape[-1]
-    count = 1 << max(0, math.ceil(math.log2(size / SMALLEST_BLOCK)))
+    count = power_of_two(num_chunks(size, SMALLEST_BLOCK))
     block = size if count == 1 else SMALLEST_BLOCK
     missing = block * count - size
     if missing:  # rows of I

@@ -22,14 +22,12 @@ import typing
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
-from keras_linattn.core.documents import breaks_of
+from keras_linattn.core.decay import fade_in_chunks
 from keras_linattn.core.documents import chunks_of
-from keras_linattn.core.documents import of_first
-from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import within
 from keras_linattn.core.numerics import matmul
-from keras_linattn.core.products import key_value_product
 
 
 class Fading(typing.NamedTuple):
@@ -45,10 +43,6 @@ class Fading(typing.NamedTuple):
     before: typing.Any
     after: typing.Any
     total: typing.Any
-
-    def kept(self):
-        """What a chunk leaves of the state's rows, `[..., D, 1]`."""
-        return ops.swapaxes(ops.exp(self.total), -1, -2)
 
 
 def fading_product(
@@ -79,12 +73,9 @@ def fading_product(
         split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
     )
     (scores,), fading = fading_scores((query,), key, log_decay)
-    key = of_last(key * ops.exp(fading.after), chunks)
-    update = key_value_product(key, value)
-    before, state = carry(fading.kept(), update, state, breaks_of(chunks))
-    output = matmul(within(scores, chunks), value)
-    earlier = matmul(query * ops.exp(fading.before), before)
-    output = output + of_first(earlier, chunks)
+    heads = query * ops.exp(fading.before), key * ops.exp(fading.after), value
+    scores, whole = within(scores, chunks), ops.exp(fading.total)
+    output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
     return join_chunks(output, length), state
 
 
@@ -159,8 +150,3 @@ def _join(first, second, corner):
     upper = ops.concatenate([first, ops.zeros_like(first)], axis=-1)
     lower = ops.concatenate([corner, second], axis=-1)
     return ops.concatenate([upper, lower], axis=1)
-
-
-def power_of_two(size):
-    """The least power of 2 that is not below `size`, an int > 0."""
-    return 1 << (size - 1).bit_length()

@@ -10,18 +10,14 @@ place of exp(b_t - b_s) (k_t . k_s).
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.delta import ChunkDecays
+from keras_linattn.core.delta import delta_in_chunks
 from keras_linattn.core.delta import delta_step
-from keras_linattn.core.delta import inverse_unit_lower
-from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
-from keras_linattn.core.documents import of_first
-from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import within
 from keras_linattn.core.fading import fading_scores
-from keras_linattn.core.fading import power_of_two
-from keras_linattn.core.numerics import matmul
-from keras_linattn.core.products import key_value_product
 
 
 def vector_delta_product(
@@ -63,18 +59,20 @@ def vector_delta_product(
     )
     pairs, fading = fading_scores((query, key), key, log_decay)
     scores, overlaps = (within(x, chunks) for x in pairs)
-    faded = ops.exp(fading.before)
-    # U = own - read S_0
-    inverse = inverse_unit_lower(beta * overlaps)
-    read = matmul(inverse, of_first(beta * faded * key, chunks))
-    own = matmul(inverse, beta * value)
-    lasting = of_last(key * ops.exp(fading.after), chunks)
-    transition = fading.kept() * ops.eye(key.shape[-1], dtype=key.dtype)
-    transition = transition - key_value_product(lasting, read)
-    update = key_value_product(lasting, own)
-    before, state = carry(transition, update, state, breaks_of(chunks))
-    reading = query * faded - matmul(scores, read)
-    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
+    decays = ChunkDecays(
+        since_start=ops.exp(fading.before),
+        to_end=ops.exp(fading.after),
+        whole=ops.exp(fading.total),
+    )
+    output, state = delta_in_chunks(
+        (query, key, value, beta),
+        scores,
+        overlaps,
+        decays,
+        state,
+        carry,
+        chunks,
+    )
     return join_chunks(output, length), state
 
 

@@ -36,6 +36,7 @@ from keras import ops
 
 from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import breaks_of
@@ -181,7 +182,7 @@ def chunk_size_of(length):
     """`CHUNK_SIZE`, or the power of 2 that holds a known, shorter length."""
     if not isinstance(length, int):
         return CHUNK_SIZE
-    return min(CHUNK_SIZE, 1 << max(0, length - 1).bit_length())
+    return min(CHUNK_SIZE, power_of_two(max(1, length)))
 
 
 class Blocks:
