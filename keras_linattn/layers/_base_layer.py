@@ -26,7 +26,7 @@ class BaseLayer(keras.layers.Layer):
 
     def __call__(self, *args, **kwargs):
         if not self.takes_integers:
-            name = next(iter(inspect.signature(self.call).parameters))
+            name = _first_argument(type(self))
             x = args[0] if args else kwargs.get(name)
             # Here for both: what is symbolic does not come to `call`.
             check_floating(**{name: x if hasattr(x, "dtype") else None})
@@ -56,6 +56,13 @@ class BaseLayer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return super().from_config(with_mechanism(config))
+
+
+@functools.cache  # a signature takes longer than a small layer's call
+def _first_argument(cls):
+    """The name of the first argument of a layer's call."""
+    _, name, *_ = inspect.signature(cls.call).parameters
+    return name
 
 
 def makes_sublayers(method):

@@ -56,6 +56,20 @@ def spread_steps(shape, dtype=None):
     return ops.cast(np.log(np.expm1(steps)), dtype or "float32")
 
 
+def add_step_weights(mechanism, bias_name, shape):
+    """Adds b, of a shape that begins with H, and A `[H]` to a mechanism."""
+    bias = mechanism.add_weight(
+        name=bias_name, shape=shape, initializer=spread_steps, autocast=False
+    )
+    log_rate = mechanism.add_weight(
+        name="log_rate",
+        shape=shape[:1],
+        initializer=spread_rates,
+        autocast=False,
+    )
+    return bias, log_rate
+
+
 @register("gated_delta")
 class GatedDelta(DeltaRule):
     """Causal attention with the delta rule and a forget gate for each head.
@@ -94,17 +108,8 @@ class GatedDelta(DeltaRule):
         self.decay_kernel = self.add_weight(
             name="decay_kernel", shape=(input_dim, heads), autocast=False
         )
-        self.decay_bias = self.add_weight(
-            name="decay_bias",
-            shape=(heads,),
-            initializer=spread_steps,
-            autocast=False,
-        )
-        self.log_rate = self.add_weight(
-            name="log_rate",
-            shape=(heads,),
-            initializer=spread_rates,
-            autocast=False,
+        self.decay_bias, self.log_rate = add_step_weights(
+            self, "decay_bias", (heads,)
         )
 
     def gates(self, inputs, heads):

@@ -27,9 +27,8 @@ from keras_linattn.core.vector_delta import vector_delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms.delta_rule import DeltaRule
+from keras_linattn.mechanisms.gated_delta import add_step_weights
 from keras_linattn.mechanisms.gated_delta import log_decay
-from keras_linattn.mechanisms.gated_delta import spread_rates
-from keras_linattn.mechanisms.gated_delta import spread_steps
 
 
 def step_sizes(inputs, down, up, bias):
@@ -100,17 +99,8 @@ class KDA(DeltaRule):
         self.up = self.add_weight(
             name="up", shape=(rank, heads, key_dim), autocast=False
         )
-        self.decay_bias = self.add_weight(
-            name="decay_bias",
-            shape=(heads, key_dim),
-            initializer=spread_steps,
-            autocast=False,
-        )
-        self.log_rate = self.add_weight(
-            name="log_rate",
-            shape=(heads,),
-            initializer=spread_rates,
-            autocast=False,
+        self.decay_bias, self.log_rate = add_step_weights(
+            self, "decay_bias", (heads, key_dim)
         )
 
     def gates(self, inputs, heads):

@@ -28,9 +28,8 @@ from keras_linattn.core.fading import fading_product
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._recurrent import RecurrentMechanism
 from keras_linattn.mechanisms._registry import register
+from keras_linattn.mechanisms.gated_delta import add_step_weights
 from keras_linattn.mechanisms.gated_delta import log_decay
-from keras_linattn.mechanisms.gated_delta import spread_rates
-from keras_linattn.mechanisms.gated_delta import spread_steps
 from keras_linattn.mechanisms.gated_delta import step_sizes
 
 
@@ -71,17 +70,8 @@ class Mamba2(RecurrentMechanism):
         self.step_kernel = self.add_weight(
             name="step_kernel", shape=(input_dim, heads), autocast=False
         )
-        self.step_bias = self.add_weight(
-            name="step_bias",
-            shape=(heads,),
-            initializer=spread_steps,
-            autocast=False,
-        )
-        self.log_rate = self.add_weight(
-            name="log_rate",
-            shape=(heads,),
-            initializer=spread_rates,
-            autocast=False,
+        self.step_bias, self.log_rate = add_step_weights(
+            self, "step_bias", (heads,)
         )
         self.skip = self.add_weight(
             name="skip", shape=(heads,), initializer="ones", autocast=False

@@ -234,12 +234,12 @@ class CausalLM(Generator, FunctionalModel):
         Raises:
             ValueError: if the mechanism of a block has no states.
         """
-        convolution, *decoders = self._streaming_layers()
-        for decoder in decoders:
-            _check_streams(decoder)
+        layers = self._streaming_layers()
+        for layer in layers:
+            if not isinstance(layer, CausalConvolution):
+                _check_streams(layer)
         return {
-            layer.name: layer.get_initial_state(batch_size)
-            for layer in (convolution, *decoders)
+            layer.name: layer.get_initial_state(batch_size) for layer in layers
         }
 
     def encode_with_state(

@@ -187,7 +187,7 @@ def check_packed_states(subject):
     if not _ignores_padding(mechanism):
         return
     step = step_of(mechanism)
-    packed = compile_where_slow(_packed_step(mechanism))
+    packed = _packed_step(mechanism)
     whole = [getattr(inputs, name) for name in HEADS]
     mask, alone = inputs.masks()[0], Alone()
     before = some_state(mechanism)

@@ -305,6 +305,9 @@ class LinearMultiHeadAttention(BaseLayer):
             transform.build((*shape[:-1], *heads))
             setattr(self, f"_{role}_transform", transform)
 
+    def _transform_of(self, role):
+        return getattr(self, f"_{role}_transform", None)
+
     def _build_output(self, shape):
         if self.output_norm:
             name = "output_norm"
@@ -499,7 +502,7 @@ class LinearMultiHeadAttention(BaseLayer):
             before: dict, the parts of the state before the inputs, if any.
             after: dict, where the part of the state after them goes.
         """
-        transform = getattr(self, f"_{role}_transform", None)
+        transform = self._transform_of(role)
         name = f"{role}_convolution"
         if transform is not None:
             projected, after[name] = transform(
@@ -569,10 +572,7 @@ class LinearMultiHeadAttention(BaseLayer):
             and self.compute_dtype == mechanism.compute_dtype
             and self.compute_dtype in EXACT
             and not (self.use_gate or self.output_norm)
-            and not any(
-                _head_options.transform_options(self, role)
-                for role in _head_options.ROLES
-            )
+            and not any(map(self._transform_of, _head_options.ROLES))
             and (self.dropout == 0 or training is None or training is False)
             # These three are not called.
             and not is_patched(mechanism)
