@@ -7,6 +7,7 @@ from keras import ops
 import keras_linattn
 from keras_linattn.core.documents import same_document
 from keras_linattn.mechanisms import Traits
+from keras_linattn.testing._backends import quick
 
 
 def public_layers():
@@ -18,6 +19,33 @@ def public_layers():
         and issubclass(value, keras.layers.Layer)
         and not issubclass(value, keras_linattn.Mechanism)
     }
+
+
+def random(*shape, seed=0):
+    """Normal numbers, float32."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(shape).astype("float32")
+
+
+def numpy(x):
+    """A tensor as a NumPy array."""
+    return ops.convert_to_numpy(x)
+
+
+def fed(model, tokens, sizes):
+    """Logits of a `CausalLM` for `tokens`, in pieces of the sizes."""
+
+    def function(tokens):
+        state = model.get_initial_state(tokens.shape[0])
+        logits, start = [], 0
+        for size in sizes:
+            now = tokens[:, start : start + size]
+            some, _, state = model.call_with_state(now, state)
+            logits.append(some)
+            start += size
+        return ops.concatenate(logits, axis=1)
+
+    return quick(function, [tokens])
 
 
 def predict(model, *inputs):

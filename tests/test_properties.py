@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
@@ -24,10 +25,6 @@ few = settings(
     suppress_health_check=list(HealthCheck),
 )
 sizes = st.integers(1, 9)
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 @pytest.mark.parametrize("name", mechanisms.available())

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from keras import ops
 
 from keras_linattn import config
@@ -15,10 +16,6 @@ from tools.bench import runtime
 BACKEND = keras.backend.backend()
 SHAPES = [(1, 2, 512), (2, 3, 700), (3, 1, 577)]  # B, H, T
 RANK, DIM = 5, 3
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def heads(batch, heads, length, with_state=True):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from keras import ops
 
 from keras_linattn.core import chunks
@@ -12,10 +13,6 @@ from keras_linattn.core import products
 from keras_linattn.core import shapes
 from keras_linattn.testing._backends import largest_intermediate
 from keras_linattn.testing._backends import quick
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def test_combine_masks():

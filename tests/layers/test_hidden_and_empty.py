@@ -5,6 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+from helpers import random
 from keras import ops
 
 import keras_linattn as kl
@@ -12,11 +13,6 @@ from keras_linattn import mechanisms
 from keras_linattn.testing._backends import gradients
 
 MASK = np.array([[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]], bool)
-
-
-def random(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal(shape).astype("float32")
 
 
 def attention(name):

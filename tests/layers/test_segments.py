@@ -12,6 +12,8 @@ from helpers import DocumentSums
 from helpers import alone
 from helpers import assert_same_documents
 from helpers import documents
+from helpers import numpy
+from helpers import random
 from keras import ops
 
 import keras_linattn as kl
@@ -22,15 +24,6 @@ FEATURES = 6
 # Hidden, beside what the ids hide: the first position of a document.
 MASK = np.ones(SEGMENT_IDS.shape, bool)
 MASK[0, 6] = False
-
-
-def random(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def outputs(model, *inputs):

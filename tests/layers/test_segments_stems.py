@@ -7,21 +7,13 @@ from helpers import SEGMENT_IDS
 from helpers import alone
 from helpers import assert_same_documents
 from helpers import documents
-from keras import ops
+from helpers import numpy
+from helpers import random
 
 import keras_linattn as kl
 
 # Documents that begin at multiples of 4; the last one ends with the row.
 ALIGNED = np.array([[1] * 5 + [0] * 3 + [2] * 2, [0] * 4 + [7] * 6], "int32")
-
-
-def random(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def functional(layer, shape, dtype="float32"):

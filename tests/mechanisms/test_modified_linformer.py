@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from keras import ops
+from helpers import numpy
 
 from keras_linattn import mechanisms
 from keras_linattn.mechanisms import modified_linformer
@@ -10,10 +10,6 @@ from keras_linattn.testing import compare_with_reference
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 from keras_linattn.testing._gradient_checks import compare_gradients
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def softmax(x, axis):

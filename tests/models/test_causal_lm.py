@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import FirstValues
+from helpers import fed
 from helpers import predict
 from keras import ops
 
@@ -108,22 +109,6 @@ def test_groups_of_layers_share_a_state():
     assert state_size(two) == convolution + 3 * alone
     projections = 2 * (8 * 8 + 8)
     assert one.count_params() - two.count_params() == 2 * projections
-
-
-def fed(model, tokens, sizes):
-    """Logits of `tokens`, and the last state, in pieces of the sizes."""
-
-    def function(tokens):
-        state = model.get_initial_state(tokens.shape[0])
-        logits, start = [], 0
-        for size in sizes:
-            now = tokens[:, start : start + size]
-            some, _, state = model.call_with_state(now, state)
-            logits.append(some)
-            start += size
-        return ops.concatenate(logits, axis=1)
-
-    return quick(function, [tokens])
 
 
 # Three layers in groups of two: a group and a plain block.

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import FirstValues
+from helpers import fed
 from helpers import predict
 from keras import ops
 
@@ -175,22 +176,6 @@ LENGTH = 9
 
 def tokens():
     return data("lm")
-
-
-def fed(model, tokens, sizes):
-    """Logits of `tokens`, in pieces of the sizes."""
-
-    def function(tokens):
-        state = model.get_initial_state(tokens.shape[0])
-        logits, start = [], 0
-        for size in sizes:
-            now = tokens[:, start : start + size]
-            some, _, state = model.call_with_state(now, state)
-            logits.append(some)
-            start += size
-        return ops.concatenate(logits, axis=1)
-
-    return quick(function, [tokens])
 
 
 def test_exact_and_linear_blocks_train_together():

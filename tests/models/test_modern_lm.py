@@ -3,11 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from helpers import fed
 from helpers import predict
-from keras import ops
 
 from keras_linattn.models import CausalLM
-from keras_linattn.testing._backends import quick
 
 GATED = {
     "num_heads": 4,
@@ -53,20 +52,6 @@ def made(**options):
     )
 
 
-def fed(model, sizes):
-    def function(tokens):
-        state = model.get_initial_state(2)
-        logits, start = [], 0
-        for size in sizes:
-            now = tokens[:, start : start + size]
-            some, _, state = model.call_with_state(now, state)
-            logits.append(some)
-            start += size
-        return ops.concatenate(logits, axis=1)
-
-    return quick(function, [TOKENS])
-
-
 OPTIONS = (
     {},
     {"layers_per_state": 1, "attention_options": [GATED, TURNING]},
@@ -78,7 +63,7 @@ def test_whole_is_pieces_is_token_by_token(options):
     model = made(**options)
     whole = predict(model, TOKENS)
     for sizes in ((5, 3), (1,) * 8):
-        np.testing.assert_allclose(fed(model, sizes), whole, atol=1e-5)
+        np.testing.assert_allclose(fed(model, TOKENS, sizes), whole, atol=1e-5)
 
 
 def test_padding_changes_nothing():

@@ -5,6 +5,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies
@@ -26,10 +27,6 @@ every = pytest.mark.parametrize("name", SEPARABLE)
 def random(seed, *shape):
     rng = np.random.default_rng(seed)
     return rng.standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def built(layer, *inputs):

@@ -8,7 +8,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from helpers import numpy
 
 from keras_linattn import LinearMultiHeadAttention
 
@@ -32,10 +32,6 @@ def pair(query, value, key=None, mechanism="softmax", **options):
     for layer in layers:
         layer.set_weights(weights)
     return layers
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def assert_close(ours, theirs):

@@ -3,19 +3,13 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
+from helpers import random
 from keras import ops
 
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
-
-
-def random(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 @pytest.mark.parametrize("causal", [False, True])

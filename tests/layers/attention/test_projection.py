@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
@@ -15,10 +16,6 @@ from keras_linattn.testing import timing
 def random(*shape):
     rng = np.random.default_rng(sum(shape))
     return rng.normal(size=shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 CASES = {  # equation, axes of the bias, kernel, input

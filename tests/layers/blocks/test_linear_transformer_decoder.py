@@ -5,7 +5,9 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from helpers import predict
+from helpers import random
 from keras import ops
 
 from keras_linattn import CausalConvolution
@@ -15,15 +17,6 @@ from keras_linattn.testing._backends import quick
 
 LENGTH = 9
 PIECES = {"pieces": (4, 1, 4), "tokens": (1,) * LENGTH}
-
-
-def random(*shape, seed=0):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def randomise(layer):

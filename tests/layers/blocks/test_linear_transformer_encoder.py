@@ -5,18 +5,12 @@ import inspect
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
+from helpers import random
 from keras import ops
 
 from keras_linattn import LinearTransformerEncoder
 from keras_linattn.testing import timing
-
-
-def random(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
+from helpers import random
 from keras import ops
 
 from keras_linattn import MaskedAveragePooling
@@ -13,15 +15,6 @@ from keras_linattn import TokenExtension
 from keras_linattn import TokenMerging
 from keras_linattn import WaveformMasking
 from keras_linattn.layers.stems.ngram_embedding import ngram_buckets
-
-
-def random(*shape):
-    return np.random.default_rng(0).standard_normal(shape).astype("float32")
-
-
-def numpy(x):
-    return ops.convert_to_numpy(x)
-
 
 # --- PatchEmbedding
 
