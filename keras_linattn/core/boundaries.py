@@ -6,20 +6,8 @@ See `core/documents.py` for the ids, and for the numbers of the documents.
 from keras import ops
 
 from keras_linattn.core.documents import number_documents
+from keras_linattn.core.documents import segment_masks
 from keras_linattn.core.masks import combine_masks
-
-
-def segment_masks(segment_ids):
-    """Bool masks of queries and keys, `True` where the id is not 0.
-
-    Args:
-        segment_ids: int tensor `(B, T)`, or a pair of them for queries and
-            keys. One tensor gives one mask twice.
-    """
-    if isinstance(segment_ids, (tuple, list)):
-        return tuple(ops.not_equal(ids, 0) for ids in segment_ids)
-    mask = ops.not_equal(segment_ids, 0)
-    return mask, mask
 
 
 def with_padding(segment_ids, query_mask, key_mask):

@@ -52,13 +52,25 @@ def documents_of(segment_ids):
         `Documents`, and two bool tensors `(B, T)` and `(B, S)`, `True` where
         the id is not 0.
     """
+    masks = segment_masks(segment_ids)
     if isinstance(segment_ids, (tuple, list)):
         query, key = (ops.cast(ids, "int32") for ids in segment_ids)
-        return Documents(query, key), query != 0, key != 0
-    ids = ops.cast(segment_ids, "int32")
-    visible = ids != 0
-    numbers = number_documents(ids, visible)
-    return Documents(numbers, numbers), visible, visible
+        return Documents(query, key), *masks
+    numbers = number_documents(ops.cast(segment_ids, "int32"), masks[0])
+    return Documents(numbers, numbers), *masks
+
+
+def segment_masks(segment_ids):
+    """Bool masks of queries and keys, `True` where the id is not 0.
+
+    Args:
+        segment_ids: int tensor `(B, T)`, or a pair of them for queries and
+            keys. One tensor gives one mask twice.
+    """
+    if isinstance(segment_ids, (tuple, list)):
+        return tuple(ops.not_equal(ids, 0) for ids in segment_ids)
+    mask = ops.not_equal(segment_ids, 0)
+    return mask, mask
 
 
 def number_documents(ids, visible):
