@@ -1,0 +1,3 @@
+"""Turn the attention of trained models linear."""
+
+from keras_linattn.convert._linearize import linearize as linearize
