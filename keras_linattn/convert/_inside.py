@@ -70,21 +70,30 @@ class ExchangedInside:
             attention: list, from `entries_for`.
         """
         self.attention = attention
-        for site, entry in zip(sites_of(self), attention, strict=True):
+        sites = sites_of(self)
+        for site, entry in zip(sites, attention, strict=True):
             if entry is not None:
                 exchange(site.layer, mechanisms.get(entry))
-        _exchange_blocks(self)
+        for block in self._flatten_layers():
+            if _is_decoder(block):
+                _exchange_block(block)
 
 
-def _exchange_blocks(layer):
-    """Lets decoder blocks hand on their masks in parts."""
-    for block in [layer, *layer._flatten_layers(include_self=False)]:
-        attention = getattr(block, "_self_attention_layer", None)
-        if not isinstance(attention, ThroughMechanism):
-            continue
-        if hasattr(block, "_compute_self_attention_mask"):
-            block.__class__ = _block_class(type(block))
-            block.autocast = False  # its cache is a state, see `_heads`
+def _is_decoder(layer):
+    """Is it a decoder block of KerasHub, with a mask and a cache?"""
+    return hasattr(layer, "_compute_self_attention_mask") and hasattr(
+        layer, "_self_attention_layer"
+    )
+
+
+def _exchange_block(block):
+    """Lets a decoder block hand on its masks in parts, and states."""
+    attention = block._self_attention_layer
+    if not isinstance(attention, ThroughMechanism):
+        # Exact, but with a cache in the shape of the other blocks'.
+        exchange(attention, mechanisms.Softmax(name="mechanism"))
+    block.__class__ = _block_class(type(block))
+    block.autocast = False  # its cache is a state, see `_heads`
 
 
 @functools.cache
