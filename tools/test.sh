@@ -28,6 +28,13 @@ fi
 # Without the recordings, the tests that read them are skipped by name.
 [ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
     || echo "No recordings: the speech tests will be skipped."
+# Without a browser, the tests that open the site are skipped by name.
+if ! command -v chromium chromium-browser google-chrome >/dev/null \
+    && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Chromium (1 minute)..."
+    { apt-get update && apt-get install --yes --no-install-recommends chromium
+    } >/dev/null 2>&1 || echo "No Chromium: the site is not opened in it."
+fi
 # What JAX compiled for code that is no more.
 [ ! -d .cache/jax ] || find .cache/jax -type f -mtime +14 -delete
 
