@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mechanisms=(modified_linformer linear_transformer gated_delta retention)
+mechanisms=(modified_linformer linear_transformer gated_delta retention kda mamba2 local)
 cases=(floor both:modified_linformer linear:modified_linformer
     linear:linear_transformer linear:gated_delta linear:retention
     keras_mha keras_mha_both)

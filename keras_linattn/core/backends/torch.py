@@ -227,6 +227,24 @@ class _Arrays:
         torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
 
 
+# --- What Keras does on the wrong device ----------------------------------
+
+
+def max_along(x, axis, initial):
+    """The maximum along axes, at least `initial`."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    axes = [a % x.ndim for a in axes]
+    if all(x.shape[a] for a in axes):
+        return x.amax(axes, keepdim=True).clamp(min=initial)
+    shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
+    return x.new_full(shape, initial)
+
+
+def split_at(x, indices, axis=-1):
+    """Parts that begin at the indices."""
+    return torch.tensor_split(x, indices, axis)
+
+
 # --- float64, which Keras' own operations round to `floatx()` --------------
 
 
