@@ -1,7 +1,7 @@
 """Builds the documentation site into build/site.
 
-    python -m tools.site            # then open build/site/index.html
-    python -m tools.site --serve    # on http://localhost:8000
+python -m tools.site            # then open build/site/index.html
+python -m tools.site --serve    # on http://localhost:8000
 """
 
 import argparse
