@@ -33,7 +33,17 @@ DISPATCHED = {}  # by name: each function that may have fast forms
 
 
 def fast_forms():
-    """Returns whether fast forms are in use."""
+    """Returns whether fast forms are in use.
+
+    Returns:
+        bool.
+
+    Example:
+
+    >>> from keras_linattn import config
+    >>> config.fast_forms()
+    True
+    """
     return _FAST_FORMS
 
 
@@ -42,6 +52,12 @@ def set_fast_forms(enabled):
 
     Args:
         enabled: bool.
+
+    Example:
+
+    >>> from keras_linattn import config
+    >>> config.set_fast_forms(False)
+    >>> config.set_fast_forms(True)
     """
     global _FAST_FORMS
     _FAST_FORMS = bool(enabled)
