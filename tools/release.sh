@@ -15,10 +15,13 @@ all=(newest-tensorflow newest-jax newest-torch extras
     oldest-tensorflow oldest-jax oldest-torch)
 
 python_of() { # VERSION...: the first of these that is installed
-    local version
+    local version python
     for version in "$@"; do
-        command -v "python$version" && return
-        compgen -G "$HOME/.pyenv/versions/$version.*/bin/python" && return
+        for python in "python$version" \
+            "$HOME/.pyenv/versions/$version".*/bin/python; do
+            # pyenv has a command for versions that it will not run.
+            "$python" -c "" 2>/dev/null && echo "$python" && return
+        done
     done
     command -v python3
 }
@@ -71,7 +74,7 @@ smoke() { # NAME
     wheel="$(echo "$root"/dist/*.whl)"
     echo "== $1"
     rm -rf "$folder"
-    "$(python_of "${versions[@]}" | head -n 1)" -m venv "$folder"
+    "$(python_of "${versions[@]}")" -m venv "$folder"
     pip=("$folder/bin/python" -m pip install -qq --disable-pip-version-check)
     if [[ "$1" == *-torch ]]; then
         # Alone and first: as a dependency, pip may choose a CUDA build.
@@ -96,7 +99,10 @@ for name in "$@"; do
     if [ "$name" = build ]; then
         build
     else
-        smoke "$name" || { echo "FAILED: $name" >&2; status=1; }
+        set +e  # an environment that fails does not end the others
+        (set -e && smoke "$name")
+        [ $? = 0 ] || { echo "FAILED: $name" >&2; status=1; }
+        set -e
     fi
 done
 exit $status
