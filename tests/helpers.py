@@ -11,13 +11,11 @@ from keras_linattn.testing._backends import quick
 
 
 def public_layers():
-    """Names of the layers that the package shows, mechanisms aside."""
+    """Names of the layers that the package shows."""
     return {
         name
-        for name, value in vars(keras_linattn).items()
-        if isinstance(value, type)
-        and issubclass(value, keras.layers.Layer)
-        and not issubclass(value, keras_linattn.Mechanism)
+        for name, value in vars(keras_linattn.layers).items()
+        if isinstance(value, type) and issubclass(value, keras.layers.Layer)
     }
 
 
@@ -98,7 +96,7 @@ def assert_same_documents(packed, separate, **options):
         np.testing.assert_allclose(part, row[: len(part)], **options)
 
 
-class DocumentSums(keras_linattn.Mechanism):
+class DocumentSums(keras_linattn.mechanisms.Mechanism):
     """Sums of a document's values up to each position: the plainest state."""
 
     traits = Traits(
@@ -126,7 +124,7 @@ class DocumentSums(keras_linattn.Mechanism):
 
 
 @keras.saving.register_keras_serializable("tests")
-class FirstValues(keras_linattn.Mechanism):
+class FirstValues(keras_linattn.mechanisms.Mechanism):
     """The mean of the first `size` visible values; a state of three dtypes.
 
     Not in the registry, whose names other tests go through.

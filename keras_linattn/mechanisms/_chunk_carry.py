@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_linattn.core.chunks import keep
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import split_at
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 
@@ -128,7 +129,7 @@ class _PositionCell(keras.layers.Layer):
     def call(self, inputs, states):
         width = inputs.shape[-1] // self.heads
         inputs = ops.reshape(inputs, (-1, self.heads, 1, width))
-        query, key, value, *gates = ops.split(inputs, self.ends, axis=-1)
+        query, key, value, *gates = split_at(inputs, self.ends)
         state = ops.reshape(states[0], (-1, *self.state_shape))
         output, state = self.one_step(query, key, value, tuple(gates), state)
         return (

@@ -35,6 +35,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
@@ -82,13 +83,12 @@ def position_weights(key, key_mask=None, axis=2):
         of what they are of phi itself.
     """
     shown = hide(key, key_mask, axis, LOWEST)
-    largest = ops.max(shown, axis=axis, keepdims=True, initial=LOWEST)
-    largest = ops.stop_gradient(largest)
-    largest = -ops.relu(-largest)  # at most 0
-    weights = hide(feature_map(key - largest), key_mask, axis=axis)
+    most = ops.stop_gradient(max_along(shown, axis, LOWEST))
+    most = -ops.relu(-most)  # at most 0
+    weights = hide(feature_map(key - most), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
     filled = total > 0
-    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + largest
+    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + most
     log = ops.where(filled, log, ops.zeros_like(log))
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
 
