@@ -85,7 +85,9 @@ def predict(model, *inputs):
     if keras.backend.backend() == "jax":
         inputs = inputs[0] if len(inputs) == 1 else list(inputs)
         return model.predict(inputs, verbose=0)
-    tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
+    tensors = keras.tree.map_structure(
+        keras.ops.convert_to_tensor, list(inputs)
+    )
     return keras.ops.convert_to_numpy(model(*tensors, training=False))
 
 
