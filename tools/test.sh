@@ -4,6 +4,7 @@
 #
 #     tools/test.sh                of each change
 #     tools/test.sh jax            one backend alone
+#     tools/test.sh across         what each backend saves, under the others
 #     tools/test.sh --release      and all that a release needs
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -14,6 +15,8 @@ if [ "${1:-}" = --release ]; then
 fi
 backends=("$@")
 [ $# -gt 0 ] || backends=(tensorflow jax torch)
+not_release="not release"
+[ -z "$release" ] || not_release=""
 
 if [ -n "$release" ]; then
     echo "Style, all tests of ${backends[*]}, conformance at XLA's defaults and" \
@@ -28,6 +31,13 @@ fi
 # Without the recordings, the tests that read them are skipped by name.
 [ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
     || echo "No recordings: the speech tests will be skipped."
+# Without a browser, the tests that open the site are skipped by name.
+if ! command -v chromium chromium-browser google-chrome >/dev/null \
+    && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing Chromium (1 minute)..."
+    { apt-get update && apt-get install --yes --no-install-recommends chromium
+    } >/dev/null 2>&1 || echo "No Chromium: the site is not opened in it."
+fi
 # What JAX compiled for code that is no more.
 [ ! -d .cache/jax ] || find .cache/jax -type f -mtime +14 -delete
 
@@ -42,8 +52,7 @@ lane() { # NAME BACKEND ARGUMENTS: one pytest run, its name before each line
 }
 
 marks() { # BACKEND: which tests it runs; what no backend changes, the last
-    local wanted="not release"
-    [ -z "$release" ] || wanted=""
+    local wanted="$not_release"
     if [ "$1" != "${backends[-1]}" ]; then
         wanted="${wanted:+$wanted and }not once"
     fi
@@ -65,14 +74,14 @@ if [ ${#backends[@]} -eq 3 ]; then
     all_of tensorflow || status=1
     all_of torch || status=1
     wait "$first" || status=1
-else
+elif [ "${1:-}" != across ]; then
     for backend in "${backends[@]}"; do
         all_of "$backend" --numprocesses=2 --dist=worksteal || status=1
     done
 fi
-if [ $# -eq 0 ]; then
+if [ $# -eq 0 ] || [ "$1" = across ]; then
     # Each file starts processes of its own: two files at a time.
-    lane across tensorflow tests/matrix -m "$(marks "${backends[-1]}")" \
+    lane across tensorflow tests/matrix -m "$not_release" \
         --numprocesses=2 --dist=loadfile || status=1
 fi
 if [ -n "$release" ]; then

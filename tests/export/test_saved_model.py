@@ -18,10 +18,10 @@ from exported import run_c_api
 from helpers import predict
 
 from keras_linattn import LinearSelfAttention
-from keras_linattn import MaskedAveragePooling
 from keras_linattn import mechanisms
 from keras_linattn.export import export_saved_model
 from keras_linattn.export.saved_model import _move_into_place
+from keras_linattn.layers import MaskedAveragePooling
 from keras_linattn.models import AudioClassifier
 from keras_linattn.models import TextClassifier
 from keras_linattn.models import VisionTransformer

@@ -4,19 +4,19 @@ import keras
 import numpy as np
 import pytest
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
 from keras_linattn import LinearTransformerDecoder
-from keras_linattn import LinearTransformerDecoderGroup
 from keras_linattn import LinearTransformerEncoder
-from keras_linattn import NGramEmbedding
-from keras_linattn import PatchEmbedding
-from keras_linattn import StridedConvolution
-from keras_linattn import TokenExtension
-from keras_linattn import TokenMerging
 from keras_linattn import mechanisms
 from keras_linattn import models
+from keras_linattn.layers import LinearAttentionCell
+from keras_linattn.layers import LinearTransformerDecoderGroup
+from keras_linattn.layers import NGramEmbedding
+from keras_linattn.layers import PatchEmbedding
+from keras_linattn.layers import StridedConvolution
+from keras_linattn.layers import TokenExtension
+from keras_linattn.layers import TokenMerging
 
 
 @keras.saving.register_keras_serializable("tests")

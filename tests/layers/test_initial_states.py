@@ -12,17 +12,19 @@ LAYERS = {
     "attention": lambda mechanism: keras_linattn.LinearSelfAttention(
         2, 4, value_dim=3, causal=True, mechanism=mechanism
     ),
-    "cell": lambda mechanism: keras_linattn.LinearAttentionCell(
+    "cell": lambda mechanism: keras_linattn.layers.LinearAttentionCell(
         LAYERS["attention"](mechanism)
     ),
 }
 OF_FEATURES = {
     "block": lambda: keras_linattn.LinearTransformerDecoder(8, 2),
-    "group": lambda: keras_linattn.LinearTransformerDecoderGroup(2, 8, 2),
-    "options": lambda: keras_linattn.LinearTransformerDecoderGroup(
+    "group": lambda: keras_linattn.layers.LinearTransformerDecoderGroup(
+        2, 8, 2
+    ),
+    "options": lambda: keras_linattn.layers.LinearTransformerDecoderGroup(
         2, 8, 2, attention_options={"kernel_size": 3}
     ),
-    "convolution": lambda: keras_linattn.CausalConvolution(3),
+    "convolution": lambda: keras_linattn.layers.CausalConvolution(3),
 }
 RECURRENT = [
     name

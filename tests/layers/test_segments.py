@@ -51,7 +51,9 @@ def decoder(mechanism, causal):
 
 
 def group(mechanism, causal):
-    block = kl.LinearTransformerDecoderGroup(2, 8, 2, mechanism=mechanism)
+    block = kl.layers.LinearTransformerDecoderGroup(
+        2, 8, 2, mechanism=mechanism
+    )
     return lambda x, mask, ids: block(
         x, decoder_padding_mask=mask, decoder_segment_ids=ids
     )
@@ -151,7 +153,9 @@ def streaming(name):
     elif name == "decoder":
         layer = kl.LinearTransformerDecoder(8, 2, mechanism=mechanism)
     else:
-        layer = kl.LinearTransformerDecoderGroup(2, 8, 2, mechanism=mechanism)
+        layer = kl.layers.LinearTransformerDecoderGroup(
+            2, 8, 2, mechanism=mechanism
+        )
     layer.build((2, 1, FEATURES))
 
     def call(x, ids, state):
@@ -299,4 +303,4 @@ def test_refused_while_the_model_is_made():
         kl.LinearTransformerEncoder(8, 2, mechanism="xca")(x, segment_ids=ids)
     ids = keras.Input((4,), dtype="int32")
     with pytest.raises(ValueError, match="one entry for each position"):
-        kl.CausalConvolution()(keras.Input((3, 2)), segment_ids=ids)
+        kl.layers.CausalConvolution()(keras.Input((3, 2)), segment_ids=ids)

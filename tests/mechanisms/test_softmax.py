@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearSelfAttention
+from keras_linattn.layers import LinearAttentionCell
 from keras_linattn.mechanisms import Softmax
 from keras_linattn.testing import random_inputs
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
+from keras_linattn.layers import LinearAttentionCell
 
 X = np.random.default_rng(0).standard_normal((2, 6, 8), dtype="float32")
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
+from keras_linattn.layers import LinearAttentionCell
 from keras_linattn.testing._backends import compile_where_slow
 from keras_linattn.testing._backends import quick
 

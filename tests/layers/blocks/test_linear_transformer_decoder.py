@@ -10,9 +10,9 @@ from helpers import predict
 from helpers import random
 from keras import ops
 
-from keras_linattn import CausalConvolution
 from keras_linattn import LinearTransformerDecoder
-from keras_linattn import LinearTransformerDecoderGroup
+from keras_linattn.layers import CausalConvolution
+from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.testing._backends import quick
 
 LENGTH = 9

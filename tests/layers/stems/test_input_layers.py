@@ -7,13 +7,13 @@ from helpers import numpy
 from helpers import random
 from keras import ops
 
-from keras_linattn import MaskedAveragePooling
-from keras_linattn import NGramEmbedding
-from keras_linattn import PatchEmbedding
-from keras_linattn import StridedConvolution
-from keras_linattn import TokenExtension
-from keras_linattn import TokenMerging
-from keras_linattn import WaveformMasking
+from keras_linattn.layers import MaskedAveragePooling
+from keras_linattn.layers import NGramEmbedding
+from keras_linattn.layers import PatchEmbedding
+from keras_linattn.layers import StridedConvolution
+from keras_linattn.layers import TokenExtension
+from keras_linattn.layers import TokenMerging
+from keras_linattn.layers import WaveformMasking
 from keras_linattn.layers.stems.ngram_embedding import ngram_buckets
 
 # --- PatchEmbedding
