@@ -125,7 +125,7 @@ class LinearBackbone(ExchangedInside):
         self._exchange_inside(attention)
 
     def get_config(self):
-        return {**super().get_config(), "attention": self.attention}
+        return {**super().get_config(), "attention": self._attention_entries}
 
 
 class LinearCausalLM:
