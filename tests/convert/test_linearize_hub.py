@@ -23,9 +23,13 @@ OFTEN = ("Bert", "GPT2")
 
 def some(names, often):
     """All under torch, where nothing is compiled, else a few."""
-    for name in names:
-        rare = not TORCH and name not in often
-        yield pytest.param(name, marks=[pytest.mark.release] * rare)
+    return [
+        pytest.param(
+            name,
+            marks=[pytest.mark.release] * (not TORCH and name not in often),
+        )
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize("family", some(FAMILIES, OFTEN))
