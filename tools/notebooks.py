@@ -40,7 +40,9 @@ def to_notebook(script):
     cells = heading.sub(r"# %% [markdown]\n\1\n# %%\n", code)
     percent = f"# %% [markdown]\n# # {title.rstrip('.')}\n#\n{text}\n\n# %%\n"
     notebook = jupytext.reads(percent + cells, fmt="py:percent")
-    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL)
+    notebook.metadata = nbformat.NotebookNode(
+        kernelspec=KERNEL, language_info={"name": "python"}
+    )
     for index, cell in enumerate(notebook.cells):
         cell.source = cell.source.strip("\n")
         cell.id = f"cell-{index}"  # not random: a diff shows what changed
