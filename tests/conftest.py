@@ -39,6 +39,30 @@ def pytest_report_header():
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"
 
 
+# Their cases differ in arguments, not in the operations of the backend.
+OF_FIRST_CASES = ("layers", "mechanisms", "models")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """TensorFlow and JAX, which compile, run the first case of each test.
+
+    torch runs all at each landing, the others at a release. A test or case
+    marked `every_case` is exempt.
+    """
+    if keras.backend.backend() == "torch":
+        return
+    seen = set()
+    for item in items:
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        if room not in OF_FIRST_CASES or item.get_closest_marker("release"):
+            continue
+        function = (item.path, item.originalname)
+        if function in seen and not item.get_closest_marker("every_case"):
+            item.add_marker(pytest.mark.release)
+        seen.add(function)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _less_to_look_through():
     """Takes what is there, and mostly stays, out of the search for garbage.

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import cases_of
 from helpers import numpy
 from hypothesis import HealthCheck
 from hypothesis import given
@@ -27,7 +28,7 @@ few = settings(
 sizes = st.integers(1, 9)
 
 
-@pytest.mark.parametrize("name", mechanisms.available())
+@pytest.mark.parametrize("name", cases_of(mechanisms.available()))
 @few
 @given(data=st.data())
 def test_mechanisms_match_their_reference(name, data):

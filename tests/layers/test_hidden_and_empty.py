@@ -5,6 +5,8 @@ import functools
 import keras
 import numpy as np
 import pytest
+from helpers import FAMILIES
+from helpers import cases_of
 from helpers import random
 from keras import ops
 
@@ -42,7 +44,10 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    "name",
+    cases_of(LAYERS, {*LAYERS} - {*mechanisms.available()} | {*FAMILIES}),
+)
 def test_nan_behind_the_mask_reaches_no_gradient(name):
     layer = LAYERS[name]()
     x = random(2, 6, 8)
