@@ -78,20 +78,25 @@ def execute(notebook, options=()):
         cell.metadata = nbformat.NotebookNode()
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = list(shown(cell.outputs))
+            cell.outputs = shown(cell.outputs)
 
 
 def shown(outputs):
     """Outputs as they look at the end: progress bars show the last state."""
+    kept = []
     for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            continue
         if output.output_type == "stream":
+            if output.name == "stderr" or output.text.startswith("INFO:"):
+                continue
             text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
             text = text.replace("\b", "").replace("\r\n", "\n")
             lines = (line.rpartition("\r")[2] for line in text.split("\n"))
             output.text = "\n".join(lines)
-        yield output
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        kept.append(output)
+    return kept
 
 
 def main():
