@@ -81,7 +81,7 @@ def test_variable_lengths_page():
 
 
 GUIDES = ("index", "install", "from_softmax", "how_it_works", "masks")
-GUIDES += ("streaming", "language_models", "images", "audio")
+GUIDES += ("streaming", "language_models", "images", "audio", "time_series")
 
 
 @pytest.mark.once

@@ -57,7 +57,11 @@ def write_notebook(path):
         (path.parent / name).write_bytes(content)
     title, _, rest = body.partition("\n")
     note = f"[Download this notebook]({path.name}), or read the "
-    note += f"[script](../examples/{path.stem}.py).\n"
+    note += f"[script](../examples/{path.stem}.py)."
+    if '"output_type"' in path.read_text(encoding="utf-8"):
+        note += " The outputs are those of one run on two CPU cores that had"
+        note += " other work, so the times are not a benchmark."
+    note += "\n"
     path.with_suffix(".md").write_text(
         f"{title}\n\n{note}{rest}", encoding="utf-8"
     )
