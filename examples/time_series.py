@@ -29,7 +29,7 @@ import keras_linattn
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--mechanism", default="modified_linformer")
-parser.add_argument("--epochs", type=int, default=8)
+parser.add_argument("--epochs", type=int, default=6)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/time_series")
 parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
@@ -82,7 +82,7 @@ model = keras_linattn.models.TimeSeriesForecaster(
     num_past_inputs=1,
     num_known_inputs=calendar.shape[1],
     quantiles=quantiles,
-    patch_size=12,
+    patch_size=24,  # a token for a day
     mechanism=args.mechanism,
     **sizes,
 )
