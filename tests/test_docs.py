@@ -81,6 +81,7 @@ def test_variable_lengths_page():
 
 @pytest.mark.once
 def test_modern_blocks_page(capsys):
+    pytest.importorskip("keras_hub")
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
         exec(block, namespace)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import keras_linattn
+from keras_linattn import convert
 from keras_linattn import export
 from keras_linattn import mechanisms
 from keras_linattn import models
 from keras_linattn import testing
 
 pytestmark = pytest.mark.once
-MODULES = (keras_linattn, mechanisms, models, export, testing)
+MODULES = (keras_linattn, mechanisms, models, convert, export, testing)
 PUBLIC = {
     f"{module.__name__}.{name}": value
     for module in MODULES
