@@ -72,14 +72,17 @@ def from_qwen3_5(backbone, full_attention="softmax", **options):
     )
     for number, theirs in enumerate(backbone.transformer_layers):
         ours = _named(model.get_layer(f"decoder_{number}"))
-        _assign(ours, _block_weights(_named(theirs), backbone))
-    embedding = backbone.token_embedding
-    model.get_layer("embedding").embeddings.assign(embedding.embeddings)
+        theirs = {k: x.value for k, x in _named(theirs).items()}
+        _assign(ours, _block_weights(theirs, backbone))
+    embedding, norm = backbone.token_embedding, backbone.layer_norm
+    ours = {x.path: x for x in model.weights if "decoder_" not in x.path}
+    values = {
+        "embedding/embeddings": embedding.embeddings.value,
+        "final_norm/scale": 1 + norm.scale.value,
+    }
     if not backbone.tie_word_embeddings:
-        kernel = model.get_layer("logits").kernel
-        kernel.assign(embedding.reverse_embeddings)
-    final = model.get_layer("final_norm")
-    final.scale.assign(1 + backbone.layer_norm.scale)
+        values["logits/kernel"] = embedding.reverse_embeddings.value
+    _assign(ours, values)
     return model
 
 
@@ -166,12 +169,13 @@ def _assign(ours, values):
     """Gives each variable its value, whose heads may lie side by side."""
     if set(ours) != set(values):
         raise ValueError(
-            "The weights of a block must be those of KerasHub's. Received: "
+            "The weights of the model must be those of KerasHub's. Received: "
             f"{sorted(set(ours) ^ set(values))} on one side only. Leave the "
-            "arguments that change a block out of `options`."
+            "arguments that change the blocks out of `options`."
         )
     for name, weight in ours.items():
-        weight.assign(ops.reshape(values[name], weight.shape))
+        # A copy: JAX gives the memory of what a training step renews away.
+        weight.assign(ops.copy(ops.reshape(values[name], weight.shape)))
 
 
 def _block_weights(theirs, backbone):
