@@ -38,6 +38,19 @@ def test_times_of_cases_that_take_turns(bench, kind):
         assert len(result["rounds"]) == 2 and min(result["rounds"]) > 0
 
 
+@pytest.mark.once
+def test_layers_of_qwen3_5_have_equal_sizes(bench):
+    pytest.importorskip("keras_hub")
+    cases, layers = bench("cases"), bench("layers")
+    shape = cases.Shape(5, 8, 2)
+    ours, theirs = (
+        layers.built(cases.get(name), shape)
+        for name in ("qwen3_5", "keras_hub_qwen3_5")
+    )
+    biases = 2  # of the gates for beta, which theirs do without
+    assert ours.count_params() - biases == theirs.count_params()
+
+
 def test_the_floor_is_four_products_and_their_gradients(bench):
     cases, layers = bench("cases"), bench("layers")
     shape = cases.Shape(5, 8, 2)

@@ -23,7 +23,8 @@ NOTES = """\
 - A cell is the median over rounds of each round's ratio to the floor, and the
   lowest and highest; then the median time. The cases take turns in one
   process, round after round, each with a call before the one that is timed.
-- First call: compilation and one call, at the length of the last column.
+- First call: compilation and one call, at each length. `qwen3_5` is a gated
+  delta layer of Qwen3.5, `keras_hub_qwen3_5` KerasHub's own.
 - Memory: the largest resident memory during a call over that before it, when
   the input is there, each case in a process of its own, with
   `MALLOC_MMAP_THRESHOLD_=65536` (glibc then keeps no freed tensor). `encoder`
@@ -116,8 +117,9 @@ def times_table(runs, kind, title):
     rows = []
     for name in runs[-1]["results"]:
         cells = [time_cell(run["results"], name) for run in runs]
-        first = runs[-1]["results"][name].get("first")
-        cells.append("" if first is None else f"{first:.1f} s")
+        firsts = [run["results"][name].get("first") for run in runs]
+        known = [f"{first:.1f}" for first in firsts if first is not None]
+        cells.append(f"{', '.join(known)} s" if known else "")
         rows.append([f"`{name}`", *cells])
     sizes = f"d_model {runs[0]['dim']}, {runs[0]['heads']} heads"
     sizes += f", batch {runs[0].get('batch', 1)}"
