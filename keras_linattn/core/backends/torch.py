@@ -228,11 +228,22 @@ class _Arrays:
         torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
 
 
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """A loop of Python's, over a known number of chunks."""
+    if not isinstance(inputs[0].shape[2], int):
+        return NotImplemented
+    state, outputs = start, []
+    for chunk in zip(*(x.unbind(2) for x in inputs), strict=True):
+        output, state = advance(chunk, state)
+        outputs.append(output)
+    return torch.stack(outputs, 2), state
+
+
 # --- Kernels for CUDA -------------------------------------------------------
 
 
 def delta_product(
-    query, key, value, beta, log_decay, state, carry, size, starts=None
+    query, key, value, beta, log_decay, state, loop, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
     heads = query, key, value
@@ -240,7 +251,7 @@ def delta_product(
 
 
 def vector_delta_product(
-    query, key, value, beta, log_decay, state, carry, size, starts=None
+    query, key, value, beta, log_decay, state, loop, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
     name = "delta" if log_decay.shape[-1] == 1 else "vector_delta"
@@ -249,7 +260,7 @@ def vector_delta_product(
 
 
 def scalar_decay_product(
-    query, key, value, log_decay, state, carry, size, starts=None
+    query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
     name = "decay" if log_decay.shape[-1] == 1 else "vector_decay"
@@ -285,8 +296,11 @@ def _is_float64(x):
 
 
 def matmul(x, y):
-    """Product of float64 tensors."""
-    return x @ y if _is_float64(x) else NotImplemented
+    """Product of tensors of one exact dtype: Keras' takes 20 microseconds."""
+    dtype = getattr(x, "dtype", None)
+    exact = dtype in (torch.float32, torch.float64)
+    same = exact and getattr(y, "dtype", None) is dtype
+    return x @ y if same or _is_float64(x) else NotImplemented
 
 
 def cumsum(x, axis):
