@@ -11,7 +11,7 @@ from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import mean
+from keras_linattn.core.numerics import divide_by_size
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -24,22 +24,12 @@ EPSILON = 1e-5  # added to mean squares
 
 def normalise_rows(x):
     """Each row divided by its root mean square: RMSNorm, nothing learned."""
-    return _divided_by_size(x, mean, EPSILON)
+    return divide_by_size(x, x.shape[-1], EPSILON)
 
 
 def unit_rows(x, epsilon=EPSILON):
     """Each row divided by its length; a row of 0 stays 0."""
-    return _divided_by_size(x, ops.sum, epsilon)
-
-
-def _divided_by_size(x, reduce, epsilon):
-    """x / sqrt(reduce(x^2) + epsilon), rows of 1e30 included."""
-    # Of large rows the squares overflow: their largest entry is taken as 1.
-    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
-    scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
-    x = x * scale
-    square = reduce(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(square + epsilon * ops.square(scale))
+    return divide_by_size(x, 1, epsilon)
 
 
 class RecurrentMechanism(Mechanism):

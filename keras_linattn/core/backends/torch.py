@@ -69,8 +69,9 @@ def largest_rows(x, index):
 def _is_eager_on_cpu(*tensors):
     """Whether these are on a CPU, and neither traced nor transformed."""
     return (
-        isinstance(tensors[0].shape[2], int)  # not a symbol of an export
-        and all(isinstance(x, torch.Tensor) for x in tensors)
+        all(isinstance(x, torch.Tensor) for x in tensors)
+        # Not a symbol of an export.
+        and all(isinstance(n, int) for n in tensors[0].shape)
         and {x.device.type for x in tensors} == {"cpu"}
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # as of vmap
@@ -226,6 +227,25 @@ class _Arrays:
         total = self.row.copy_(summed[:, -1:])
         total.masked_fill_(total < SMALLEST_SUM, 1)
         torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
+
+
+def divide_by_size(x, count, epsilon):
+    """Without a search for large entries, where no square overflows."""
+    if not _is_eager_on_cpu(x):
+        return NotImplemented
+    square = x.square().sum(-1, keepdim=True)
+    if not square.sum().isfinite():
+        return NotImplemented
+    return x * (square / count + epsilon).rsqrt()
+
+
+def run_contained(function, *tensors, documents=None):
+    """The function alone, where all numbers are finite."""
+    if not _is_eager_on_cpu(*tensors):
+        return NotImplemented
+    if not all(x.detach().sum().isfinite() for x in tensors):
+        return NotImplemented
+    return function(*tensors)
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
