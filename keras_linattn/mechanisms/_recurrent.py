@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core import backends
+from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
@@ -222,13 +223,8 @@ class RecurrentMechanism(Mechanism):
         query, key = self.features(query, key)
         if query.shape[2] == 1:
             output, state = self.one_step(query, key, value, gates, state)
-        else:
-            output, state = self._in_chunks(
-                query, key, value, gates, state, documents
-            )
-        if self.output_norm:
-            output = normalise_rows(output)
-        return output, state
+            return self._normalised(output), state
+        return self._in_chunks(query, key, value, gates, state, documents)
 
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)
@@ -246,6 +242,14 @@ class RecurrentMechanism(Mechanism):
         )
 
     def _in_chunks(self, query, key, value, gates, state, documents):
+        with backends.inputs_given_in(self.compute_dtype):
+            if documents is not None:
+                heads = query, key, value
+                return self._attend(state, *heads, *gates, documents=documents)
+            tensors = query, key, value, *gates
+            return run_in_segments(self._attend, state, tensors)
+
+    def _attend(self, state, query, key, value, *gates, documents=None):
         size = fitting_size(self.chunk_size, query.shape[2])
         starts = starts_of(documents)
 
@@ -261,7 +265,10 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        with backends.inputs_given_in(self.compute_dtype):
-            return run_contained(
-                chunked, key, value, *gates, documents=documents
-            )
+        output, state = run_contained(
+            chunked, key, value, *gates, documents=documents
+        )
+        return self._normalised(output), state
+
+    def _normalised(self, output):
+        return normalise_rows(output) if self.output_norm else output

@@ -11,6 +11,7 @@ from torch.utils import checkpoint
 from keras_linattn.core import causal
 from keras_linattn.core.backends import _fla
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
+from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
 from keras_linattn.core.backends.thresholds import SHORTEST
 from keras_linattn.core.chunks import num_chunks
@@ -246,6 +247,19 @@ def run_contained(function, *tensors, documents=None):
     if not all(x.detach().sum().isfinite() for x in tensors):
         return NotImplemented
     return function(*tensors)
+
+
+def run_in_segments(function, state, tensors):
+    """One segment after the other, whose temporaries stay in the cache."""
+    if not _is_eager_on_cpu(*tensors) or tensors[0].shape[2] < SHORTEST:
+        return NotImplemented
+    batch, _, length, _ = tensors[0].shape
+    size = CHUNK_SIZE * max(1, SEGMENT_OF_TORCH // (CHUNK_SIZE * batch))
+    outputs = []
+    for segment in zip(*(x.split(size, 2) for x in tensors), strict=True):
+        output, state = function(state, *segment)
+        outputs.append(output)
+    return torch.cat(outputs, 2), state
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
