@@ -119,8 +119,9 @@ def largest_of(state):
     return ops.where(state[..., -1:] > 0, state[..., :1], FLOOR)
 
 
-def add_chunk(chunk, state):
+def add_chunk(inputs, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
+    (chunk,) = inputs
     ours, theirs = largest_of(state), chunk[..., :1]
     largest = maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]

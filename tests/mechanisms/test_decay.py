@@ -109,7 +109,7 @@ def test_delta_rule_recalls_every_value_under_orthogonal_keys():
         start = ops.zeros((1, 1, 4, 3))
         log_decay = ops.zeros_like(beta)
         heads = (key, key, value, beta, log_decay, start)
-        return delta_product(*heads, loop_over_chunks, chunk_size=4)[0]
+        return delta_product(*heads, loop_over_chunks, 4)[0]
 
     np.testing.assert_allclose(quick(recall, [key, value]), value, atol=1e-6)
 

@@ -11,6 +11,7 @@ float32; docs/benchmarks.md has the tables.
 | SEGMENT | 256 | positions that XLA keeps in a CPU's cache |
 | SEGMENT_OF_TORCH | 512 | likewise; 256 is slower, and so is the whole |
 | GROUP | 8 | chunks whose running sum is unrolled |
+| UNROLLED | 8 | chunks; a scan of more compiles sooner |
 | SHORT_FOR_TORCH | 2048 | its softmax kernel is slower on longer sequences |
 """
 
@@ -20,4 +21,5 @@ SHORTEST = 512
 SEGMENT = 256
 SEGMENT_OF_TORCH = 512
 GROUP = 8
+UNROLLED = 8
 SHORT_FOR_TORCH = 2048

@@ -9,6 +9,7 @@ from keras import ops
 from torch.utils import checkpoint
 
 from keras_linattn.core import causal
+from keras_linattn.core import numerics
 from keras_linattn.core.backends import _fla
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
@@ -231,13 +232,21 @@ class _Arrays:
 
 
 def divide_by_size(x, count, epsilon):
-    """Without a search for large entries, where no square overflows."""
+    """Without a search for large entries, but in rows whose squares overflow.
+
+    Row by row: a row's digits do not depend on the others.
+    """
     if not _is_eager_on_cpu(x):
         return NotImplemented
     square = x.square().sum(-1, keepdim=True)
-    if not square.sum().isfinite():
-        return NotImplemented
-    return x * (square / count + epsilon).rsqrt()
+    if square.sum().isfinite():
+        return x * (square / count + epsilon).rsqrt()
+    usual = square.isfinite()
+    some = x.masked_fill(~usual, 0)
+    square = some.square().sum(-1, keepdim=True)
+    others = numerics.divide_by_size.portable(x, count, epsilon)
+    some = some * (square / count + epsilon).rsqrt()
+    return torch.where(usual, some, others)
 
 
 def run_contained(function, *tensors, documents=None):
