@@ -63,7 +63,9 @@ def fit(model, variables, backup_path, epochs, callbacks, **options):
             start = _restore(model, variables, path)
         callbacks.append(Backup(path, variables))
     if start >= epochs:
-        return keras.callbacks.History()
+        history = keras.callbacks.History()
+        history.on_train_begin()  # of no epoch
+        return history
     return model.fit(
         epochs=epochs, initial_epoch=start, callbacks=callbacks, **options
     )

@@ -71,4 +71,5 @@ def merge_lora(layers):
         dense._kernel.trainable = True
         dense._kernel.assign(kernel)
         for name in ("lora_kernel_a", "lora_kernel_b"):
-            delattr(dense, name)
+            # Not `delattr`, which searches for garbage each time.
+            dense._untrack_variable(vars(dense).pop(name))
