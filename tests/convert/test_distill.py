@@ -167,7 +167,7 @@ def test_the_teacher_alone_is_enough_without_labels():
 def _module():
     import sys
 
-    return sys.modules["keras_linattn.convert.distill"]
+    return sys.modules["keras_linattn.convert._distill"]
 
 
 class Interrupted(keras.callbacks.Callback):
