@@ -1,4 +1,5 @@
-"""Turn a trained softmax model into a linear one."""
+"""Turn the attention of trained models linear."""
 
-from keras_linattn.convert._transfer import attention_errors as attention_errors
 from keras_linattn.convert._distill import distill as distill
+from keras_linattn.convert._linearize import linearize as linearize
+from keras_linattn.convert._transfer import attention_errors as attention_errors
