@@ -16,6 +16,7 @@ from keras_linattn.convert._trainable import only_trainable
 from keras_linattn.convert._trainable import projections
 from keras_linattn.convert._transfer import AttentionTransfer
 from keras_linattn.convert._transfer import feature_map_variables
+from keras_linattn.convert._transfer import with_feature_maps
 
 SMALLEST = 1e-7  # of a probability in a logarithm, as in Keras' losses
 
@@ -144,8 +145,9 @@ def distill(
     backup = pathlib.Path(backup_dir) if backup_dir is not None else None
     histories = {}
     if transfer_epochs:
+        learning = with_feature_maps(pairs)
         histories["transfer"] = _transfer(
-            AttentionTransfer(student, teacher, pairs, transfer_loss),
+            AttentionTransfer(student, teacher, learning, transfer_loss),
             transfer_optimizer,
             backup_path=backup and backup / "transfer.npz",
             epochs=transfer_epochs,
@@ -317,11 +319,7 @@ def _finetune(model, pairs, lora, **options):
         )
     added = enable_lora(layers, rank, alpha)
     try:
-        chosen = lora_variables(layers) + [
-            variable
-            for pair in pairs
-            for variable in pair.student.mechanism.trainable_variables
-        ]
+        chosen = lora_variables(layers) + feature_map_variables(pairs)
         with only_trainable(model, chosen):
             return _backups.fit(model, chosen, **options)
     finally:

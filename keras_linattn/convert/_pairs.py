@@ -2,6 +2,7 @@
 
 import typing
 
+from keras_linattn.convert._sites import sublayers
 from keras_linattn.mechanisms import Mechanism
 
 
@@ -12,28 +13,52 @@ class Pair(typing.NamedTuple):
     student: object
     teacher: object
 
+    @property
+    def parts(self):
+        """What is compared: two mechanisms on heads, or two layers.
+
+        Blocks of this package call parts of their attention layer, and the
+        whole mechanism.
+        """
+        layers = self.student, self.teacher
+        if all(map(has_mechanism, layers)):
+            mechanisms = tuple(layer.mechanism for layer in layers)
+            # A gate needs the layer's inputs, which heads do not tell.
+            if not mechanisms[0].traits.gated:
+                return mechanisms
+        return layers
+
+
+def has_mechanism(layer):
+    return isinstance(getattr(layer, "mechanism", None), Mechanism)
+
+
+def layers_by_path(model):
+    """Dict of all layers in a model, by their names from the model down."""
+    found, seen = {}, set()
+
+    def walk(layer, path):
+        for sub in sublayers(layer):
+            if id(sub) not in seen:
+                seen.add(id(sub))
+                found[f"{path}{sub.name}"] = sub
+                walk(sub, f"{path}{sub.name}/")
+
+    walk(model, "")
+    return found
+
 
 def attention_layers(model):
     """Dict from path to layer, of the layers that attend with a mechanism."""
-    found = {
-        layer.path: layer
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(getattr(layer, "mechanism", None), Mechanism)
+    return {
+        path: layer
+        for path, layer in layers_by_path(model).items()
+        if has_mechanism(layer)
+        # A block knows the mechanism of the attention layer inside of it.
+        and not any(
+            map(has_mechanism, layer._flatten_layers(include_self=False))
+        )
     }
-    # A block also knows its mechanism; the attention layer is inside of it.
-    inside = {
-        (id(below), id(below.mechanism))
-        for layer in found.values()
-        for below in layer._flatten_layers(include_self=False)
-        if isinstance(getattr(below, "mechanism", None), Mechanism)
-    }
-    blocks = {
-        path
-        for path, layer in found.items()
-        for below in layer._flatten_layers(include_self=False)
-        if (id(below), id(layer.mechanism)) in inside
-    }
-    return {path: x for path, x in found.items() if path not in blocks}
 
 
 def pair_layers(student, teacher, layers=None):
@@ -43,7 +68,8 @@ def pair_layers(student, teacher, layers=None):
         student: built `keras.Model`.
         teacher: built `keras.Model`.
         layers: optional dict from the path of an attention layer of the student
-            to that of a layer of the teacher. Defaults to `None`: equal paths.
+            to that of a layer of the teacher: names joined by `/`. Defaults
+            to `None`: equal paths.
 
     Raises:
         ValueError: if a model is not built, if the student has no converted
@@ -65,10 +91,7 @@ def pair_layers(student, teacher, layers=None):
             "The keys of `layers` must be attention layers of the student. "
             f"Received: {', '.join(unknown)}. It has {', '.join(found)}."
         )
-    of_teacher = {
-        layer.path: layer
-        for layer in teacher._flatten_layers(include_self=False)
-    }
+    of_teacher = layers_by_path(teacher)
     missing = sorted(set(layers.values()) - set(of_teacher))
     if missing:
         raise ValueError(

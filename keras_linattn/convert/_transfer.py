@@ -15,12 +15,14 @@ entropy is subtracted, which changes no gradient.
 """
 
 import contextlib
+import typing
 
 import keras
 from keras import ops
 
 from keras_linattn.convert._pairs import check_batch
 from keras_linattn.convert._pairs import pair_layers
+from keras_linattn.mechanisms import Mechanism
 
 SMALLEST = 1e-12  # of weights in a logarithm, and of a mean square
 LOSSES = ("outputs", "weights")
@@ -62,11 +64,12 @@ class AttentionTransfer(keras.Model):
 
     def call(self, x):
         check_batch(x, self.teacher, "teacher")
-        with recorded(self.get_pairs(), self.loss_name == "weights") as calls:
+        pairs = self.get_pairs()
+        with recorded(pairs, self.loss_name == "weights") as calls:
             self.teacher(x, training=False)
         return {
-            pair.path: self._error(pair, calls[pair.path])
-            for pair in self.get_pairs()
+            pair.path: self._error(pair, calls[id(pair.parts[1])])
+            for pair in pairs
         }
 
     def _error(self, pair, calls):
@@ -78,7 +81,7 @@ class AttentionTransfer(keras.Model):
                 "`layers=`, or of the conversion."
             )
         of_call = _weights_error if self.loss_name == "weights" else _error
-        errors = [of_call(pair.student, *call) for call in calls]
+        errors = [of_call(pair, call) for call in calls]
         return ops.reshape(sum(errors) / len(errors), (1,))
 
     def compute_loss(
@@ -87,98 +90,121 @@ class AttentionTransfer(keras.Model):
         return sum(ops.sum(x) for x in y_pred.values()) / len(y_pred)
 
 
+class Call(typing.NamedTuple):
+    """What a layer of the teacher got and gave."""
+
+    args: tuple
+    kwargs: dict
+    output: object
+    weights: object
+
+
 @contextlib.contextmanager
-def recorded(pairs, scores=False):
-    """Records the calls of the teacher's layers: dict from path to a list.
+def recorded(pairs, weights=False):
+    """Records the calls of the teacher's parts: dict from an id to a list.
 
     Args:
         pairs: list of `Pair`.
-        scores: bool, whether to record the attention weights as well.
+        weights: bool, whether to record the attention weights of layers.
     """
-    calls = {pair.path: [] for pair in pairs}
-    layers = {id(pair.teacher): pair.teacher for pair in pairs}
+    parts = {id(part): part for _, part in (pair.parts for pair in pairs)}
+    calls = {key: [] for key in parts}
     try:
-        for key, layer in layers.items():
-            paths = [p.path for p in pairs if id(p.teacher) == key]
-            lists = [calls[path] for path in paths]
-            layer.call = _recorder(layer, lists, scores)
+        for key, part in parts.items():
+            asks = weights and not isinstance(part, Mechanism)
+            part.call = _recorder(part.call, calls[key], asks)
         yield calls
     finally:
-        for layer in layers.values():
-            vars(layer).pop("call", None)
+        for part in parts.values():
+            vars(part).pop("call", None)
 
 
-def _recorder(layer, lists, scores):
-    """The layer's `call`, which also notes what it got and gave."""
-    call = layer.call
+def _recorder(call, calls, weights):
+    """A layer's `call`, which also notes what it got and gave."""
 
     def recording_call(*args, **kwargs):
-        if not scores:
-            weights, output = None, call(*args, **kwargs)
+        if weights:
+            asked = {**kwargs, "return_attention_scores": True}
+            output, scores = call(*args, **asked)
         else:
-            output, weights = call(
-                *args, **{**kwargs, "return_attention_scores": True}
-            )
-        first = output[0] if isinstance(output, tuple) else output
+            output, scores = call(*args, **kwargs), None
         # The layer may take the masks off its inputs: they are in `kwargs`.
-        entry = (args, {**kwargs, "training": False}, first, weights)
-        for calls in lists:
-            calls.append(entry)
+        calls.append(
+            Call(args, {**kwargs, "training": False}, _first(output), scores)
+        )
         return output
 
     return recording_call
 
 
-def _error(layer, args, kwargs, expected, _):
+def _first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _error(pair, call):
     """Mean squared error over the mean square of what is expected."""
-    output = layer(*args, **kwargs)
-    output = output[0] if isinstance(output, tuple) else output
-    _check_shapes(layer, output, expected)
-    output, expected = (ops.cast(x, "float32") for x in (output, expected))
-    seen = _seen(kwargs.get("query_mask"), expected)
-    error = ops.sum(seen * ops.square(output - expected))
-    square = ops.sum(seen * ops.square(expected))
+    student, _ = pair.parts
+    output = _first(student(*call.args, **call.kwargs))
+    output, expected = _comparable(pair, output, call.output)
+    error = ops.square(output - expected), ops.square(expected)
+    error, square = (_sum_of_seen(x, call) for x in error)
     return error / ops.maximum(square, SMALLEST)
 
 
-def _weights_error(layer, args, kwargs, _, expected):
+def _weights_error(pair, call):
     """Divergence of the student's attention weights from the teacher's."""
-    _, weights = layer(*args, **{**kwargs, "return_attention_scores": True})
-    _check_shapes(layer, weights, expected)
+    student, teacher = pair.parts
+    if isinstance(teacher, Mechanism):
+        weights, expected = (_scores(part, call) for part in pair.parts)
+    else:
+        asked = {**call.kwargs, "return_attention_scores": True}
+        _, weights = student(*call.args, **asked)
+        expected = call.weights
     weights, expected = (
-        ops.maximum(ops.cast(x, "float32"), SMALLEST)
-        for x in (weights, expected)
+        ops.maximum(x, SMALLEST) for x in _comparable(pair, weights, expected)
     )
     terms = expected * (ops.log(expected) - ops.log(weights))
-    rows = ops.sum(terms, axis=-1)  # (B, H, T)
-    mask = kwargs.get("query_mask")
+    terms = ops.sum(terms, axis=-1, keepdims=True)  # (B, H, T, 1)
+    rows = _sum_of_seen(ops.ones_like(terms), call)
+    return _sum_of_seen(terms, call) / ops.maximum(rows, 1.0)
+
+
+def _scores(mechanism, call):
+    """The explicit attention weights of heads."""
+    options = dict(zip(("query", "key", "value"), call.args)) | call.kwargs
+    del options["value"]
+    return mechanism.attention_scores(**options)
+
+
+def _sum_of_seen(x, call):
+    """The sum over the rows of queries that are not masked.
+
+    Args:
+        x: tensor `(B, T, F)` or `(B, H, T, D)`.
+        call: `Call`, with a mask `(B, T)` or without.
+    """
+    mask = call.kwargs.get("query_mask")
     if mask is None:
-        return ops.mean(rows)
-    seen = ops.cast(ops.expand_dims(mask, 1), "float32")
-    seen = seen * ops.ones_like(rows)
-    return ops.sum(ops.where(seen > 0, rows, 0.0)) / ops.maximum(
-        ops.sum(seen), 1.0
-    )
+        return ops.sum(x)
+    seen = ops.expand_dims(ops.cast(mask, "bool"), -1)
+    if len(x.shape) > 3:
+        seen = ops.expand_dims(seen, 1)
+    return ops.sum(ops.where(seen, x, 0.0))
 
 
-def _seen(mask, like):
-    """1 for the rows that a mask shows, to be multiplied with `like`."""
-    if mask is None:
-        return ops.ones((), "float32")
-    return ops.expand_dims(ops.cast(mask, "float32"), -1)
-
-
-def _check_shapes(layer, given, expected):
+def _comparable(pair, given, expected):
+    """Both in float32, if they have the same shape."""
     if len(given.shape) != len(expected.shape) or any(
         a != b and None not in (a, b)
         for a, b in zip(given.shape, expected.shape)
     ):
         raise ValueError(
             "Layers of student and teacher must give the same shapes. "
-            f"Received: {layer.path!r}, with {tuple(given.shape)} for the "
+            f"Received: {pair.path!r}, with {tuple(given.shape)} for the "
             f"teacher's {tuple(expected.shape)}. Pass the teacher that the "
             "student was made from."
         )
+    return ops.cast(given, "float32"), ops.cast(expected, "float32")
 
 
 def feature_map_variables(pairs):
@@ -188,14 +214,24 @@ def feature_map_variables(pairs):
         for pair in pairs
         for variable in pair.student.mechanism.trainable_variables
     }
-    if not variables:
+    return list(variables.values())
+
+
+def with_feature_maps(pairs):
+    """The pairs whose mechanism has weights to train.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = [pair for pair in pairs if feature_map_variables([pair])]
+    if not found:
         raise ValueError(
             "Attention transfer needs a mechanism with weights. Received: "
             f"`{type(pairs[0].student.mechanism).__name__}`, which has none "
             "that can be trained. Use 'hedgehog' or 'hybrid_window', or pass "
             "`transfer_epochs=0`."
         )
-    return list(variables.values())
+    return found
 
 
 def attention_errors(

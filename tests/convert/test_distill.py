@@ -279,6 +279,18 @@ def test_a_student_with_fewer_layers():
     assert changed(before, student) == maps
 
 
+def test_models_of_this_package_compare_heads():
+    teacher = keras_linattn.models.CausalLM(
+        hidden_dim=8, num_layers=2, num_heads=2, mechanism="softmax"
+    )
+    student = keras_linattn.linearize(teacher)
+    for loss in ("outputs", "weights"):
+        history = distill(
+            student, teacher, IDS, epochs=0, transfer_loss=loss, verbose=0
+        )
+        assert 0 < history["transfer"].history["loss"][0] < 1
+
+
 # --- Wrong use
 
 
