@@ -4,6 +4,8 @@ import re
 
 import keras
 
+from keras_linattn.convert._hub import convert_hub_model
+from keras_linattn.convert._hub import is_hub_model
 from keras_linattn.convert._layers import convert_attention
 from keras_linattn.convert._layers import convert_block
 from keras_linattn.convert._layers import convert_model
@@ -52,6 +54,8 @@ class Conversion:
         chosen = self._chosen_in(layer)
         if id(layer) in self.paths:
             return self._try(layer, [layer], convert_attention)
+        if chosen and is_hub_model(layer):
+            return self._try(layer, chosen, convert_hub_model, chosen)
         if isinstance(layer, keras.Sequential):
             return self._sequential(layer)
         if chosen and has_mechanism_argument(layer):

@@ -7,6 +7,8 @@ import keras
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearMultiHeadAttention
 
+# Attention layers of KerasHub that are no `MultiHeadAttention` of Keras.
+HUB = ("LlamaAttention", "Qwen3Attention", "QwenAttention")
 KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
@@ -58,7 +60,11 @@ def is_softmax(layer):
     """Is it an attention layer whose attention is softmax attention?"""
     if isinstance(layer, LinearMultiHeadAttention):
         return isinstance(layer.mechanism, mechanisms.Softmax)
-    return isinstance(layer, KERAS)
+    if isinstance(layer, KERAS):
+        return not hasattr(layer, "mechanism")
+    return type(layer).__name__ in HUB and (
+        type(layer).__module__.startswith("keras_hub.")
+    )
 
 
 def choose(sites, layers):
