@@ -19,7 +19,7 @@ from tools.studies.mechanisms import arguments_of
 class NoAttention(keras_linattn.Mechanism):
     """Returns zeros: shows what a model can do without attention."""
 
-    traits = keras_linattn.mechanisms.Traits(explicit=False)
+    traits = keras_linattn.mechanisms.Traits(causal=True, explicit=False)
 
     def attend(self, query, key, value, **unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
