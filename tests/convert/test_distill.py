@@ -62,8 +62,9 @@ def changed(before, model):
     return {x for x in before if not np.array_equal(before[x], after[x])}
 
 
-@pytest.mark.parametrize("loss", ["outputs", "weights"])
-@pytest.mark.parametrize("mask_zero", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "mask_zero"), [("outputs", True), ("weights", False)]
+)
 def test_transfer_trains_the_feature_maps_only(loss, mask_zero):
     teacher, student = teacher_and_student(mask_zero)
     ids = np.where(np.arange(6) < 5, IDS, 0) if mask_zero else IDS
@@ -182,7 +183,9 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("rank", [1, None])
+@pytest.mark.parametrize(
+    "rank", [1, pytest.param(None, marks=pytest.mark.once)]
+)
 def test_an_interrupted_run_goes_on(rank, tmp_path):
     options = {"transfer_epochs": 2, "epochs": 2, "lora_rank": rank}
     options |= {"verbose": 0, "shuffle": False, "batch_size": 4}
@@ -222,7 +225,16 @@ def test_an_interrupted_run_goes_on(rank, tmp_path):
             run(backup=backup)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "tf.data", "torch"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "dataset",
+        *(
+            pytest.param(x, marks=pytest.mark.once)
+            for x in ("tf.data", "torch")
+        ),
+    ],
+)
 def test_data_as_fit_takes_it(kind):
     teacher, student = teacher_and_student()
     batches = [(IDS[i : i + 4], LABELS[i : i + 4]) for i in (0, 4, 8)]
@@ -263,6 +275,7 @@ def test_half_precision():
     assert {v.dtype for v in student.weights} == {"float32"}
 
 
+@pytest.mark.once
 def test_a_student_with_fewer_layers():
     teacher, _ = teacher_and_student()
     student = make(LINEAR, names=("only",), **HEDGEHOG)
@@ -279,6 +292,7 @@ def test_a_student_with_fewer_layers():
     assert changed(before, student) == maps
 
 
+@pytest.mark.once
 def test_models_of_this_package_compare_heads():
     teacher = keras_linattn.models.CausalLM(
         hidden_dim=8, num_layers=2, num_heads=2, mechanism="softmax"
@@ -302,6 +316,7 @@ def refused(match, student=None, teacher=None, x=IDS, y=LABELS, **options):
     assert all(v.trainable for v in student.weights + teacher.weights)
 
 
+@pytest.mark.once
 def test_models_that_do_not_match_are_refused():
     teacher, student = teacher_and_student()
     unbuilt = keras.Sequential([keras.layers.Dense(2)])
@@ -321,12 +336,14 @@ def test_models_that_do_not_match_are_refused():
     )
 
 
+@pytest.mark.once
 def test_data_that_does_not_fit_is_refused():
     refused(r"data must fit the inputs of the teacher", x=random(12, 6, 8, 2))
     refused("needs labels", y=None, transfer_epochs=0)
     refused("needs labels", y=None)
 
 
+@pytest.mark.once
 def test_options_out_of_range_are_refused():
     refused("without `initial_epoch`. Received: initial_epoch", initial_epoch=1)
     refused("Received: learning_rate", learning_rate=0.1)
