@@ -14,6 +14,7 @@ from keras_linattn.convert._trainable import lora_variables
 from keras_linattn.convert._trainable import merge_lora
 from keras_linattn.convert._trainable import only_trainable
 from keras_linattn.convert._trainable import projections
+from keras_linattn.convert._trainable import separate
 from keras_linattn.convert._transfer import AttentionTransfer
 from keras_linattn.convert._transfer import feature_map_variables
 from keras_linattn.convert._transfer import with_feature_maps
@@ -142,6 +143,7 @@ def distill(
     """
     _check_options(fit_options, transfer_epochs, epochs)
     pairs = pair_layers(student, teacher, layers)
+    separate(student)
     backup = pathlib.Path(backup_dir) if backup_dir is not None else None
     histories = {}
     if transfer_epochs:

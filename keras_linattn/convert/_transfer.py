@@ -22,6 +22,7 @@ from keras import ops
 
 from keras_linattn.convert._pairs import check_batch
 from keras_linattn.convert._pairs import pair_layers
+from keras_linattn.convert._trainable import separate
 from keras_linattn.mechanisms import Mechanism
 
 SMALLEST = 1e-12  # of weights in a logarithm, and of a mean square
@@ -275,6 +276,7 @@ def attention_errors(
     True
     """
     pairs = pair_layers(student, teacher, layers)
+    separate(student)
     model = AttentionTransfer(student, teacher, pairs, loss)
     errors = model.predict(x, **options)
     return {path: float(values.mean()) for path, values in errors.items()}
