@@ -67,19 +67,21 @@ def test_an_unknown_task_is_refused(run, capsys):
     assert "--task must be of a task. Received: b." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pipelines", "listops", "language_model"])
-def test_pages_are_those_of_their_results(run, name, tmp_path):
-    docs = ROOT / "docs"
+@pytest.mark.parametrize(
+    "study", ["pipelines", "listops", "language_model", "linearize"]
+)
+def test_pages_are_those_of_their_results(run, study, tmp_path):
+    docs, name = ROOT / "docs", run.STUDIES[study].page or study
     for ending in ("json", "md"):
         text = (docs / f"{name}.{ending}").read_text(encoding="utf-8")
         (tmp_path / f"{name}.{ending}").write_text(text, encoding="utf-8")
-    assert run.main([name, "--report-only", "--out", str(tmp_path)]) == 0
+    assert run.main([study, "--report-only", "--out", str(tmp_path)]) == 0
     text = (docs / f"{name}.md").read_text(encoding="utf-8")
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     for result in json.loads((docs / f"{name}.json").read_text())["results"]:
-        tasks = run.STUDIES[name].tasks
-        expected = (result["example"], *result["arguments"])
-        assert tasks[result["task"]] == expected
+        example, *arguments = run.STUDIES[study].tasks[result["task"]]
+        assert result["example"] == pathlib.Path(example).name
+        assert result["arguments"] == arguments
 
 
 def test_rows_are_what_an_example_takes(run):
