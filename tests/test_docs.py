@@ -149,6 +149,15 @@ def test_mixed_stacks_page():
     assert namespace["logits"].shape == (1, 257)
 
 
+@pytest.mark.once
+def test_distillation_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "distillation.md"):
+        exec(block, namespace)
+    assert "['transfer', 'finetune']" in capsys.readouterr().out
+    assert list(namespace["errors"]) == ["attention"]
+
+
 @pytest.mark.release
 @pytest.mark.once
 def test_the_table_is_the_command_s():
