@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 
 import keras_linattn
+from keras_linattn import distribution
 from keras_linattn import export
 from keras_linattn import mechanisms
 from keras_linattn import models
 from keras_linattn import testing
 
 pytestmark = pytest.mark.once
-MODULES = (keras_linattn, mechanisms, models, export, testing)
+MODULES = (
+    keras_linattn,
+    mechanisms,
+    models,
+    distribution,
+    export,
+    testing,
+)
 PUBLIC = {
     f"{module.__name__}.{name}": value
     for module in MODULES
@@ -37,6 +45,8 @@ def test_the_face_of_the_design_is_there():
         "mechanisms.get",
         "mechanisms.available",
         "mechanisms.register",
+        "distribution.SequenceParallel",
+        "distribution.layout_map",
         "export.export_saved_model",
         "export.serving_directory",
         "CausalConvolution",

@@ -10,8 +10,10 @@ from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import mean
 from keras_linattn.core.poison import run_contained
+from keras_linattn.core.products import key_value_product
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -90,6 +92,7 @@ class RecurrentMechanism(Mechanism):
         explicit=False,
         key_order_free=False,
         packs=True,
+        splits=True,
         cost="T (C + D) V",
         state="D V",
     )
@@ -238,6 +241,64 @@ class RecurrentMechanism(Mechanism):
         if self.output_norm:
             output = normalise_rows(output)
         return output, state
+
+    def state_decay(self, gates):
+        """Logarithm of the decay of the state at each position.
+
+        A class that writes `one_step` or `chunked` writes this, too, if it has
+        the trait `splits`.
+
+        Args:
+            gates: tuple of tensors `[B, H, T, D or 1]`, from `gates`.
+
+        Returns:
+            Tensor `[B, H, T, D or 1]`, or `None` if the next state is another
+            linear function of the state.
+        """
+        return gates[0]
+
+    def attend_pieces(
+        self, pieces, query, key, value, *, key_mask, causal, inputs=None
+    ):
+        query = hide(query, key_mask)
+        gates = self._visible_gates(query, key_mask, inputs)
+        query, key = self.features(query, key)
+        state = ops.zeros_like(key_value_product(key[:, :, :1], value[:, :, :1]))
+        effect, merge = self._effect(query, key, value, gates, state)
+        state = pieces.before(effect, merge, state)
+        output, _ = self._in_chunks(query, key, value, gates, state, None)
+        return normalise_rows(output) if self.output_norm else output
+
+    def _effect(self, query, key, value, gates, state):
+        """What all positions do to a state: S' = A S + U.
+
+        Returns:
+            Tensor `[B, H, D, anything]`, of U and A side by side, and a
+            callable of it and of S that returns S'.
+        """
+        decay, columns = self.state_decay(gates), value.shape[-1]
+        if decay is None:
+            # A itself is a state: that of an identity with values of 0.
+            identity = ops.eye(key.shape[-1], dtype=key.dtype)
+            shape = (*ops.shape(state)[:2], *identity.shape)
+            identity = ops.broadcast_to(identity, shape)
+            state = ops.concatenate([state, identity], axis=-1)
+            nothing = ops.zeros_like(key)
+            value = ops.concatenate([value, nothing], axis=-1)
+        _, effect = self._in_chunks(query, key, value, gates, state, None)
+        if decay is not None:
+            total = ops.exp(ops.sum(decay, axis=2, keepdims=True))
+            total = ops.swapaxes(total, -1, -2)  # [B, H, D or 1, 1]
+            total = ops.broadcast_to(total, (*ops.shape(state)[:3], 1))
+            effect = ops.concatenate([effect, total], axis=-1)
+
+        def merge(effect, state):
+            update, factor = ops.split(effect, [columns], axis=-1)
+            if decay is None:
+                return matmul(factor, state) + update
+            return factor * state + update
+
+        return effect, merge
 
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)

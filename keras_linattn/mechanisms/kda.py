@@ -79,6 +79,14 @@ class KDA(DeltaRule):
         DeltaRule.traits, source="Kimi Team 2025, arXiv 2510.26692"
     )
 
+    head_axes = {
+        **DeltaRule.head_axes,
+        "down": None,
+        "up": 1,
+        "decay_bias": 0,
+        "log_rate": 0,
+    }
+
     def __init__(self, gate_rank=None, **kwargs):
         super().__init__(**kwargs)
         if gate_rank is not None and (
@@ -116,6 +124,9 @@ class KDA(DeltaRule):
         return vector_delta_product(
             *heads, *gates, state, carry_chunks, chunk_size, starts
         )
+
+    def state_decay(self, gates):
+        return None  # keys mix the rows of the state
 
     def one_step(self, query, key, value, gates, state):
         return vector_delta_step(query, key, value, *gates, state)

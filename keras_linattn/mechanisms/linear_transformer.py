@@ -68,13 +68,15 @@ def relative_features(query):
     return feature_map(query - ops.stop_gradient(-ops.relu(-largest)))
 
 
-def position_weights(key, key_mask=None, axis=2):
+def position_weights(key, key_mask=None, axis=2, pieces=None):
     """phi(k) over its feature's largest below 1, its sums and their logs.
 
     Args:
         key: tensor of rank 4.
         key_mask: bool tensor `(B, S)`, or `None`.
         axis: int, where S is.
+        pieces: `core.devices.Pieces`, of which this device has the keys of
+            one, or `None`, its default: of the whole sequence.
 
     Returns:
         Tensor of the shape of `key`, 0 where masked, and two without `axis`:
@@ -84,13 +86,28 @@ def position_weights(key, key_mask=None, axis=2):
     shown = hide(key, key_mask, axis, LOWEST)
     largest = ops.max(shown, axis=axis, keepdims=True, initial=LOWEST)
     largest = ops.stop_gradient(largest)
+    if pieces is not None:
+        largest = pieces.max(largest)
     largest = -ops.relu(-largest)  # at most 0
     weights = hide(feature_map(key - largest), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
+    if pieces is not None:
+        total = pieces.sum(total)
     filled = total > 0
     log = ops.log(ops.where(filled, total, ops.ones_like(total))) + largest
     log = ops.where(filled, log, ops.zeros_like(log))
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
+
+
+def attend_to_all(query, key, value, key_mask=None, pieces=None):
+    """Both ways, from logarithms; see the module's docstring."""
+    weights, total, log = position_weights(key, key_mask, pieces=pieces)
+    scores = log_feature_map(query) + ops.expand_dims(log, 2)
+    summary = key_value_product(weights, value)
+    if pieces is not None:
+        summary = pieces.sum(summary)
+    summary = safe_divide(summary, ops.expand_dims(total, -1))
+    return matmul(masked_softmax(scores), summary)
 
 
 @register("linear_transformer")
@@ -139,11 +156,13 @@ class LinearTransformer(KernelMechanism):
         causal=True,
         recurrent=True,
         packs=True,
+        splits=True,
         separable=True,
         cost="(T + S) D V",
         state="D (V + 1)",
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
     )
+    head_axes = {}
 
     def __init__(self, feature_map=None, **kwargs):
         super().__init__(**kwargs)
@@ -194,11 +213,14 @@ class LinearTransformer(KernelMechanism):
             query, key = log_feature_map(query), log_feature_map(key)
             heads = query, key, value
             return log_kernel_attention(*heads, key_mask, documents)
-        weights, total, log = position_weights(key, key_mask)
-        scores = log_feature_map(query) + ops.expand_dims(log, 2)
-        summary = key_value_product(weights, value)
-        summary = safe_divide(summary, ops.expand_dims(total, -1))
-        return matmul(masked_softmax(scores), summary)
+        return attend_to_all(query, key, value, key_mask)
+
+    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+        if causal or self.feature_map is not None:
+            return super().attend_pieces(
+                pieces, query, key, value, key_mask=key_mask, causal=causal
+            )
+        return attend_to_all(query, key, value, key_mask, pieces)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

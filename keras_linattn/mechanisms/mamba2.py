@@ -66,6 +66,13 @@ class Mamba2(RecurrentMechanism):
         source="Dao, Gu 2024, arXiv 2405.21060",
     )
 
+    head_axes = {
+        "step_kernel": 1,
+        "step_bias": 0,
+        "log_rate": 0,
+        "skip": 0,
+    }
+
     def build_gates(self, input_dim, heads, key_dim):
         self.step_kernel = self.add_weight(
             name="step_kernel", shape=(input_dim, heads), autocast=False
@@ -97,6 +104,9 @@ class Mamba2(RecurrentMechanism):
         steps, decay = gates
         output, state = decay_step(query, key * steps, value, decay, state)
         return output + self._skipped(value), state
+
+    def state_decay(self, gates):
+        return gates[1]
 
     def _skipped(self, value):
         """D v, `[B, H, T, V]`."""
