@@ -96,6 +96,16 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
     return function(*arrays)
 
 
+@backends.per_backend
+def whole_features(x):
+    """`x` `(B, ..., F)` with all features on each device.
+
+    Features of an embedding may be split. Kept so, each normalisation and
+    each product of a block would ask for the others.
+    """
+    return x
+
+
 class Pieces:
     """One sequence cut into equal pieces, in order; inside `on_each_device`.
 

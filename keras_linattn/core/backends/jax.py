@@ -110,6 +110,18 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
     )(*arrays)
 
 
+def whole_features(x):
+    """Says nothing of the other axes."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or isinstance(x, keras.KerasTensor):
+        return x
+    free = (jax.sharding.PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    spec = jax.sharding.PartitionSpec(*free, None)
+    mesh = distribution.device_mesh.backend_mesh
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
 def piece_place(name):
     return jax.lax.axis_index(name)
 
