@@ -156,7 +156,8 @@ def test_import_is_silent_and_adds_little_to_keras():
         heavy = {"tensorflow", "jax", "torch", "keras_hub", "matplotlib",
                  "hypothesis", "pytest"}
         print(sorted(heavy & new), seconds < 5, file=sys.stderr)
-        for name in ("distribution", "export", "layers", "mechanisms", "models", "testing"):
+        names = "distribution export layers mechanisms models testing"
+        for name in names.split():
             module = getattr(keras_linattn, name)
             assert module.__name__ == f"keras_linattn.{name}"
             assert name in dir(keras_linattn)

@@ -14,7 +14,7 @@ HEADS = "bht"
 POSITIONS = "bt"
 # Methods that say how to attend, and those that say it of pieces.
 WHOLE = {"attend", "attend_both_ways", "advance", "chunked", "one_step"}
-IN_PIECES = {"attend_pieces", "state_decay"}
+IN_PIECES = {"attend_pieces", "state_fades"}
 OPTIONS = {
     "key_mask": POSITIONS,
     "query_mask": POSITIONS,

@@ -97,6 +97,10 @@ class RecurrentMechanism(Mechanism):
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
+    # Does each row of S only fade? If not, the next state is another linear
+    # function of S. A class that writes `one_step` or `chunked` says it anew,
+    # if it has the trait `splits`.
+    state_fades = True
 
     def __init__(self, output_norm=True, **kwargs):
         super().__init__(**kwargs)
@@ -242,63 +246,46 @@ class RecurrentMechanism(Mechanism):
             output = normalise_rows(output)
         return output, state
 
-    def state_decay(self, gates):
-        """Logarithm of the decay of the state at each position.
-
-        A class that writes `one_step` or `chunked` writes this, too, if it has
-        the trait `splits`.
-
-        Args:
-            gates: tuple of tensors `[B, H, T, D or 1]`, from `gates`.
-
-        Returns:
-            Tensor `[B, H, T, D or 1]`, or `None` if the next state is another
-            linear function of the state.
-        """
-        return gates[0]
-
     def attend_pieces(
         self, pieces, query, key, value, *, key_mask, causal, inputs=None
     ):
+        """All that a piece does to a state S is S' = A S + U, and o + p S.
+
+        A itself is a state, that of an identity with values of 0: a pass from
+        [0, I] gives U and A, o and p. Devices exchange U and A.
+        """
         query = hide(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
-        state = ops.zeros_like(key_value_product(key[:, :, :1], value[:, :, :1]))
-        effect, merge = self._effect(query, key, value, gates, state)
-        state = pieces.before(effect, merge, state)
-        output, _ = self._in_chunks(query, key, value, gates, state, None)
-        return normalise_rows(output) if self.output_norm else output
-
-    def _effect(self, query, key, value, gates, state):
-        """What all positions do to a state: S' = A S + U.
-
-        Returns:
-            Tensor `[B, H, D, anything]`, of U and A side by side, and a
-            callable of it and of S that returns S'.
-        """
-        decay, columns = self.state_decay(gates), value.shape[-1]
-        if decay is None:
-            # A itself is a state: that of an identity with values of 0.
-            identity = ops.eye(key.shape[-1], dtype=key.dtype)
-            shape = (*ops.shape(state)[:2], *identity.shape)
-            identity = ops.broadcast_to(identity, shape)
-            state = ops.concatenate([state, identity], axis=-1)
-            nothing = ops.zeros_like(key)
-            value = ops.concatenate([value, nothing], axis=-1)
-        _, effect = self._in_chunks(query, key, value, gates, state, None)
-        if decay is not None:
-            total = ops.exp(ops.sum(decay, axis=2, keepdims=True))
-            total = ops.swapaxes(total, -1, -2)  # [B, H, D or 1, 1]
-            total = ops.broadcast_to(total, (*ops.shape(state)[:3], 1))
-            effect = ops.concatenate([effect, total], axis=-1)
+        columns = value.shape[-1]
+        state = ops.zeros_like(
+            key_value_product(key[:, :, :1], value[:, :, :1])
+        )
+        identity = ops.zeros_like(state[..., :1]) + ops.eye(key.shape[-1])
+        value = ops.concatenate([value, ops.zeros_like(key)], axis=-1)
+        output, effect = self._in_chunks(
+            query,
+            key,
+            value,
+            gates,
+            ops.concatenate([state, ops.cast(identity, state.dtype)], axis=-1),
+            None,
+        )
+        if self.state_fades:  # then A is diagonal
+            update, factor = ops.split(effect, [columns], axis=-1)
+            factor = ops.sum(factor, axis=-1, keepdims=True)
+            effect = ops.concatenate([update, factor], axis=-1)
 
         def merge(effect, state):
             update, factor = ops.split(effect, [columns], axis=-1)
-            if decay is None:
-                return matmul(factor, state) + update
-            return factor * state + update
+            if self.state_fades:
+                return factor * state + update
+            return matmul(factor, state) + update
 
-        return effect, merge
+        state = pieces.before(effect, merge, state)
+        output, reading = ops.split(output, [columns], axis=-1)
+        output = output + matmul(reading, state)
+        return normalise_rows(output) if self.output_norm else output
 
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)

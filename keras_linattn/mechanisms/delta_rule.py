@@ -83,6 +83,7 @@ class DeltaRule(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2406.06484",
     )
 
+    state_fades = False  # keys mix its rows
     head_axes = {"beta_kernel": 1, "beta_bias": 0}
 
     def __init__(
@@ -130,9 +131,6 @@ class DeltaRule(RecurrentMechanism):
         return delta_product(
             *heads, *gates, state, carry_chunks, chunk_size, starts
         )
-
-    def state_decay(self, gates):
-        return None  # keys mix the rows of the state
 
     def one_step(self, query, key, value, gates, state):
         return delta_step(query, key, value, *gates, state)

@@ -80,6 +80,7 @@ class GatedLinear(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2312.06635",
     )
     chunk_size = 16
+    state_fades = True
     head_axes = {"down": None, "up": 1, "bias": 0}
 
     def __init__(
@@ -121,8 +122,6 @@ class GatedLinear(RecurrentMechanism):
             ops.cast(w, inputs.dtype) for w in (self.down, self.up, self.bias)
         )
         return (log_decay(inputs, *weights, self.temperature),)
-
-    state_decay = RecurrentMechanism.state_decay  # `chunked` keeps its rule
 
     def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         heads = query, key, value

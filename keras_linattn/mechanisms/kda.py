@@ -79,6 +79,7 @@ class KDA(DeltaRule):
         DeltaRule.traits, source="Kimi Team 2025, arXiv 2510.26692"
     )
 
+    state_fades = False
     head_axes = {
         **DeltaRule.head_axes,
         "down": None,
@@ -124,9 +125,6 @@ class KDA(DeltaRule):
         return vector_delta_product(
             *heads, *gates, state, carry_chunks, chunk_size, starts
         )
-
-    def state_decay(self, gates):
-        return None  # keys mix the rows of the state
 
     def one_step(self, query, key, value, gates, state):
         return vector_delta_step(query, key, value, *gates, state)

@@ -66,6 +66,7 @@ class Mamba2(RecurrentMechanism):
         source="Dao, Gu 2024, arXiv 2405.21060",
     )
 
+    state_fades = True
     head_axes = {
         "step_kernel": 1,
         "step_bias": 0,
@@ -104,9 +105,6 @@ class Mamba2(RecurrentMechanism):
         steps, decay = gates
         output, state = decay_step(query, key * steps, value, decay, state)
         return output + self._skipped(value), state
-
-    def state_decay(self, gates):
-        return gates[1]
 
     def _skipped(self, value):
         """D v, `[B, H, T, V]`."""

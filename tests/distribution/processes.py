@@ -118,9 +118,7 @@ def train_with_jax():
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     dataset = tf.data.Dataset.from_tensor_slices(data()).batch(4)
     backup = keras.callbacks.BackupAndRestore(FOLDER / f"backup_{RANK}")
-    model.fit(
-        dataset, epochs=EPOCHS, callbacks=[backup, Dying()], verbose=0
-    )
+    model.fit(dataset, epochs=EPOCHS, callbacks=[backup, Dying()], verbose=0)
     return model
 
 

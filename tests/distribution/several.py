@@ -1,13 +1,18 @@
 """Child process: models on 4 virtual devices beside one, printed as JSON.
 
-    python several.py MODEL:MODE ...
+    python several.py MODEL/MODE ...
 
 Prints for each how far losses and gradients of three steps are from those of
 one device, what is sent, and the memory of a device. Each step starts from the
 weights that one device had: a small rounding grows from step to step, in plain
 data parallelism, too.
 
-    python several.py mechanisms
+    python several.py memory MODEL/MODE
+
+compiles the step only, and prints a device's peak memory over that of one
+device, for sequences of `LENGTH`, an environment variable.
+
+    python several.py mechanisms NAME ...
 
 compares each mechanism that can be split by its length, without a model.
 """
@@ -34,7 +39,7 @@ from keras_linattn.distribution import layout_map  # noqa: E402
 from keras_linattn.mechanisms._devices import attend_on_devices  # noqa: E402
 from tools._collectives import collectives  # noqa: E402
 
-LENGTH, BATCH, FEATURES = 32, 4, 16
+LENGTH, BATCH, FEATURES = int(os.environ.get("LENGTH", 32)), 4, 16
 MIXED = {
     "mechanism": ["gated_delta", {"name": "local", "window": 5}],
     "attention_options": {"kernel_size": 3, "qk_norm": True, "use_gate": True},
@@ -108,6 +113,19 @@ def compiled_step(model, kind, arrays):
     return step, weights, others
 
 
+def peak(kind, mode):
+    """Bytes that a device needs for a training step, as compiled."""
+    keras.distribution.set_distribution(MODES[mode]())
+    arrays = distributed(data(kind))
+    step, *_ = compiled_step(make_model(kind), kind, arrays)
+    memory = step.memory_analysis()
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+    )
+
+
 def distributed(arrays):
     distribution = keras.distribution.distribution()
     if distribution is None:
@@ -177,6 +195,8 @@ def compare_mechanisms(name):
             output = attend_on_devices(
                 mechanism, heads[:3], split, causal=causal, **options
             )
+            # The layers hide what hidden queries see.
+            output = output * mask[:, None, :, None]
             return keras.ops.sum(output * heads[3]), output
 
         def both(split):
@@ -196,6 +216,9 @@ def main(names):
         keras.distribution.set_distribution(MODES["sequence"]())
         report = {name: compare_mechanisms(name) for name in names[1:]}
         names = []
+    elif names[0] == "memory":
+        kind, _, mode = names[1].rpartition("/")
+        report, names = peak(kind, mode) / peak(kind, "one"), []
     for name in names:
         kind, _, mode = name.rpartition("/")
         if kind not in wanted:

@@ -29,11 +29,11 @@ MODES = (
 ALL = [f"{model}/{mode}" for model in MODELS for mode in MODES]
 
 
-def several(*names):
+def several(*names, **environment):
     """What `several.py` finds, in a process with 4 devices."""
     child = subprocess.run(
         [sys.executable, str(HERE / "several.py"), *names],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         encoding="utf-8",
         timeout=1800,
@@ -83,13 +83,17 @@ def test_all_splits_of_all_models():
 @pytest.mark.release
 def test_mechanisms_in_pieces():
     names = {
-        name
-        for name in keras_linattn.mechanisms.available()
-        if splits(name)
+        name for name in keras_linattn.mechanisms.available() if splits(name)
     }
     assert {"gated_delta", "linear_transformer", "local"} <= names
     for name, far in several("mechanisms", *sorted(names)).items():
         assert far < 2e-5, name
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("model", ["gated_delta", "mixed", "text"])
+def test_a_quarter_of_a_long_sequence_is_a_third_of_the_memory(model):
+    assert several("memory", f"{model}/sequence", LENGTH="65536") <= 0.35
 
 
 def splits(name):
