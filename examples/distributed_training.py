@@ -6,8 +6,7 @@ devices, that the loss is that of one device, and how to go on after a stop.
     KERAS_BACKEND=jax python examples/distributed_training.py --split length
 
 Without accelerators it runs on 4 virtual devices of your CPU; with them, on
-all there are, unchanged. The text is Python's own documentation of itself.
-Takes a minute or two on two CPU cores.
+all there are, unchanged. The text is the source of some modules of Python.
 """
 
 import argparse

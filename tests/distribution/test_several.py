@@ -81,6 +81,23 @@ def test_all_splits_of_all_models():
 
 
 @pytest.mark.release
+def test_the_guide_runs_on_4_devices():
+    code = """
+import sys
+sys.path.insert(0, "tests")
+import several, pathlib, test_docs
+names = {}
+for block in test_docs.python_blocks(pathlib.Path("docs/several_devices.md")):
+    exec(block, names)
+assert len(names["devices"]) == 4
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{ROOT}"}
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, cwd=ROOT
+    )
+
+
+@pytest.mark.release
 def test_mechanisms_in_pieces():
     names = {
         name for name in keras_linattn.mechanisms.available() if splits(name)
