@@ -92,12 +92,16 @@ def make_model():
     return model
 
 
-alone = make_model().evaluate(
-    x[:batch_size], y[:batch_size], batch_size, verbose=0
-)
+def loss_of(model):
+    batch = x[:batch_size], y[:batch_size]
+    score = model.evaluate(*batch, batch_size, verbose=0, return_dict=True)
+    return score["loss"]
+
+
+alone = loss_of(make_model())
 keras.distribution.set_distribution(distribution)
 model = make_model()
-loss = model.evaluate(x[:batch_size], y[:batch_size], batch_size, verbose=0)
+loss = loss_of(model)
 print(f"Loss before training, on one device and on all: {alone:.6f} {loss:.6f}")
 np.testing.assert_allclose(loss, alone, rtol=1e-5)
 
@@ -118,9 +122,9 @@ figure.savefig(out / "loss.png", dpi=100)
 # ## A file holds whole arrays: it loads on any number of devices
 
 model.save(out / "model.keras")
-expected = model.evaluate(x[:batch_size], y[:batch_size], batch_size, verbose=0)
+expected = loss_of(model)
 keras.distribution.set_distribution(None)
 loaded = keras.saving.load_model(out / "model.keras")
-loss = loaded.evaluate(x[:batch_size], y[:batch_size], batch_size, verbose=0)
+loss = loss_of(loaded)
 np.testing.assert_allclose(loss, expected, rtol=1e-4)
 print(f"{seconds:.0f} s. Files in {out}")

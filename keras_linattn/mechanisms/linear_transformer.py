@@ -35,6 +35,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
@@ -84,23 +85,27 @@ def position_weights(key, key_mask=None, axis=2, pieces=None):
         of what they are of phi itself.
     """
     shown = hide(key, key_mask, axis, LOWEST)
-    largest = ops.max(shown, axis=axis, keepdims=True, initial=LOWEST)
-    largest = ops.stop_gradient(largest)
+    most = ops.stop_gradient(max_along(shown, axis, LOWEST))
     if pieces is not None:
-        largest = pieces.max(largest)
-    largest = -ops.relu(-largest)  # at most 0
-    weights = hide(feature_map(key - largest), key_mask, axis=axis)
+        most = pieces.max(most)
+    most = -ops.relu(-most)  # at most 0
+    weights = hide(feature_map(key - most), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
     if pieces is not None:
         total = pieces.sum(total)
     filled = total > 0
-    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + largest
+    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + most
     log = ops.where(filled, log, ops.zeros_like(log))
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
 
 
-def attend_to_all(query, key, value, key_mask=None, pieces=None):
-    """Both ways, from logarithms; see the module's docstring."""
+def attend_both_ways(
+    query, key, value, key_mask=None, documents=None, pieces=None
+):
+    """The output without a causal mask, exact at any size of the heads."""
+    if documents is not None:
+        query, key = log_feature_map(query), log_feature_map(key)
+        return log_kernel_attention(query, key, value, key_mask, documents)
     weights, total, log = position_weights(key, key_mask, pieces=pieces)
     scores = log_feature_map(query) + ops.expand_dims(log, 2)
     summary = key_value_product(weights, value)
@@ -209,18 +214,14 @@ class LinearTransformer(KernelMechanism):
             return super().attend_both_ways(
                 query, key, value, key_mask, documents
             )
-        if documents is not None:
-            query, key = log_feature_map(query), log_feature_map(key)
-            heads = query, key, value
-            return log_kernel_attention(*heads, key_mask, documents)
-        return attend_to_all(query, key, value, key_mask)
+        return attend_both_ways(query, key, value, key_mask, documents)
 
     def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
         if causal or self.feature_map is not None:
             return super().attend_pieces(
                 pieces, query, key, value, key_mask=key_mask, causal=causal
             )
-        return attend_to_all(query, key, value, key_mask, pieces)
+        return attend_both_ways(query, key, value, key_mask, pieces=pieces)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)
