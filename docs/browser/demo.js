@@ -14,6 +14,10 @@ const folder = new URL(".", import.meta.url);
 ort.env.wasm.numThreads = 1;  // threads need special headers of the server
 ort.env.wasm.wasmPaths = new URL("ort/", folder).href;
 
+function cleaned(text) {  // as the training texts are
+  return text.toLowerCase().replace(/[^a-z]+/g, " ").trim();
+}
+
 function tokens(bytes) {  // byte b is token b + 1
   const ids = Int32Array.from(bytes, (b) => b + 1);
   return new ort.Tensor("int32", ids, [1, ids.length]);
@@ -33,9 +37,11 @@ function showParts(bytes, shares, answer) {
     const all = shares.data.subarray(i * CLASSES.length, (i + 1) * CLASSES.length);
     return all[answer] - all.reduce((a, b) => a + b) / CLASSES.length;
   });
-  const largest = Math.max(...own.map(Math.abs), 1e-9);
+  const mean = own.reduce((a, b) => a + b) / count;
+  const above = own.map((share) => share - mean);
+  const largest = Math.max(...above.map(Math.abs), 1e-9);
   const decoder = new TextDecoder();
-  parts.replaceChildren(...own.map((share, i) => {
+  parts.replaceChildren(...above.map((share, i) => {
     const span = document.createElement("span");
     const start = i * BYTES_PER_TOKEN;
     span.textContent = decoder.decode(
@@ -46,9 +52,9 @@ function showParts(bytes, shares, answer) {
 }
 
 async function classify(session) {
-  const bytes = new TextEncoder().encode(element("text").value.toLowerCase());
+  const bytes = new TextEncoder().encode(cleaned(element("text").value));
   if (bytes.length === 0) {
-    element("answer").textContent = "Please type a text.";
+    element("answer").textContent = "Please type a text in English.";
     return;
   }
   const start = performance.now();
