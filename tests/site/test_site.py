@@ -192,7 +192,7 @@ def test_model_runs_in_the_browser(page, site):
     page.wait_for_function(
         "document.getElementById('demo-answer').textContent.includes('bytes')"
     )
-    assert page.locator("#demo-answer").inner_text().startswith("grain: ")
+    assert page.locator("#demo-answer").inner_text().startswith("crude oil: ")
     page.fill("#demo-text", "net profit rose to 5 mln dlrs, or 12 cts a share")
     page.click("#demo-run")
     page.wait_for_function(
