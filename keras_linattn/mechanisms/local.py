@@ -150,6 +150,7 @@ class Local(WindowMechanism):
         state="W (D + V)",
         source="Beltagy et al. 2020, arXiv 2004.05150",
     )
+    keeps_near = True
 
     def __init__(self, window=256, skip_hidden=True, **kwargs):
         super().__init__(window, skip_hidden, **kwargs)
