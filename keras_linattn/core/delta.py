@@ -16,6 +16,7 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import power_of_two
@@ -33,6 +34,7 @@ from keras_linattn.core.products import key_value_product
 SMALLEST_BLOCK = 8  # 4 to 10 times as fast as whole products of 64 rows
 
 
+@backends.with_fast_forms
 def delta_product(
     query,
     key,

@@ -35,6 +35,31 @@ def accumulation_dtype(dtype):
 
 
 @backends.per_backend
+def max_along(x, axis, initial):
+    """The maximum along axes, which are kept, and at least `initial`.
+
+    `ops.max`, which under torch makes `initial` a tensor on the CPU, and then
+    fails on a GPU.
+
+    Args:
+        x: tensor; the axes may be empty.
+        axis: int or tuple of ints.
+        initial: float.
+    """
+    return ops.max(x, axis=axis, keepdims=True, initial=initial)
+
+
+@backends.per_backend
+def split_at(x, indices, axis=-1):
+    """`ops.split` at indices, a list of ints.
+
+    Under torch, `ops.split` makes the indices a tensor on the GPU and waits
+    for it each time.
+    """
+    return ops.split(x, indices, axis=axis)
+
+
+@backends.per_backend
 def matmul(x, y):
     """`ops.matmul`, of float64 too.
 

@@ -9,6 +9,7 @@ place of exp(b_t - b_s) (k_t . k_s).
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
@@ -20,6 +21,7 @@ from keras_linattn.core.documents import within
 from keras_linattn.core.fading import fading_scores
 
 
+@backends.with_fast_forms
 def vector_delta_product(
     query,
     key,

@@ -6,7 +6,10 @@ import keras
 from keras import ops
 
 from keras_linattn.core.chunks import keep
+from keras_linattn.core.chunks import scan
+from keras_linattn.core.chunks import scans_in_parallel
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import split_at
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 
@@ -78,17 +81,67 @@ def carry_chunks(transition, update, start, breaks=None):
         Tensor `[B, H, N, D, V]` and tensor `[B, H, D, V]`.
     """
     width = transition.shape[-1]
+    times = ops.multiply if width == 1 else matmul
+    if scans_in_parallel(update):
+        return _carry_in_parallel(times, transition, update, start, breaks)
 
     def advance(inputs, state):
-        transition, update = inputs[..., :width], inputs[..., width:]
-        if width == 1:
-            return transition * state + update
-        return matmul(transition, state) + update
+        return times(inputs[..., :width], state) + inputs[..., width:]
 
     shape = (*ops.shape(update)[:-1], width)
     transition = ops.broadcast_to(transition, shape)
     inputs = ops.concatenate([transition, update], axis=-1)
     return loop_over_chunks(*with_breaks(advance, inputs, breaks), start)
+
+
+def _carry_in_parallel(times, transition, update, start, breaks):
+    """`carry_chunks` by `scan`, of all chunks and of the state before them."""
+    if breaks is not None:
+        transition = keep(transition, breaks)
+    size = (*ops.shape(update)[:3], *transition.shape[3:])
+    transition = ops.broadcast_to(transition, size)
+    # What the start is multiplied by is not used.
+    nothing = ops.zeros_like(transition[:, :, :1])
+    elements = [
+        ops.concatenate([nothing, transition], axis=2),
+        ops.concatenate([ops.expand_dims(start, 2), update], axis=2),
+    ]
+
+    def combine(earlier, later):
+        (first, state), (then, update) = earlier, later
+        return [times(then, first), times(then, state) + update]
+
+    states = scan(combine, elements)[1]
+    return states[:, :, :-1], states[:, :, -1]
+
+
+def merge_chunks(merge, chunks, start, breaks=None):
+    """`loop_over_chunks` of an associative `merge(chunk, state)`.
+
+    Args:
+        merge: callable on tensors `[..., D, X]`, a chunk's own state and the
+            one before it.
+        chunks: tensor `[B, H, N, D, X]`, the states of chunks alone.
+        start: tensor `[B, H, D, X]`.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, see `carry_chunks`.
+
+    Returns:
+        Those of `loop_over_chunks`.
+    """
+    if not scans_in_parallel(chunks):
+        return loop_over_chunks(*with_breaks(merge, chunks, breaks), start)
+    states = ops.concatenate([ops.expand_dims(start, 2), chunks], axis=2)
+    if breaks is None:
+        breaks = ops.zeros_like(chunks[:1, :1, :, :1, :1], dtype="bool")
+    breaks = ops.concatenate([ops.zeros_like(breaks[:, :, :1]), breaks], axis=2)
+
+    def combine(earlier, later):
+        (before, cut), (state, anew) = earlier, later
+        before = keep(before, anew)
+        return [merge(state, before), ops.logical_or(cut, anew)]
+
+    states, _ = scan(combine, [states, breaks])
+    return states[:, :, :-1], states[:, :, -1]
 
 
 def with_breaks(advance, inputs, breaks):
@@ -128,7 +181,7 @@ class _PositionCell(keras.layers.Layer):
     def call(self, inputs, states):
         width = inputs.shape[-1] // self.heads
         inputs = ops.reshape(inputs, (-1, self.heads, 1, width))
-        query, key, value, *gates = ops.split(inputs, self.ends, axis=-1)
+        query, key, value, *gates = split_at(inputs, self.ends)
         state = ops.reshape(states[0], (-1, *self.state_shape))
         output, state = self.one_step(query, key, value, tuple(gates), state)
         return (

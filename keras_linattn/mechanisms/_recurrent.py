@@ -5,6 +5,7 @@ import inspect
 import keras
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
@@ -270,4 +271,7 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        return run_contained(chunked, key, value, *gates, documents=documents)
+        with backends.inputs_given_in(self.compute_dtype):
+            return run_contained(
+                chunked, key, value, *gates, documents=documents
+            )

@@ -14,6 +14,7 @@ import pytest
 from helpers import FirstValues
 from helpers import fed
 from helpers import predict
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn.export import export_saved_model
@@ -175,6 +176,7 @@ def test_learns_by_heart():
     assert losses[-1] < 0.2 < losses[0]
 
 
+@slow_to_compile
 def test_remat_changes_no_loss_and_no_state():
     losses, outputs = [], []
     for remat in (False, True):
@@ -478,6 +480,7 @@ def test_compiled_clones():
     assert CausalLM.from_config(model.get_config())._sampler == "greedy"
 
 
+@slow_to_compile
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(tmp_path):
     model = lm()

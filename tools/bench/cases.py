@@ -6,7 +6,6 @@ libraries, `peer:NAME`, are in `peers.py`.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 
 import keras
@@ -235,39 +234,24 @@ def keras_window(shape):
     return Softmax(shape.heads, shape.key_dim, causal=True, window=window)
 
 
-@case("qwen3_5")
-def qwen3_5(shape):
-    """A gated delta layer with Qwen3.5's convolutions, norm and gate."""
+@case("gated_delta_as_keras_hub", verify="gated_delta")
+def gated_delta_as_keras_hub(shape):
+    """`gated_delta` with all that `peer:keras_hub_gated_delta` has."""
     return keras_linattn.LinearSelfAttention(
         shape.heads,
         shape.key_dim,
+        mechanism={
+            "name": "gated_delta",
+            "activation": None,
+            "scale": shape.key_dim**-0.5,
+            "output_norm": False,
+        },
         causal=True,
         use_bias=False,
         kernel_size=4,
         output_norm=True,
         use_gate=True,
         gate_activation="silu",
-        mechanism={
-            "name": "gated_delta",
-            "activation": None,
-            "scale": shape.key_dim**-0.5,
-            "epsilon": 1e-6,
-            "output_norm": False,
-        },
-    )
-
-
-@case("keras_hub_qwen3_5")
-def keras_hub_qwen3_5(shape):
-    """KerasHub's layer of the same equations and sizes."""
-    # KerasHub shows whole models only.
-    module = "keras_hub.src.models.qwen3_5.qwen3_5_gated_delta_net"
-    return importlib.import_module(module).Qwen3_5GatedDeltaNet(
-        hidden_size=shape.dim,
-        linear_num_key_heads=shape.heads,
-        linear_num_value_heads=shape.heads,
-        linear_key_head_dim=shape.key_dim,
-        linear_value_head_dim=shape.key_dim,
     )
 
 

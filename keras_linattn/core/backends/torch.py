@@ -9,6 +9,7 @@ from keras import ops
 from torch.utils import checkpoint
 
 from keras_linattn.core import causal
+from keras_linattn.core.backends import _fla
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
 from keras_linattn.core.backends.thresholds import SHORTEST
@@ -225,6 +226,60 @@ class _Arrays:
         total = self.row.copy_(summed[:, -1:])
         total.masked_fill_(total < SMALLEST_SUM, 1)
         torch.mul(summed[:, :-1], total.reciprocal_(), out=output)
+
+
+# --- Kernels for CUDA -------------------------------------------------------
+
+
+def delta_product(
+    query, key, value, beta, log_decay, state, carry, size, starts=None
+):
+    """fla's kernel, where it can be used."""
+    heads = query, key, value
+    return _fla.product("delta", *heads, log_decay, state, starts, beta)
+
+
+def vector_delta_product(
+    query, key, value, beta, log_decay, state, carry, size, starts=None
+):
+    """fla's kernel, where it can be used."""
+    name = "delta" if log_decay.shape[-1] == 1 else "vector_delta"
+    heads = query, key, value
+    return _fla.product(name, *heads, log_decay, state, starts, beta)
+
+
+def scalar_decay_product(
+    query, key, value, log_decay, state, carry, size, starts=None
+):
+    """fla's kernel, where it can be used."""
+    name = "decay" if log_decay.shape[-1] == 1 else "vector_decay"
+    return _fla.product(name, query, key, value, log_decay, state, starts)
+
+
+vector_decay_product = fading_product = scalar_decay_product
+
+
+# --- What Keras does on the wrong device ----------------------------------
+
+
+def max_along(x, axis, initial):
+    """The maximum along axes, at least `initial`."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    axes = [a % x.ndim for a in axes]
+    if all(x.shape[a] for a in axes):
+        return x.amax(axes, keepdim=True).clamp(min=initial)
+    shape = [1 if a in axes else n for a, n in enumerate(x.shape)]
+    return x.new_full(shape, initial)
+
+
+def scans_in_parallel(x):
+    """On a GPU, whose time for a small array is that of the call."""
+    return x.is_cuda and isinstance(x.shape[2], int)
+
+
+def split_at(x, indices, axis=-1):
+    """Parts that begin at the indices."""
+    return torch.tensor_split(x, indices, axis)
 
 
 # --- float64, which Keras' own operations round to `floatx()` --------------
