@@ -17,7 +17,7 @@ BELOW = {  # what each folder may import of the package, itself aside
     "core": set(),
     "mechanisms": {"core"},
     "layers": {"core", "mechanisms"},
-    "models": {"layers", "mechanisms"},
+    "models": {"core", "layers", "mechanisms"},
     "convert": {"core", "layers", "mechanisms", "models"},
     "distribution": {"core", "layers", "mechanisms", "models"},
     "export": {"layers", "models"},

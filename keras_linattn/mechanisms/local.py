@@ -153,6 +153,7 @@ class Local(WindowMechanism):
         source="Beltagy et al. 2020, arXiv 2004.05150",
     )
     head_axes = {}
+    keeps_near = True
 
     def __init__(self, window=256, skip_hidden=True, **kwargs):
         super().__init__(window, skip_hidden, **kwargs)

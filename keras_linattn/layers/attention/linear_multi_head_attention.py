@@ -822,7 +822,9 @@ class LinearMultiHeadAttention(BaseLayer):
             check_segment_ids(segment_ids, query, value, use_causal_mask)
             self.mechanism.check_packs()
         queries, keys, values = self._head_shapes(query.shape, value.shape)
-        self.mechanism.check_call(queries, keys, values, use_causal_mask)
+        self.mechanism.check_call(
+            queries, keys, values, use_causal_mask, segment_ids is not None
+        )
         if attention_mask is not None:
             self._key_mask_from(attention_mask, value)
         if initial_state is not None or return_state:
