@@ -8,7 +8,7 @@ and how to test it as it would be used: each day, with what is known by then.
     python examples/time_series.py
 
 Compared with last week's values and with linear regression on the same
-inputs. Training takes some 5 minutes on two CPU cores. In a notebook, put
+inputs. Training takes some minutes on two CPU cores. In a notebook, put
 data.py beside it.
 """
 
@@ -142,7 +142,7 @@ for name, forecast in forecasts.items():
     }
     numbers = ", ".join(f"{k} {v:.1f}" for k, v in score[name].items())
     print(f"{name}: {numbers}")
-metrics = score[args.mechanism]
+metrics = {k: float(v) for k, v in score[args.mechanism].items()}
 print(f"Trained in {seconds:.0f} s.")
 
 number = test.pairs[0, 1]
