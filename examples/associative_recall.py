@@ -29,20 +29,17 @@ import keras_linattn
 # ## Settings
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-# One for each block, in turn; or JSON, '{"name": "local", "window": 16}'.
 parser.add_argument("--mechanism", nargs="+", default=["delta_rule"])
 parser.add_argument("--epochs", type=int, default=2, help="200 steps each")
 parser.add_argument("--pairs", nargs="+", type=int, default=[4, 8, 16, 32])
-parser.add_argument("--heads", type=int, default=2, help="more: less state")
 parser.add_argument("--learning-rate", type=float, default=3e-3)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/associative_recall")
 parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
-# A notebook has no command line.
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
 sizes, batch_size, steps, test_steps = args.pairs, 32, 200, 16
-epochs, hidden_dim, num_layers = args.epochs, 64, 2
+epochs, hidden_dim, num_layers, rate = args.epochs, 64, 2, args.learning_rate
 if args.smoke:
     sizes, batch_size, steps, test_steps = (2, 20), 4, 4, 1
     epochs, hidden_dim, num_layers = 1, 16, len(args.mechanism)
@@ -53,8 +50,7 @@ pattern = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
 
 # ## Data: drawn anew for each batch, in a size that takes turns
 
-# Keys are 1 to SYMBOLS, values those above, and 0 is the filler.
-SYMBOLS = max(128, *sizes)
+SYMBOLS = max(128, *sizes)  # keys; values are above them, 0 is the filler
 
 
 def draw(generator, pairs):
@@ -101,8 +97,7 @@ class RecallBatches(keras.utils.PyDataset):
 # ## Model: no positions; a short convolution lets a value see its key
 
 inputs = keras.Input((None,), dtype="int32")
-options = {"num_heads": args.heads, "activation": "gelu"}
-options["normalize_first"] = True
+options = {"num_heads": 2, "activation": "gelu", "normalize_first": True}
 x = keras.layers.Embedding(1 + 2 * SYMBOLS, hidden_dim)(inputs)
 for number in range(num_layers):
     near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
@@ -116,10 +111,7 @@ model = keras.Model(inputs, keras.layers.Dense(1 + 2 * SYMBOLS)(x))
 
 warmup = max(1, steps * epochs // 10)
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0,
-    steps * epochs - warmup,
-    warmup_target=args.learning_rate,
-    warmup_steps=warmup,
+    0.0, steps * epochs - warmup, warmup_target=rate, warmup_steps=warmup
 )
 optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
 optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -153,6 +145,6 @@ plt.savefig(out / "recall.png", dpi=100)
 model.save(out / "model.keras")
 loaded = keras.saving.load_model(out / "model.keras")
 expected = model.predict(test[0][0], verbose=0)
-answer = loaded.predict(test[0][0], verbose=0)
-np.testing.assert_allclose(answer, expected, atol=1e-4)
+again = loaded.predict(test[0][0], verbose=0)
+np.testing.assert_allclose(again, expected, atol=1e-4)
 print(f"Files in {out}")
