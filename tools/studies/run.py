@@ -64,7 +64,17 @@ STUDIES = {
         ("modified_linformer", "softmax"),
     ),
     "associative_recall": Study(
-        {"associative recall": ("associative_recall.py",)},
+        {
+            "associative recall": ("associative_recall.py",),
+            "1,200 steps": ("associative_recall.py", "--epochs", "6"),
+            "256 pairs": (
+                "associative_recall.py",
+                "--epochs",
+                "20",
+                "--pairs",
+                *("16", "64", "256"),
+            ),
+        },
         (
             "softmax",
             "linear_transformer",
