@@ -30,6 +30,8 @@ MODULES = (
 )
 # The few names a user starts with; the namespaces carry everything.
 AT_THE_TOP = {
+    "distill",
+    "linearize",
     "LinearMultiHeadAttention",
     "LinearSelfAttention",
     "LinearTransformerDecoder",

@@ -107,7 +107,9 @@ class LinearizedLayer(ExchangedInside):
     def get_config(self):
         # A layer whose config Keras makes up from its arguments has no other
         # any more, since this class defines one.
-        config = {**self._original_config["config"], **super().get_config()}
+        config = dict(self._original_config["config"])
+        now = super().get_config()
+        config.update({key: now[key] for key in config if key in now})
         return {
             "layer": {**self._original_config, "config": config},
             "attention": self._attention_entries,
@@ -145,11 +147,16 @@ def linearized_class(base):
         @functools.wraps(base.build)  # Keras looks at its arguments
         def build(self, *args, **kwargs):
             base.build(self, *args, **kwargs)
-            if not _is_exchanged(self):
-                self._exchange_inside(self._attention_entries)
+            entries = getattr(self, "_attention_entries", None)
+            # A functional model is built by its constructor, before them.
+            if entries is not None and not _is_exchanged(self):
+                self._exchange_inside(entries)
 
         namespace["build"] = build
-    cls = type(f"Linear{base.__name__}", (LinearizedLayer, base), namespace)
+    bases = (LinearizedLayer, base)
+    if hasattr(base, "_compute_self_attention_mask"):
+        bases = (LinearizedLayer, MasksInParts, base)
+    cls = type(f"Linear{base.__name__}", bases, namespace)
     # Files name the base, which knows from the config what to make.
     register = keras.saving.register_keras_serializable
     register("keras_linattn", name="LinearizedLayer")(cls)
@@ -193,7 +200,8 @@ def _exchange_block(block):
     if not isinstance(attention, ThroughMechanism):
         # Exact, but with a cache in the shape of the other blocks'.
         exchange(attention, mechanisms.Softmax(name="mechanism"))
-    block.__class__ = _block_class(type(block))
+    if not isinstance(block, MasksInParts):
+        block.__class__ = _block_class(type(block))
     block.autocast = False  # its cache is a state, see `_heads`
 
 

@@ -48,18 +48,7 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
     Source: Zhang et al., 2024, arXiv 2402.04347; Zhang et al., 2024, arXiv
     2410.10254.
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`linearize` takes a `keras.Model`. Received: "
-            f"{model!r} of type {type(model).__name__}. Put a layer into a "
-            "`keras.Sequential` with an `Input` first."
-        )
-    if not model.built:
-        raise ValueError(
-            "`linearize` needs a built model, whose weights it carries over. "
-            f"Received: the model `{model.name}`, which is not built. Call it "
-            "on a batch, or load its weights, first."
-        )
+    check_model(model)
     sites = sites_of(model)
     if not sites:
         raise ValueError(
@@ -74,6 +63,22 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
     conversion.raise_faults()
     carry(model, new)
     return new
+
+
+def check_model(model):
+    """Raises an error unless it is a built model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`linearize` takes a `keras.Model`. Received: "
+            f"{model!r} of type {type(model).__name__}. Put a layer into a "
+            "`keras.Sequential` with an `Input` first."
+        )
+    if not model.built:
+        raise ValueError(
+            "`linearize` needs a built model, whose weights it carries over. "
+            f"Received: the model `{model.name}`, which is not built. Call it "
+            "on a batch, or load its weights, first."
+        )
 
 
 def replacement(mechanism, window=None):

@@ -31,20 +31,20 @@ class Site(typing.NamedTuple):
 def sites_of(model):
     """The softmax attention layers of a model in their order, each once."""
     found, seen = [], set()
-    _walk(model, "", found, seen)
+    _walk(model, "", found, seen, is_softmax)
     return found
 
 
-def _walk(layer, path, found, seen):
+def _walk(layer, path, found, seen, is_wanted):
     for sub in sublayers(layer):
         if id(sub) in seen:
             continue
         seen.add(id(sub))
         name = f"{path}/{sub.name}" if path else sub.name
-        if is_softmax(sub):
+        if is_wanted(sub):
             found.append(Site(name, sub))
         else:
-            _walk(sub, name, found, seen)
+            _walk(sub, name, found, seen, is_wanted)
 
 
 def sublayers(layer):
@@ -67,6 +67,30 @@ def is_softmax(layer):
         return True
     names = [cls.__name__ for cls in type(layer).__mro__]
     return any(name in HUB for name in names)
+
+
+def linear_sites_of(model):
+    """The layers of a model that attend through another mechanism."""
+    found, seen = [], set()
+    _walk(model, "", found, seen, is_linear)
+    return found
+
+
+def is_linear(layer):
+    """Is it an attention layer around a mechanism other than softmax?"""
+    mechanism = getattr(layer, "mechanism", None)
+    return (
+        isinstance(mechanism, mechanisms.Mechanism)
+        and not isinstance(mechanism, mechanisms.Softmax)
+        and hasattr(layer, "_query_dense")
+    )
+
+
+def heads_of(layer):
+    """Heads H, sizes D and V of each, and heads of keys of a built layer."""
+    heads, key_dim = layer._query_dense.kernel.shape[1:]
+    groups = layer._key_dense.kernel.shape[1]
+    return heads, key_dim, layer._value_dense.kernel.shape[2], groups
 
 
 def choose(sites, layers):
