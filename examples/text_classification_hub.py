@@ -99,7 +99,7 @@ for _ in range(num_layers):
         mechanism=args.mechanism,
     )(x, padding_mask=visible)
 x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
-x = keras_linattn.MaskedAveragePooling()(x, mask=visible)
+x = keras_linattn.layers.MaskedAveragePooling()(x, mask=visible)
 x = keras.layers.Dropout(dropout)(x)
 outputs = keras.layers.Dense(
     len(class_names), activation="softmax", dtype="float32"

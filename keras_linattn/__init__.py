@@ -11,8 +11,6 @@ from keras_linattn import models as models
 from keras_linattn._version import __version__ as __version__
 from keras_linattn.convert import distill as distill
 from keras_linattn.convert import linearize as linearize
-from keras_linattn.layers import CausalConvolution as CausalConvolution
-from keras_linattn.layers import LinearAttentionCell as LinearAttentionCell
 from keras_linattn.layers import (
     LinearMultiHeadAttention as LinearMultiHeadAttention,
 )
@@ -21,20 +19,8 @@ from keras_linattn.layers import (
     LinearTransformerDecoder as LinearTransformerDecoder,
 )
 from keras_linattn.layers import (
-    LinearTransformerDecoderGroup as LinearTransformerDecoderGroup,
-)
-from keras_linattn.layers import (
     LinearTransformerEncoder as LinearTransformerEncoder,
 )
-from keras_linattn.layers import MaskedAveragePooling as MaskedAveragePooling
-from keras_linattn.layers import NGramEmbedding as NGramEmbedding
-from keras_linattn.layers import PatchEmbedding as PatchEmbedding
-from keras_linattn.layers import StridedConvolution as StridedConvolution
-from keras_linattn.layers import TokenExtension as TokenExtension
-from keras_linattn.layers import TokenMerging as TokenMerging
-from keras_linattn.layers import WaveformMasking as WaveformMasking
-from keras_linattn.mechanisms import Mechanism as Mechanism
-from keras_linattn.mechanisms import Traits as Traits
 
 
 def __getattr__(name):

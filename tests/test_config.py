@@ -6,7 +6,7 @@ import keras
 import pytest
 from helpers import public_layers
 
-import keras_linattn
+from keras_linattn import layers
 
 pytestmark = pytest.mark.once
 ATTENTION = {
@@ -102,7 +102,7 @@ def test_every_public_layer_is_here():
 
 @pytest.mark.parametrize("name", CASES)
 def test_round_trip(name):
-    cls, options = getattr(keras_linattn, name), CASES[name]
+    cls, options = getattr(layers, name), CASES[name]
     # Keras keeps the arguments that a subclass passes on in **kwargs.
     accepted = {
         p

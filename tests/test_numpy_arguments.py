@@ -12,6 +12,7 @@ from keras_linattn import models
 from keras_linattn.mechanisms._base import constructor_arguments
 from keras_linattn.testing._subject import subjects
 
+pytestmark = pytest.mark.once
 ATTENTION = {
     "num_heads": 2,
     "key_dim": 4,
@@ -36,22 +37,25 @@ CASES = {
     keras_linattn.LinearMultiHeadAttention: ATTENTION,
     keras_linattn.LinearTransformerEncoder: {**BLOCK, "remat": True},
     keras_linattn.LinearTransformerDecoder: BLOCK,
-    keras_linattn.LinearTransformerDecoderGroup: {**BLOCK, "num_layers": 2},
-    keras_linattn.CausalConvolution: {"kernel_size": 3},
-    keras_linattn.PatchEmbedding: {
+    keras_linattn.layers.LinearTransformerDecoderGroup: {
+        **BLOCK,
+        "num_layers": 2,
+    },
+    keras_linattn.layers.CausalConvolution: {"kernel_size": 3},
+    keras_linattn.layers.PatchEmbedding: {
         "patch_size": (2, 4),
         "embed_dim": 4,
         "use_positions": False,
     },
-    keras_linattn.NGramEmbedding: {
+    keras_linattn.layers.NGramEmbedding: {
         "vocabulary_size": 9,
         "embed_dim": 4,
         "orders": (1, 3),
         "num_buckets": 16,
     },
-    keras_linattn.TokenExtension: {"factor": 3},
-    keras_linattn.TokenMerging: {"factor": 3, "units": 4},
-    keras_linattn.StridedConvolution: {
+    keras_linattn.layers.TokenExtension: {"factor": 3},
+    keras_linattn.layers.TokenMerging: {"factor": 3, "units": 4},
+    keras_linattn.layers.StridedConvolution: {
         "units": 4,
         "kernel_size": 6,
         "strides": 3,
@@ -123,5 +127,5 @@ def test_empty_arrays_and_arrays_for_numbers():
         with pytest.raises(ValueError, match=f"`{name}` must be"):
             keras_linattn.LinearSelfAttention(**options)
     with pytest.raises(ValueError, match="`patch_size` must be"):
-        keras_linattn.PatchEmbedding(np.array([2.0, 2.0]), 4)
+        keras_linattn.layers.PatchEmbedding(np.array([2.0, 2.0]), 4)
     keras.models.clone_model(keras.Sequential([layer]))

@@ -11,9 +11,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mechanisms=(modified_linformer linear_transformer gated_delta retention)
+mechanisms=(modified_linformer linear_transformer gated_delta retention kda
+    mamba2 local)
 cases=(floor both:modified_linformer linear:modified_linformer
     linear:linear_transformer linear:gated_delta linear:retention
+    linear:gated_linear linear:kda linear:mamba2
     keras_mha keras_mha_both)
 
 prepare() {
@@ -34,7 +36,8 @@ install() {
     site="$(mktemp -d)"
     python3 -m pip install --quiet --no-index --no-deps --no-compile \
         --target "$site" .gpu/*.whl
-    export PYTHONPATH="$site:$PWD" PYTHONUNBUFFERED=1
+    export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONUNBUFFERED=1
     # The processes of the tests share the GPU: JAX must not take all of it.
     export XLA_PYTHON_CLIENT_PREALLOCATE=false
     # Triton tunes fla's kernels for 45 s; a later process takes the result.
@@ -46,8 +49,8 @@ conformance() {
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
         timeout 120 python3 -m pytest -o filterwarnings= -o addopts= -q \
-        --numprocesses=8 --dist=worksteal tests/test_conformance.py \
-        -k "$(join_by ' or ' "${mechanisms[@]}")" \
+        --numprocesses=8 --dist=worksteal tests/test_conformance.py tests/gpu \
+        -k "$(join_by ' or ' test_fla "${mechanisms[@]}")" \
         >"$2/conformance.txt" 2>&1 || true
     tail -n 15 "$2/conformance.txt"
 }

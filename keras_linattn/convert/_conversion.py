@@ -6,6 +6,7 @@ import keras
 
 from keras_linattn.convert._hub import convert_hub_model
 from keras_linattn.convert._hub import is_hub_model
+from keras_linattn.convert._inside import linearize_inside
 from keras_linattn.convert._layers import convert_attention
 from keras_linattn.convert._layers import convert_block
 from keras_linattn.convert._layers import convert_model
@@ -56,15 +57,17 @@ class Conversion:
             return self._try(layer, [layer], convert_attention)
         if chosen and is_hub_model(layer):
             return self._try(layer, chosen, convert_hub_model, chosen)
-        if isinstance(layer, keras.Sequential):
+        if type(layer) is keras.Sequential:
             return self._sequential(layer)
         if chosen and has_mechanism_argument(layer):
             make = convert_block
             if isinstance(layer, keras.Model):
                 make = convert_model
             return self._try(layer, chosen, make, chosen)
-        if isinstance(layer, keras.Function):
+        if isinstance(layer, keras.Function) and is_plain_functional(layer):
             return self._functional(layer)
+        if chosen:
+            return self._try(layer, chosen, linearize_inside, chosen)
         return plain_copy(layer)
 
     def _chosen_in(self, layer):
@@ -75,8 +78,13 @@ class Conversion:
     def _sequential(self, model):
         inputs = [fresh_input(x) for x in model.inputs]
         layers = [self.copy(layer) for layer in model.layers]
-        return keras.Sequential(
-            inputs + layers, name=model.name, trainable=model.trainable
+        if any(isinstance(layer, StandIn) for layer in layers):
+            return StandIn(model)
+        options = {"name": model.name, "trainable": model.trainable}
+        return self._try(
+            model,
+            self._chosen_in(model),
+            lambda *_: keras.Sequential(inputs + layers, **options),
         )
 
     def _functional(self, model):
@@ -91,31 +99,42 @@ class Conversion:
         return copy
 
     def _call(self, copy, *args, **kwargs):
-        """Calls the copy of a layer, or a plain one where that fails.
-
-        So that one error can name all layers that fail.
-        """
+        """Calls the copy of a layer, or a `StandIn` where that fails."""
         layer = self._originals[id(copy)]
         chosen = self._chosen_in(layer)
         chosen += [layer] if id(layer) in self.paths else []
-        if not chosen or isinstance(layer, keras.Model):
+        if not chosen or isinstance(copy, (keras.Model, StandIn)):
             return copy(*args, **kwargs)
         try:
             return copy(*args, **kwargs)
         except (TypeError, ValueError) as error:
             self._fail(chosen, error)
-            return plain_copy(layer)(*args, **kwargs)
+            return StandIn(layer)(*args, **kwargs)
 
     def _try(self, layer, chosen, make, *args):
         try:
             return make(layer, self.mechanism, *args)
-        except (TypeError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError) as error:
             self._fail(chosen, error)
-            return plain_copy(layer)
+            return StandIn(layer)
 
     def _fail(self, chosen, error):
         for layer in chosen:
             self._faults[self.paths[id(layer)]] = _cause(error)
+
+
+class StandIn(keras.Operation):
+    """Stands in a graph for a layer that could not be converted.
+
+    So that the others can be tried, and one error names all that fail.
+    """
+
+    def __init__(self, layer):
+        super().__init__(name=layer.name)
+        self.layer = layer
+
+    def compute_output_spec(self, *args, **kwargs):
+        return self.layer.compute_output_spec(*args, **kwargs)
 
 
 def _cause(error):
@@ -127,6 +146,11 @@ def _cause(error):
 def plain_copy(layer):
     """Another layer of the same class and config."""
     return type(layer).from_config(layer.get_config())
+
+
+def is_plain_functional(model):
+    """Is it `keras.Model(inputs, outputs)`, not a class of somebody's own?"""
+    return type(model).__module__.partition(".")[0] == "keras"
 
 
 def fresh_input(x):

@@ -18,6 +18,7 @@ from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.shapes import AxisFolding
+from keras_linattn.mechanisms import Softmax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +95,9 @@ class ThroughMechanism:
             ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value)
         )
         sizes = (query.shape[1], query.shape[3], value.shape[3])
-        state = _states.unpacked(cache, self.mechanism.state_spec(*sizes))
-        heads, state = self.mechanism.step(
+        mechanism = self.with_states(_places_in(cache, *sizes))
+        state = _states.unpacked(cache, mechanism.state_spec(*sizes))
+        heads, state = mechanism.step(
             state,
             query,
             key,
@@ -105,10 +107,27 @@ class ThroughMechanism:
         heads = ops.transpose(heads, (0, 2, 1, 3))
         return heads, _states.packed(cache, state)
 
+    def with_states(self, length):
+        """The mechanism; softmax with a cache of so many positions."""
+        if isinstance(self.mechanism, Softmax):
+            return _cached_softmax(length, self.mechanism.dtype_policy.name)
+        return self.mechanism
+
     def head_sizes(self):
         """Heads H, and the sizes D and V of each."""
         heads, key_dim = self._query_dense.kernel.shape[1:]
         return heads, key_dim, self._value_dense.kernel.shape[2]
+
+
+def _places_in(cache, heads, key_dim, value_dim):
+    """How many positions an exact layer's cache `(B, N)` holds."""
+    # Without the limit of `_states`, and without the count of positions.
+    return (cache.shape[1] - 2) // (heads * (key_dim + value_dim))
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_softmax(length, policy):
+    return Softmax(cache_length=length, dtype=policy)
 
 
 class _KerasHeads(ThroughMechanism):

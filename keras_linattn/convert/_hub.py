@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_linattn.convert import _states
+from keras_linattn.convert._heads import ThroughMechanism
 from keras_linattn.convert._inside import ExchangedInside
 from keras_linattn.convert._inside import entries_for
 
@@ -124,7 +125,7 @@ class LinearBackbone(ExchangedInside):
         self._exchange_inside(attention)
 
     def get_config(self):
-        return {**super().get_config(), "attention": self.attention}
+        return {**super().get_config(), "attention": self._attention_entries}
 
 
 class LinearCausalLM:
@@ -142,22 +143,24 @@ class LinearCausalLM:
 
     def _build_cache(self, token_ids):
         batch, length = ops.shape(token_ids)
-        cache = self._empty_cache(batch)
+        cache = self._empty_cache(batch, length)
         seeds = getattr(self, "_seeds", None)
         limit = length if seeds is None else seeds
         cache = _states.with_limit(cache, limit)
         _, hidden_states, cache = self.call_with_cache(token_ids, cache, 0)
         return hidden_states, _states.with_limit(cache, _states.ALL)
 
-    def _empty_cache(self, batch):
-        """Zeros `(B, L, N)`, states before the first token."""
+    def _empty_cache(self, batch, length):
+        """Zeros `(B, L, N)`, states before the first of `length` tokens."""
         layers = [
             layer
             for layer in self.backbone._flatten_layers()
-            if hasattr(layer, "head_sizes")
+            if isinstance(layer, ThroughMechanism)
         ]
         size = max(
-            _states.size_of(layer.mechanism.state_spec(*layer.head_sizes()))
+            _states.size_of(
+                layer.with_states(length).state_spec(*layer.head_sizes())
+            )
             for layer in layers
         )
         return ops.zeros((batch, self.backbone.num_layers, size))

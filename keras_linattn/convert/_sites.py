@@ -60,11 +60,13 @@ def is_softmax(layer):
     """Is it an attention layer whose attention is softmax attention?"""
     if isinstance(layer, LinearMultiHeadAttention):
         return isinstance(layer.mechanism, mechanisms.Softmax)
+    mechanism = getattr(layer, "mechanism", None)
+    if not isinstance(mechanism, (type(None), mechanisms.Softmax)):
+        return False
     if isinstance(layer, KERAS):
-        return not hasattr(layer, "mechanism")
-    return type(layer).__name__ in HUB and (
-        type(layer).__module__.startswith("keras_hub.")
-    )
+        return True
+    names = [cls.__name__ for cls in type(layer).__mro__]
+    return any(name in HUB for name in names)
 
 
 def choose(sites, layers):

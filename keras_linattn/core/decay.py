@@ -13,6 +13,7 @@ product over the length underflows and nothing is divided by one.
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.documents import breaks_of
@@ -49,6 +50,7 @@ def decay_to_end(running, chunks=None):
     return ops.exp(of_last(running[..., -1:, :] - running, chunks))
 
 
+@backends.with_fast_forms
 def scalar_decay_product(
     query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):
@@ -83,6 +85,7 @@ def scalar_decay_product(
     return join_chunks(output, length), state
 
 
+@backends.with_fast_forms
 def vector_decay_product(
     query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):

@@ -21,6 +21,7 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
@@ -45,6 +46,7 @@ class Fading(typing.NamedTuple):
     total: typing.Any
 
 
+@backends.with_fast_forms
 def fading_product(
     query, key, value, log_decay, state, carry, chunk_size, starts=None
 ):

@@ -35,6 +35,31 @@ def accumulation_dtype(dtype):
 
 
 @backends.per_backend
+def max_along(x, axis, initial):
+    """The maximum along axes, which are kept, and at least `initial`.
+
+    `ops.max`, which under torch makes `initial` a tensor on the CPU, and then
+    fails on a GPU.
+
+    Args:
+        x: tensor; the axes may be empty.
+        axis: int or tuple of ints.
+        initial: float.
+    """
+    return ops.max(x, axis=axis, keepdims=True, initial=initial)
+
+
+@backends.per_backend
+def split_at(x, indices, axis=-1):
+    """`ops.split` at indices, a list of ints.
+
+    Under torch, `ops.split` makes the indices a tensor on the GPU and waits
+    for it each time.
+    """
+    return ops.split(x, indices, axis=axis)
+
+
+@backends.per_backend
 def matmul(x, y):
     """`ops.matmul`, of float64 too.
 
@@ -83,6 +108,26 @@ def safe_divide(numerator, denominator):
     # square, which is 0 in float32 from 1e-19 on.
     scale = ops.stop_gradient(1 / denominator)
     return (numerator * scale) / (denominator * scale)
+
+
+@backends.with_fast_forms
+def divide_by_size(x, count, epsilon):
+    """x / sqrt(|x|^2 / count + epsilon) for each row, rows of 1e30 included.
+
+    Args:
+        x: tensor `[..., D]`.
+        count: int > 0; D for the root mean square, 1 for the length.
+        epsilon: float > 0.
+
+    Returns:
+        Tensor of `x`'s shape.
+    """
+    # Of large rows the squares overflow: their largest entry is taken as 1.
+    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
+    scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
+    x = x * scale
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True) / count
+    return x * ops.rsqrt(square + epsilon * ops.square(scale))
 
 
 def masked_exp(x, visible=None, axis=-1):

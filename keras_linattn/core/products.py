@@ -22,7 +22,9 @@ from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import safe_divide
+from keras_linattn.core.numerics import split_at
 
 
 def key_value_product(key, value):
@@ -104,15 +106,14 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
         forms = log_attend_within, log_kernel_attention
         heads = query, key, value
         return attend_documents(*forms, *heads, documents, LOWEST)
-    largest = ops.max(key, axis=2, keepdims=True, initial=LOWEST)
-    largest = ops.stop_gradient(largest)
-    filled = largest > LOWEST / 2
+    most = ops.stop_gradient(max_along(key, 2, LOWEST))
+    filled = most > LOWEST / 2
     # 0 where no key has the feature: LOWEST - LOWEST would be a weight of 1.
-    largest = ops.where(filled, largest, ops.zeros_like(largest))
-    weights = ops.exp(key - largest)
+    most = ops.where(filled, most, ops.zeros_like(most))
+    weights = ops.exp(key - most)
     total = ops.sum(weights, axis=2, keepdims=True)  # >= 1 where filled
     total = ops.where(filled, total, ops.ones_like(total))
-    scores = query + ops.where(filled, largest + ops.log(total), LOWEST)
+    scores = query + ops.where(filled, most + ops.log(total), LOWEST)
     meets = ops.max(scores, axis=-1, keepdims=True) > LOWEST / 2
     summary = key_value_product(weights, value)
     summary = summary / ops.swapaxes(total, -1, -2)
@@ -129,7 +130,7 @@ def divide_by_last(x):
     """Divides by the last column and drops it: undoes `append_ones`."""
     # Split, since the gradients of two slices are two arrays to be added; one
     # reciprocal for a row, since it is cheaper than a quotient for an entry.
-    numerator, denominator = ops.split(x, [x.shape[-1] - 1], axis=-1)
+    numerator, denominator = split_at(x, [x.shape[-1] - 1])
     one = ops.ones_like(denominator)
     return numerator * safe_divide(one, denominator)
 

@@ -9,6 +9,7 @@ place of exp(b_t - b_s) (k_t . k_s).
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
@@ -20,6 +21,7 @@ from keras_linattn.core.documents import within
 from keras_linattn.core.fading import fading_scores
 
 
+@backends.with_fast_forms
 def vector_delta_product(
     query,
     key,
@@ -27,7 +29,7 @@ def vector_delta_product(
     beta,
     log_decay,
     state,
-    carry,
+    loop,
     chunk_size,
     starts=None,
 ):
@@ -41,8 +43,7 @@ def vector_delta_product(
         log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
             where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start, breaks)`, see
-            `mechanisms/_chunk_carry.py`.
+        loop: callable, `loop_over_chunks` of `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.
         starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
             Defaults to `None`: each row is one document.
@@ -70,7 +71,7 @@ def vector_delta_product(
         overlaps,
         decays,
         state,
-        carry,
+        loop,
         chunks,
     )
     return join_chunks(output, length), state

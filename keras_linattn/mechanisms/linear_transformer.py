@@ -35,6 +35,7 @@ from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
@@ -82,15 +83,26 @@ def position_weights(key, key_mask=None, axis=2):
         of what they are of phi itself.
     """
     shown = hide(key, key_mask, axis, LOWEST)
-    largest = ops.max(shown, axis=axis, keepdims=True, initial=LOWEST)
-    largest = ops.stop_gradient(largest)
-    largest = -ops.relu(-largest)  # at most 0
-    weights = hide(feature_map(key - largest), key_mask, axis=axis)
+    most = ops.stop_gradient(max_along(shown, axis, LOWEST))
+    most = -ops.relu(-most)  # at most 0
+    weights = hide(feature_map(key - most), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
     filled = total > 0
-    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + largest
+    log = ops.log(ops.where(filled, total, ops.ones_like(total))) + most
     log = ops.where(filled, log, ops.zeros_like(log))
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
+
+
+def attend_both_ways(query, key, value, key_mask=None, documents=None):
+    """The output without a causal mask, exact at any size of the heads."""
+    if documents is not None:
+        query, key = log_feature_map(query), log_feature_map(key)
+        return log_kernel_attention(query, key, value, key_mask, documents)
+    weights, total, log = position_weights(key, key_mask)
+    scores = log_feature_map(query) + ops.expand_dims(log, 2)
+    summary = key_value_product(weights, value)
+    summary = safe_divide(summary, ops.expand_dims(total, -1))
+    return matmul(masked_softmax(scores), summary)
 
 
 @register("linear_transformer")
@@ -190,15 +202,7 @@ class LinearTransformer(KernelMechanism):
             return super().attend_both_ways(
                 query, key, value, key_mask, documents
             )
-        if documents is not None:
-            query, key = log_feature_map(query), log_feature_map(key)
-            heads = query, key, value
-            return log_kernel_attention(*heads, key_mask, documents)
-        weights, total, log = position_weights(key, key_mask)
-        scores = log_feature_map(query) + ops.expand_dims(log, 2)
-        summary = key_value_product(weights, value)
-        summary = safe_divide(summary, ops.expand_dims(total, -1))
-        return matmul(masked_softmax(scores), summary)
+        return attend_both_ways(query, key, value, key_mask, documents)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

@@ -17,6 +17,7 @@ from keras import ops
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
+from keras_linattn.core.numerics import split_at
 from keras_linattn.core.windows import attend_near
 from keras_linattn.core.windows import last_keys
 from keras_linattn.core.windows import near_by_place
@@ -100,7 +101,7 @@ def entries_of(key, value, key_mask):
 
 def split_entries(entries, key_dim):
     """Keys, values and the column of `entries_of`."""
-    return ops.split(entries, [key_dim, entries.shape[-1] - 1], axis=-1)
+    return split_at(entries, [key_dim, entries.shape[-1] - 1])
 
 
 @register("local")

@@ -25,6 +25,7 @@ from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import split_at
 from keras_linattn.core.products import contain
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
@@ -242,7 +243,7 @@ class Softmax(Mechanism):
         pairs = pairs_of_cache(count, size, key_mask, documents)
         entries = ops.concatenate([key, value], axis=-1)
         entries = ops.concatenate([state["cache"], entries], axis=2)
-        keys, values = ops.split(entries, [key.shape[-1]], axis=-1)
+        keys, values = split_at(entries, [key.shape[-1]])
         output = attend_pairs(query, keys, values, pairs)
         # Of a query's keys, those the cache cannot hold are missing, too.
         seen = ops.sum(ops.cast(pairs, "int32"), axis=-1, keepdims=True)

@@ -27,6 +27,7 @@ from keras import ops
 from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import largest_within
 from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import max_along
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -50,10 +51,10 @@ def over_largest(features, axis, documents=None):
 
     And, with `Documents` of their positions, in the whole document.
     """
-    largest = ops.max(ops.abs(features), axis=axis, keepdims=True, initial=1)
+    most = max_along(ops.abs(features), axis, 1)
     if documents is not None:
-        largest = largest_within(largest, documents)
-    return features / ops.stop_gradient(largest)
+        most = largest_within(most, documents)
+    return features / ops.stop_gradient(most)
 
 
 def attend_alone(query, key, value):

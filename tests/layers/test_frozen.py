@@ -3,20 +3,21 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
 from keras_linattn import LinearTransformerDecoder
-from keras_linattn import LinearTransformerDecoderGroup
 from keras_linattn import LinearTransformerEncoder
-from keras_linattn import NGramEmbedding
-from keras_linattn import PatchEmbedding
-from keras_linattn import StridedConvolution
-from keras_linattn import TokenExtension
-from keras_linattn import TokenMerging
 from keras_linattn import mechanisms
 from keras_linattn import models
+from keras_linattn.layers import LinearAttentionCell
+from keras_linattn.layers import LinearTransformerDecoderGroup
+from keras_linattn.layers import NGramEmbedding
+from keras_linattn.layers import PatchEmbedding
+from keras_linattn.layers import StridedConvolution
+from keras_linattn.layers import TokenExtension
+from keras_linattn.layers import TokenMerging
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -74,6 +75,7 @@ def test_frozen_cell_freezes_its_attention():
     assert cell.weights and not trained(cell)
 
 
+@slow_to_compile
 def test_frozen_in_a_file(tmp_path):
     """A block of a model, and one block whose mechanism alone is frozen."""
     model = models.TextClassifier(

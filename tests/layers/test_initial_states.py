@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn
@@ -12,17 +13,19 @@ LAYERS = {
     "attention": lambda mechanism: keras_linattn.LinearSelfAttention(
         2, 4, value_dim=3, causal=True, mechanism=mechanism
     ),
-    "cell": lambda mechanism: keras_linattn.LinearAttentionCell(
+    "cell": lambda mechanism: keras_linattn.layers.LinearAttentionCell(
         LAYERS["attention"](mechanism)
     ),
 }
 OF_FEATURES = {
     "block": lambda: keras_linattn.LinearTransformerDecoder(8, 2),
-    "group": lambda: keras_linattn.LinearTransformerDecoderGroup(2, 8, 2),
-    "options": lambda: keras_linattn.LinearTransformerDecoderGroup(
+    "group": lambda: keras_linattn.layers.LinearTransformerDecoderGroup(
+        2, 8, 2
+    ),
+    "options": lambda: keras_linattn.layers.LinearTransformerDecoderGroup(
         2, 8, 2, attention_options={"kernel_size": 3}
     ),
-    "convolution": lambda: keras_linattn.CausalConvolution(3),
+    "convolution": lambda: keras_linattn.layers.CausalConvolution(3),
 }
 RECURRENT = [
     name
@@ -65,6 +68,7 @@ def test_a_cell_and_its_rnn():
     assert facts(rnn.get_initial_state(3)) == facts(cell.get_initial_state(3))
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", OF_FEATURES)
 def test_blocks_are_told_the_features(name):
     layer = OF_FEATURES[name]()

@@ -25,17 +25,17 @@ CALLS = {
     "decoder": (keras_linattn.LinearTransformerDecoder(8, 2), (IDS,)),
     "cross": (keras_linattn.LinearTransformerDecoder(8, 2), (FLOATS, IDS)),
     "group": (
-        keras_linattn.LinearTransformerDecoderGroup(
+        keras_linattn.layers.LinearTransformerDecoderGroup(
             2, 8, 2, mechanism="linear_transformer"
         ),
         (IDS,),
     ),
-    "convolution": (keras_linattn.CausalConvolution(3), (IDS,)),
-    "merging": (keras_linattn.TokenMerging(2, 4), (IDS,)),
-    "pooling": (keras_linattn.MaskedAveragePooling(), (IDS,)),
-    "waveform": (keras_linattn.WaveformMasking(), (IDS[..., 0],)),
-    "strided": (keras_linattn.StridedConvolution(4, 2, 1), (IDS,)),
-    "patches": (keras_linattn.PatchEmbedding(2, 4), (IMAGES,)),
+    "convolution": (keras_linattn.layers.CausalConvolution(3), (IDS,)),
+    "merging": (keras_linattn.layers.TokenMerging(2, 4), (IDS,)),
+    "pooling": (keras_linattn.layers.MaskedAveragePooling(), (IDS,)),
+    "waveform": (keras_linattn.layers.WaveformMasking(), (IDS[..., 0],)),
+    "strided": (keras_linattn.layers.StridedConvolution(4, 2, 1), (IDS,)),
+    "patches": (keras_linattn.layers.PatchEmbedding(2, 4), (IMAGES,)),
 }
 
 
@@ -69,7 +69,7 @@ def test_cells_refuse():
     attention = keras_linattn.LinearSelfAttention(
         2, 2, causal=True, mechanism="retention"
     )
-    rnn = keras.layers.RNN(keras_linattn.LinearAttentionCell(attention))
+    rnn = keras.layers.RNN(keras_linattn.layers.LinearAttentionCell(attention))
     with pytest.raises(TypeError, match="inputs of floating point"):
         rnn(IDS)
 
@@ -86,7 +86,7 @@ STATEFUL = {
         "self_attention_cache",
     ),
     "convolution": (
-        lambda: keras_linattn.CausalConvolution(3),
+        lambda: keras_linattn.layers.CausalConvolution(3),
         "initial_state",
     ),
 }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import public_layers
 
-import keras_linattn
+from keras_linattn import layers
 
 TOKENS, SHORT = ("float32", (2, 6, 8)), ("float32", (2, 3, 4))
 BLOCK = {"intermediate_dim": 12, "num_heads": 2}
@@ -53,11 +53,12 @@ def described(outputs):
     )
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_spec_is_the_output(name, policy):
     options, inputs = CASES[name]
-    layer = getattr(keras_linattn, name)(**options, dtype=policy)
+    layer = getattr(layers, name)(**options, dtype=policy)
     symbols = [keras.KerasTensor(shape, dtype) for dtype, shape in inputs]
     arrays = [np.ones(shape, dtype) for dtype, shape in inputs]
     for call in ({}, *CALLS.get(name, [])):
@@ -70,7 +71,7 @@ def test_spec_is_the_output(name, policy):
 @pytest.mark.parametrize("name", [n for n in CASES if len(CASES[n][1]) == 1])
 def test_time_distributed(name):
     options, [(dtype, shape)] = CASES[name]
-    layer = getattr(keras_linattn, name)(**options)
+    layer = getattr(layers, name)(**options)
     wrapped = keras.layers.TimeDistributed(layer)
     symbolic = wrapped(keras.Input((3, *shape[1:]), dtype=dtype))
     assert symbolic.shape[1:] == (
@@ -83,13 +84,13 @@ def test_time_distributed(name):
 
 def test_time_distributed_decoder_and_cell():
     """A decoder of one sequence, and the cell in its `RNN`."""
-    block = keras_linattn.LinearTransformerDecoder(**BLOCK)
+    block = layers.LinearTransformerDecoder(**BLOCK)
     wrapped = keras.layers.TimeDistributed(block)
     assert wrapped(keras.Input((3, 6, 8))).shape == (None, 3, 6, 8)
-    attention = keras_linattn.LinearSelfAttention(
+    attention = layers.LinearSelfAttention(
         2, 4, mechanism="linear_transformer", causal=True
     )
-    cell = keras_linattn.LinearAttentionCell(attention)
+    cell = layers.LinearAttentionCell(attention)
     rnn = keras.layers.RNN(cell, return_sequences=True)
     promised = described(rnn(keras.KerasTensor((2, 6, 8))))
     assert promised == described(rnn(np.ones((2, 6, 8), "float32")))

@@ -10,7 +10,7 @@ LAYERS = {
     "multi": lambda **options: kl.LinearMultiHeadAttention(2, 4, **options),
     "encoder": lambda **options: kl.LinearTransformerEncoder(8, 2, **options),
     "decoder": lambda **options: kl.LinearTransformerDecoder(8, 2, **options),
-    "group": lambda **options: kl.LinearTransformerDecoderGroup(
+    "group": lambda **options: kl.layers.LinearTransformerDecoderGroup(
         2, 8, 2, **options
     ),
 }

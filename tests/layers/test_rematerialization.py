@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_linattn import LinearSelfAttention
 from keras_linattn import LinearTransformerDecoder
-from keras_linattn import LinearTransformerDecoderGroup
 from keras_linattn import LinearTransformerEncoder
 from keras_linattn import mechanisms
+from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.testing import timing
 
 

@@ -14,6 +14,7 @@ from helpers import assert_same_documents
 from helpers import documents
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn as kl
@@ -51,7 +52,9 @@ def decoder(mechanism, causal):
 
 
 def group(mechanism, causal):
-    block = kl.LinearTransformerDecoderGroup(2, 8, 2, mechanism=mechanism)
+    block = kl.layers.LinearTransformerDecoderGroup(
+        2, 8, 2, mechanism=mechanism
+    )
     return lambda x, mask, ids: block(
         x, decoder_padding_mask=mask, decoder_segment_ids=ids
     )
@@ -99,6 +102,7 @@ def test_packed_is_separate(make, mechanism, causal):
     assert np.isnan(after[0, 7:10]).all()
 
 
+@slow_to_compile
 @pytest.mark.parametrize("mechanism", PACKING)
 def test_cross_attention_is_within_pairs_of_documents(mechanism):
     if not mechanisms.get(mechanism).traits.cross:
@@ -151,7 +155,9 @@ def streaming(name):
     elif name == "decoder":
         layer = kl.LinearTransformerDecoder(8, 2, mechanism=mechanism)
     else:
-        layer = kl.LinearTransformerDecoderGroup(2, 8, 2, mechanism=mechanism)
+        layer = kl.layers.LinearTransformerDecoderGroup(
+            2, 8, 2, mechanism=mechanism
+        )
     layer.build((2, 1, FEATURES))
 
     def call(x, ids, state):
@@ -174,6 +180,7 @@ def fed(call, x, ids, sizes, state):
     return np.concatenate(parts, axis=1), numpy(state)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", ["attention", "decoder", "group"])
 def test_the_first_document_goes_on_and_the_last_is_kept(name):
     layer, call = streaming(name)
@@ -194,6 +201,7 @@ def test_the_first_document_goes_on_and_the_last_is_kept(name):
 # --- Policies, recomputation, refusals
 
 
+@slow_to_compile
 def test_ids_are_not_rounded_in_half_precision():
     """Which would make one document of 256 and 257."""
     ids = np.repeat([[256, 257]], 3, axis=1)
@@ -299,4 +307,4 @@ def test_refused_while_the_model_is_made():
         kl.LinearTransformerEncoder(8, 2, mechanism="xca")(x, segment_ids=ids)
     ids = keras.Input((4,), dtype="int32")
     with pytest.raises(ValueError, match="one entry for each position"):
-        kl.CausalConvolution()(keras.Input((3, 2)), segment_ids=ids)
+        kl.layers.CausalConvolution()(keras.Input((3, 2)), segment_ids=ids)

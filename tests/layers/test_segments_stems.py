@@ -9,6 +9,7 @@ from helpers import assert_same_documents
 from helpers import documents
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 
 import keras_linattn as kl
 
@@ -27,7 +28,7 @@ def functional(layer, shape, dtype="float32"):
 
 
 def test_convolution_starts_each_document_from_zeros():
-    layer = kl.CausalConvolution(4)
+    layer = kl.layers.CausalConvolution(4)
     x = random(*SEGMENT_IDS.shape, 3)
     model = functional(layer, (None, 3))
     expected = numpy(layer(alone(x)))
@@ -40,8 +41,9 @@ def test_convolution_starts_each_document_from_zeros():
         np.testing.assert_array_equal(spoilt[place], together[place])
 
 
+@slow_to_compile
 def test_convolution_goes_on_from_a_state_and_keeps_the_last_document():
-    layer = kl.CausalConvolution(4)
+    layer = kl.layers.CausalConvolution(4)
     x, start = random(*SEGMENT_IDS.shape, 3), random(2, 3, 3, seed=1)
 
     def feed(x, ids, state):
@@ -71,7 +73,7 @@ def test_convolution_goes_on_from_a_state_and_keeps_the_last_document():
 def test_a_gap_spoils_its_own_document_only():
     ids = np.array([[1, 1, 1, 1, 2, 2, 2, 0]])
     mask = np.array([[1, 0, 1, 1, 0, 1, 1, 1]], bool)  # in 1, at the start of 2
-    layer = kl.CausalConvolution(3)
+    layer = kl.layers.CausalConvolution(3)
     y, state = layer(
         random(1, 8, 2), mask=mask, segment_ids=ids, return_state=True
     )
@@ -84,7 +86,7 @@ def test_a_gap_spoils_its_own_document_only():
 
 
 def test_ngrams_do_not_reach_into_the_document_before():
-    layer = kl.NGramEmbedding(20, 4, orders=(1, 2, 3), num_buckets=97)
+    layer = kl.layers.NGramEmbedding(20, 4, orders=(1, 2, 3), num_buckets=97)
     tokens = np.random.default_rng(0).integers(1, 20, SEGMENT_IDS.shape)
     tokens = tokens.astype("int32")
     model = functional(layer, (None,), "int32")
@@ -98,7 +100,7 @@ def test_ngrams_do_not_reach_into_the_document_before():
 
 
 def test_pooling_has_a_mean_for_each_document():
-    layer = kl.MaskedAveragePooling(num_segments=3)
+    layer = kl.layers.MaskedAveragePooling(num_segments=3)
     x = random(*SEGMENT_IDS.shape, 3)
     x[0, 2] = x[SEGMENT_IDS == 0] = np.nan
     model = functional(layer, (None, 3))
@@ -118,7 +120,7 @@ def test_pooling_has_a_mean_for_each_document():
     masked = numpy(layer(x, mask=mask, segment_ids=SEGMENT_IDS))
     np.testing.assert_array_equal(masked[0, 1:], means[0, 1:])
     assert not masked[0, 0].any()
-    few = kl.MaskedAveragePooling(num_segments=1)
+    few = kl.layers.MaskedAveragePooling(num_segments=1)
     first = numpy(few(x, mask=mask, segment_ids=SEGMENT_IDS))
     np.testing.assert_array_equal(first, masked[:, :1])
 
@@ -126,11 +128,11 @@ def test_pooling_has_a_mean_for_each_document():
 def test_pooling_needs_the_number_of_documents():
     x, ids = random(1, 4, 2), np.ones((1, 4), "int32")
     with pytest.raises(ValueError, match="num_segments=None"):
-        kl.MaskedAveragePooling()(x, segment_ids=ids)
+        kl.layers.MaskedAveragePooling()(x, segment_ids=ids)
     with pytest.raises(ValueError, match="segment_ids=None"):
-        kl.MaskedAveragePooling(num_segments=2)(x)
+        kl.layers.MaskedAveragePooling(num_segments=2)(x)
     with pytest.raises(ValueError, match="`num_segments` must be a positive"):
-        kl.MaskedAveragePooling(num_segments=0)
+        kl.layers.MaskedAveragePooling(num_segments=0)
 
 
 # --- TokenMerging, StridedConvolution, TokenExtension
@@ -138,8 +140,8 @@ def test_pooling_needs_the_number_of_documents():
 
 def groups(size):
     if size == 4:
-        return kl.TokenMerging(4, 5)
-    return kl.StridedConvolution(5, kernel_size=size, strides=4)
+        return kl.layers.TokenMerging(4, 5)
+    return kl.layers.StridedConvolution(5, kernel_size=size, strides=4)
 
 
 @pytest.mark.parametrize("size", [4, 8])
@@ -167,9 +169,10 @@ def test_a_document_that_begins_inside_a_group_is_found():
     assert nan.tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
+@slow_to_compile
 def test_an_hourglass_of_packed_documents():
     """Merged, attended, extended: as each document alone."""
-    merge, extend = kl.TokenMerging(4, 6), kl.TokenExtension(4)
+    merge, extend = kl.layers.TokenMerging(4, 6), kl.layers.TokenExtension(4)
     block = kl.LinearTransformerEncoder(8, 2, mechanism="softmax")
     x = random(*ALIGNED.shape, 6)
     merged = merge(x, segment_ids=ALIGNED)

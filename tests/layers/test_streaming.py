@@ -6,9 +6,9 @@ import pytest
 from helpers import predict
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
+from keras_linattn.layers import LinearAttentionCell
 
 BATCH, LENGTH = 2, 12
 # The step forms of all mechanisms are in the conformance suite; here one of

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearSelfAttention
+from keras_linattn.layers import LinearAttentionCell
 from keras_linattn.mechanisms import Softmax
 from keras_linattn.testing import random_inputs
 
 
+@slow_to_compile
 def test_past_the_cache_all_is_nan():
     """From the first position that would need one key more."""
     inputs = random_inputs(queries=12, keys=12)

@@ -10,11 +10,11 @@ from helpers import fed
 from helpers import predict
 from keras import ops
 
-from keras_linattn import LinearAttentionCell
 from keras_linattn import LinearSelfAttention
 from keras_linattn import LinearTransformerDecoder
-from keras_linattn import LinearTransformerDecoderGroup
 from keras_linattn import mechanisms
+from keras_linattn.layers import LinearAttentionCell
+from keras_linattn.layers import LinearTransformerDecoderGroup
 from keras_linattn.models import AudioClassifier
 from keras_linattn.models import CausalLM
 from keras_linattn.models import TextClassifier

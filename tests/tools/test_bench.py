@@ -36,8 +36,10 @@ def test_times_of_cases_that_take_turns(bench, kind):
     for result in results.values():
         assert result["first"] > 0
         assert len(result["rounds"]) == 2 and min(result["rounds"]) > 0
+        assert len(result["processor"]) == 2 and min(result["faults"]) >= 0
 
 
+@pytest.mark.once
 def test_the_floor_is_four_products_and_their_gradients(bench):
     cases, layers = bench("cases"), bench("layers")
     shape = cases.Shape(5, 8, 2)
@@ -60,6 +62,27 @@ def test_the_floor_is_four_products_and_their_gradients(bench):
         for g in gradients
         if tuple(g.shape) == wanted.shape
     )
+
+
+def test_training_steps_of_models_over_their_products(bench, monkeypatch):
+    module = bench("models")
+    sizes = {"hidden_dim": 8, "num_layers": 1, "num_heads": 2, "patch_size": 2}
+
+    def make():
+        return module.models.VisionTransformer(3, (4, 4, 1), **sizes)
+
+    images = np.ones((5, 4, 4, 1), "float32")
+    monkeypatch.setitem(module.MODELS, "small", lambda: (make(), images))
+    model = make()
+    found = module.products_of(model, images)
+    # Four patches of each image: three projections, one back, two of the
+    # feedforward network; and the classes of each image.
+    wanted = [(20, 8, 8)] * 4 + [(20, 8, 16), (20, 16, 8), (5, 8, 3)]
+    assert sorted(found)[-7:] == sorted(wanted)[-7:]
+    assert module.products_of(model, images) == found  # no wrapper is left
+    results = module.times({"model": "small", "rounds": 2})["results"]
+    assert {"floor", "step"} <= set(results)
+    assert all(len(r["processor"]) == 2 for r in results.values())
 
 
 def test_peak_memory(bench):
@@ -146,8 +169,8 @@ def test_an_unknown_case_is_refused(bench):
 
 def test_peers_run_under_torch_alone(bench):
     main, peers = bench("__main__"), bench("peers")
-    every = (*main.PEERS, *main.CUDA_PEERS)
-    assert tuple(peers.PREFIX + name for name in every) == peers.names()
+    every = (*main.PEERS, *main.HUB_PEERS, *main.CUDA_PEERS)
+    assert {peers.PREFIX + name for name in every} == set(peers.names())
     case = bench("cases").get("peer:performer")
     assert case.verify is None
     if keras.backend.backend() != "torch":
@@ -237,6 +260,10 @@ def content():
         LINEAR: {"first": 2.0, "rounds": [0.15, 0.3, 0.15]},
         "keras_mha": {"refused": "needs about 99 GB of 9 GB free"},
     }
+    used = {
+        name: {"first": 3.0, "rounds": [t], "processor": [2 * t], "faults": [7]}
+        for name, t in (("floor", 0.1), ("step", 0.4))
+    }
     entries = [{"context": 8, "rounds": [0.001, 0.003], "bytes": 1234}]
     times = {"group": "times", "kind": "forward", "length": 8192}
     memory = {"group": "memory", "kind": "step", "length": 64}
@@ -256,6 +283,7 @@ def content():
                 "total": 31.0,
             },
             {"group": "decoding", "results": {LINEAR: entries}, **sizes},
+            {"group": "models", "model": "M", "results": used, **sizes},
         ],
     }
 
@@ -275,6 +303,8 @@ def test_page_and_pictures(bench, tmp_path):
         f"| `{LINEAR}` | 1.20, 6 MB |",
         f"| `{LINEAR}` | 8 | 2 ms | 1 to 3 | 1,234 |",
         "- `xca`: c: why",
+        "| `M`: floor | 100 ms | 200 ms, 7 faults | 3.0 s |",
+        "| `M`: step | 4.00 (4.00 to 4.00), 400 ms | 4.00, 7 faults | 3.0 s |",
         "![time over the floor's](benchmarks_layers.png)",
     ):
         assert line in text.splitlines(), line
@@ -305,7 +335,7 @@ def test_joins_runs(bench, tmp_path):
     assert lines.count("| `floor` | 100 ms | 1.0 s |") == 4
     assert "bench a" in lines and "bench b" in lines
     joined = json.loads((out / report.JSON).read_text(encoding="utf-8"))
-    assert [run["part"] for run in joined["runs"]] == [0] * 7 + [1] * 7
+    assert [run["part"] for run in joined["runs"]] == [0] * 8 + [1] * 8
 
 
 @pytest.mark.skipif(

@@ -23,16 +23,20 @@ from tools.bench import report
 
 ROOT = pathlib.Path(__file__).parents[2]
 BACKENDS = ("tensorflow", "jax", "torch")
-GROUPS = ("times", "memory", "profile", "decoding")
+GROUPS = ("times", "memory", "profile", "decoding", "models")
 DTYPES = ("float32", "bfloat16", "float16")
 LENGTHS = (256, 1024, 4096, 8192, 16384)
 CONTEXTS = (1024, 16384, 262144, 1048576)
 MECHANISMS = (
     "linear_transformer",
+    "performer",
     "retention",
+    "mamba2",
     "gated_linear",
     "delta_rule",
     "gated_delta",
+    "kda",
+    "local",
 )
 PEER = "peer:"
 PEERS = (
@@ -46,7 +50,21 @@ PEERS = (
     "linformer",
 )
 CUDA_PEERS = ("fla_gated_delta",)  # by name only: --peers runs on CPUs
-CASES = ("floor", *(f"linear:{name}" for name in MECHANISMS), "keras_mha")
+HUB_PEERS = ("keras_hub_gated_delta", "keras_hub_rwkv7")  # any backend
+CASES = (
+    "floor",
+    "both:modified_linformer",
+    *(f"linear:{name}" for name in MECHANISMS),
+    "gated_delta_as_keras_hub",
+    "keras_mha",
+    "keras_window",
+)
+MODELS = (
+    "TextClassifier",
+    "VisionTransformer",
+    "AudioClassifier",
+    "CausalLM",
+)
 DECODERS = ("linear:linear_transformer", "keras_hub_cache")
 # glibc then gives freed tensors back at once, instead of keeping them: the
 # resident memory is what is in use. tools/setup.sh may have set the opposite.
@@ -74,6 +92,7 @@ def parse(arguments=None):
         help="measure other libraries too (torch; see tools/peers.sh)",
     )
     add("--decoder", nargs="+", default=DECODERS)
+    add("--model", nargs="+", choices=MODELS, default=MODELS)
     add("--length", nargs="+", type=positive, default=LENGTHS)
     add("--memory-length", nargs="+", type=positive, default=(8192,))
     add("--profile-length", type=positive, default=4096)
@@ -166,6 +185,9 @@ def jobs_of(options, cases, decoders):
                 "cases": decoders,
             }
         ],
+        "models": [
+            {"model": name, "rounds": options.rounds} for name in options.model
+        ],
     }
     return [
         {"group": group, **job}
@@ -244,7 +266,7 @@ def went_wrong(result):
 
 def describe(result):
     """One line about a result."""
-    names = ("group", "mechanism", "case", "kind", "length")
+    names = ("group", "mechanism", "model", "case", "kind", "length")
     said = [str(result[name]) for name in names if name in result]
     line = f"{result['backend']}: {', '.join(said)}, {result['seconds']} s"
     if result.get("failed"):

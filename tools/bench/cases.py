@@ -234,6 +234,27 @@ def keras_window(shape):
     return Softmax(shape.heads, shape.key_dim, causal=True, window=window)
 
 
+@case("gated_delta_as_keras_hub", verify="gated_delta")
+def gated_delta_as_keras_hub(shape):
+    """`gated_delta` with all that `peer:keras_hub_gated_delta` has."""
+    return keras_linattn.LinearSelfAttention(
+        shape.heads,
+        shape.key_dim,
+        mechanism={
+            "name": "gated_delta",
+            "activation": None,
+            "scale": shape.key_dim**-0.5,
+            "output_norm": False,
+        },
+        causal=True,
+        use_bias=False,
+        kernel_size=4,
+        output_norm=True,
+        use_gate=True,
+        gate_activation="silu",
+    )
+
+
 @case("encoder")
 def encoder(shape):
     return Encoder(shape.heads, 4 * shape.dim, remat=False)

@@ -4,6 +4,7 @@ import functools
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_linattn import testing
@@ -33,14 +34,14 @@ def times(job):
             weights.
 
     Returns:
-        Dict with `results`: by case, `first` (seconds of the first call,
-        compilation included) and `rounds`, or `refused`, why there are none.
+        Dict with `results`: by case what `take_turns` measures, or `refused`,
+        why there is nothing.
     """
     shape = cases.shape_of(job)
     dtype = job.get("dtype", "float32")
     keras.config.set_dtype_policy(dtype)
     x = ops.cast(runtime.random_tensor(shape.input), dtype)
-    results, running = {}, {}
+    results, functions = {}, {}
     for name in job["cases"]:
         case = cases.get(name)
         refused = too_large(case, shape, job["kind"])
@@ -48,22 +49,50 @@ def times(job):
             results[name] = {"refused": refused}
             continue
         function = KINDS[job["kind"]](built(case, shape))
+        functions[name] = functools.partial(function, x)
+    # Some peers refuse a device or a version; the others are measured.
+    may_fail = peers.names()
+    measured = take_turns(functions, job["rounds"], may_fail)
+    return {"results": {**results, **measured}}
+
+
+def take_turns(functions, rounds, may_fail=()):
+    """Measures functions of nothing, all taking turns round after round.
+
+    Args:
+        functions: dict of them, by name.
+        rounds: int.
+        may_fail: names of those whose `RuntimeError` is a result.
+
+    Returns:
+        Dict, by name, of `first`, the seconds of the first call with
+        compilation, and for each round, of one call, `rounds` (seconds),
+        `processor` (seconds of all cores) and `faults` (page faults); or of
+        `refused`, why there is nothing.
+    """
+    results, running = {}, {}
+    for name, function in functions.items():
         try:
-            results[name] = {"first": timing.seconds(function, x), "rounds": []}
+            first = timing.seconds(function)
         except RuntimeError as error:
-            if name not in peers.names():
+            if name not in may_fail:
                 raise
-            # Some refuse a device or a version; the others are measured.
             results[name] = {"refused": str(error).splitlines()[0]}
             continue
-        once = timing.seconds(function, x)  # the warm-up
+        results[name] = {"first": first, "rounds": []}
+        results[name] |= {"processor": [], "faults": []}
+        once = timing.seconds(function)  # the warm-up
         running[name] = function, max(1, math.ceil(SHORTEST / once))
-    for _ in range(job["rounds"]):
+    for _ in range(rounds):
         for name, (function, repeats) in running.items():
-            timing.wait(function(x))  # memory that another case gave back
-            taken = timing.seconds(function, x, repeats=repeats)
+            timing.wait(function())  # memory that another case gave back
+            before = _machine.usage()
+            taken = timing.seconds(function, repeats=repeats)
+            used = np.subtract(_machine.usage(), before) / repeats
             results[name]["rounds"].append(taken)
-    return {"results": results}
+            results[name]["processor"].append(float(used[0]))
+            results[name]["faults"].append(float(used[1]))
+    return results
 
 
 def memory(job):

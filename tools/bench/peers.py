@@ -1,11 +1,15 @@
-"""Other libraries of linear attention as cases: `peer:NAME`, under torch.
+"""Other libraries of linear attention as cases: `peer:NAME`.
 
 Each is its library's self-attention with its own projections and the
 library's defaults, of the heads and features asked for; what differs is said
-at its case. `tools/peers.sh` installs them into an environment of their own.
+at its case. Those of torch modules run under torch only, and `tools/peers.sh`
+installs them into an environment of their own; KerasHub's run everywhere.
 """
 
+import dataclasses
 import importlib
+import warnings
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -19,17 +23,28 @@ SLIGHT = 1e-3
 _PEERS = {}
 
 
-def peer(name, causal=False, largest=None):
-    """Registers a function `(Shape) -> torch.nn.Module` as `peer:NAME`.
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """A layer of another library.
 
     Args:
-        name: str.
+        make: callable `(Shape) -> torch.nn.Module`, or `-> keras.Layer`.
         causal: bool, whether it may not look ahead.
         largest: as in `cases.Case`.
+        keras: bool, whether `make` returns a Keras layer.
     """
 
+    make: Callable
+    causal: bool
+    largest: Callable | None
+    keras: bool
+
+
+def peer(name, causal=False, largest=None, keras=False):
+    """Registers the decorated function as `peer:NAME`; see `Peer`."""
+
     def register(make):
-        _PEERS[PREFIX + name] = make, causal, largest
+        _PEERS[PREFIX + name] = Peer(make, causal, largest, keras)
         return make
 
     return register
@@ -41,19 +56,24 @@ def names():
 
 def options(name):
     """What `cases.Case` needs: how to make the layer, and `largest`."""
-    make, _, largest = _PEERS[name]
-    return {"make": lambda shape: layer(make, shape), "largest": largest}
+    found = _PEERS[name]
+    return {
+        "make": lambda shape: layer(found, shape),
+        "largest": found.largest,
+    }
 
 
-def layer(make, shape):
-    """A Keras layer of the module; raises a `ValueError` where it cannot be."""
+def layer(found, shape):
+    """A Keras layer of a peer; raises a `ValueError` where it cannot be."""
+    if found.keras:
+        return found.make(shape)
     if keras.backend.backend() != "torch":
         raise ValueError(
             "The peers are torch modules. Received: backend "
             f"{keras.backend.backend()!r}. Run them with --backend torch."
         )
     dtype = getattr(library("torch"), keras.config.dtype_policy().compute_dtype)
-    return keras.layers.TorchModuleWrapper(make(shape).to(dtype))
+    return keras.layers.TorchModuleWrapper(found.make(shape).to(dtype))
 
 
 def library(name):
@@ -71,12 +91,13 @@ def failures(name, make_shape):
         name: str, `peer:NAME`.
         make_shape: callable, length to `cases.Shape`.
     """
-    make, causal, _ = _PEERS[name]
+    peer = _PEERS[name]
     shape = make_shape(CHECKED)
     keras.utils.set_random_seed(0)  # or a slight fault is found now and then
-    # In evaluation: some draw random features anew at each training call.
-    attention = layer(make, shape)
-    attention.module.eval()
+    attention = layer(peer, shape)
+    if not peer.keras:
+        # In evaluation: some draw random features anew at each training call.
+        attention.module.eval()
     x = keras.random.normal(shape.input, seed=1)
     half = CHECKED // 2
     other = ops.concatenate([x[:, :half], -x[:, half:]], axis=1)
@@ -85,9 +106,43 @@ def failures(name, make_shape):
     if tuple(y.shape) != shape.input:
         found.append(f"{name}: output of shape {tuple(y.shape)}")
     moved = float(ops.max(ops.abs(y[:, :half] - changed[:, :half])))
-    if causal and moved > SLIGHT:
+    if peer.causal and moved > SLIGHT:
         found.append(f"{name}: the future moves the past by {moved:.1e}")
     return found
+
+
+class KerasHubLayer(keras.layers.Layer):
+    """A layer of KerasHub, of which the first output is used."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def build(self, input_shape):
+        self.layer.build(input_shape)
+
+    def call(self, x):
+        return keras.tree.flatten(self.layer(x))[0]
+
+
+@peer("keras_hub_gated_delta", causal=True, keras=True)
+def keras_hub_gated_delta(shape):
+    """Qwen 3.5's: also short convolutions and an output gate."""
+    module = "keras_hub.src.models.qwen3_5.qwen3_5_gated_delta_net"
+    return KerasHubLayer(
+        library(module).Qwen3_5GatedDeltaNet(
+            shape.dim, shape.heads, shape.heads, shape.key_dim, shape.key_dim
+        )
+    )
+
+
+@peer("keras_hub_rwkv7", causal=True, keras=True)
+def keras_hub_rwkv7(shape):
+    """RWKV-7's time mixing, without the CUDA kernels of `rwkv_ops`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that they are missing
+        layer = library("keras_hub.src.models.rwkv7.rwkv7_layer")
+        return KerasHubLayer(layer.RWKV7TimeMix(shape.dim, shape.key_dim))
 
 
 def _summaries(shape, step):

@@ -23,7 +23,9 @@ NOTES = """\
 - A cell is the median over rounds of each round's ratio to the floor, and the
   lowest and highest; then the median time. The cases take turns in one
   process, round after round, each with a call before the one that is timed.
-- First call: compilation and one call, at the length of the last column.
+- Processor: the same ratio of the seconds of all cores, which a busy machine
+  changes less; then the page faults of a call.
+- First call: compilation and one call, at each length.
 - Memory: the largest resident memory during a call over that before it, when
   the input is there, each case in a process of its own, with
   `MALLOC_MMAP_THRESHOLD_=65536` (glibc then keeps no freed tensor). `encoder`
@@ -31,7 +33,12 @@ NOTES = """\
   `encoder_remat` the same with `remat=True`, `linear_in_segments` a causal
   `linear_transformer` that takes its input in pieces of 16,384 positions and
   computes each again in the backward pass (`tools/bench/cases.py`).
-- `peer:NAME`: other libraries (`tools/bench/peers.py`), torch.
+- `peer:NAME`: other libraries (`tools/bench/peers.py`); torch, and KerasHub on
+  each backend. `gated_delta_as_keras_hub` is ours with all that
+  `peer:keras_hub_gated_delta` has.
+- Models: `train_on_batch` with Adam at the defaults of each model, beside the
+  matrix products of its dense layers and their gradients, bare
+  (`tools/bench/models.py`).
 - Decoding: one call of the layer for each token, batch 1. The linear layer
   has taken in the whole context. `keras_hub_cache` is KerasHub's
   `CachedMultiHeadAttention` with a cache as long as the context, whose updated
@@ -63,6 +70,7 @@ def page(content):
             for kind, title in KINDS.items():
                 for group in by_dtype(of_part):
                     lines += times_table(group, kind, title)
+        lines += models_table(own)
         lines += memory_table(own) + decoding_table(own) + profile_tables(own)
     return "\n".join([*lines, "", ""])
 
@@ -112,24 +120,66 @@ def times_table(runs, kind, title):
     if not runs:
         return []
     runs = sorted(runs, key=lambda run: run["length"])
-    heads = ["case", *(f"n = {run['length']:,}" for run in runs), "first call"]
-    rows = []
+    lengths = [f"n = {run['length']:,}" for run in runs]
+    rows, used = [], []
     for name in runs[-1]["results"]:
         cells = [time_cell(run["results"], name) for run in runs]
-        first = runs[-1]["results"][name].get("first")
-        cells.append("" if first is None else f"{first:.1f} s")
+        firsts = [run["results"][name].get("first") for run in runs]
+        known = [f"{first:.1f}" for first in firsts if first is not None]
+        cells.append(f"{', '.join(known)} s" if known else "")
         rows.append([f"`{name}`", *cells])
+        cells = [processor_cell(run["results"], name) for run in runs]
+        used.append([f"`{name}`", *cells])
     sizes = f"d_model {runs[0]['dim']}, {runs[0]['heads']} heads"
     sizes += f", batch {runs[0].get('batch', 1)}"
     sizes += f", {runs[0].get('dtype', 'float32')}"
     rounds = f"{runs[0]['rounds']} rounds"
-    return ["", f"{title} ({sizes}, {rounds}):", "", *table(heads, rows)]
+    lines = ["", f"{title} ({sizes}, {rounds}):", ""]
+    lines += table(["case", *lengths, "first call"], rows)
+    if any(any(cells[1:]) for cells in used):
+        lines += ["", "Its processor time and page faults:", ""]
+        lines += table(["case", *lengths], used)
+    return lines
 
 
-def ratios(results, name):
+def ratios(results, name, measure="rounds"):
     """Times of a case over the floor's, round by round; `None` without."""
-    rounds = [results.get(case, {}).get("rounds") for case in (name, FLOOR)]
+    rounds = [results.get(case, {}).get(measure) for case in (name, FLOOR)]
     return None if None in rounds else np.divide(*rounds)
+
+
+def first_cell(result):
+    return f"{result['first']:.1f} s" if "first" in result else ""
+
+
+def processor_cell(results, name):
+    """Processor time over the floor's, and page faults, if measured."""
+    result = results[name]
+    if "processor" not in result:
+        return ""
+    faults = f"{np.median(result['faults']):,.0f} faults"
+    ratio = ratios(results, name, "processor")
+    if ratio is None or name == FLOOR:
+        seconds = 1000 * np.median(result["processor"])
+        return f"{seconds:.3g} ms, {faults}"
+    return f"{np.median(ratio):.2f}, {faults}"
+
+
+def models_table(runs):
+    """Training steps of whole models over the products in them."""
+    rows = []
+    for run in runs:
+        if run["group"] != "models" or "results" not in run:
+            continue
+        results = run["results"]
+        for name, result in results.items():
+            cells = time_cell(results, name), processor_cell(results, name)
+            row = [f"`{run['model']}`: {name}", *cells, first_cell(result)]
+            rows.append(row)
+    if not rows:
+        return []
+    heads = ["model", "time", "processor", "first call"]
+    return ["", "Training steps of models:", "", *table(heads, rows)]
 
 
 def time_cell(results, name):

@@ -9,12 +9,14 @@ import sys
 
 from tools.bench import decoding
 from tools.bench import layers
+from tools.bench import models
 from tools.bench import profile
 from tools.bench import runtime
 
 GROUPS = {
     "times": layers.times,
     "memory": layers.memory,
+    "models": models.times,
     "profile": profile.run,
     "decoding": decoding.run,
     "verify": layers.verify,

@@ -16,7 +16,7 @@ from tools.studies.mechanisms import arguments_of
 
 
 @keras_linattn.mechanisms.register("no_attention", package="studies")
-class NoAttention(keras_linattn.Mechanism):
+class NoAttention(keras_linattn.mechanisms.Mechanism):
     """Returns zeros: shows what a model can do without attention."""
 
     traits = keras_linattn.mechanisms.Traits(causal=True, explicit=False)

@@ -18,6 +18,8 @@ What a backend can do only in its own way, such as an assertion in a graph, is
 decorated with `per_backend`; the switch leaves it alone.
 """
 
+import contextlib
+import contextvars
 import functools
 import importlib
 import importlib.util
@@ -25,12 +27,23 @@ import os
 
 import keras
 
+_GIVEN = contextvars.ContextVar("given_dtype", default=None)
 _FAST_FORMS = os.environ.get("KERAS_LINATTN_FAST_FORMS", "1") != "0"
 DISPATCHED = {}  # by name: each function that may have fast forms
 
 
 def fast_forms():
-    """Returns whether fast forms are in use."""
+    """Returns whether fast forms are in use.
+
+    Returns:
+        bool.
+
+    Example:
+
+    >>> from keras_linattn import config
+    >>> config.fast_forms()
+    True
+    """
     return _FAST_FORMS
 
 
@@ -39,9 +52,36 @@ def set_fast_forms(enabled):
 
     Args:
         enabled: bool.
+
+    Example:
+
+    >>> from keras_linattn import config
+    >>> config.set_fast_forms(False)
+    >>> config.set_fast_forms(True)
     """
     global _FAST_FORMS
     _FAST_FORMS = bool(enabled)
+
+
+@contextlib.contextmanager
+def inputs_given_in(dtype):
+    """Says in which dtype the inputs were, which are float32 inside.
+
+    A fast form may multiply in that dtype, as the layer's policy asks for.
+
+    Args:
+        dtype: str.
+    """
+    token = _GIVEN.set(dtype)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def given_dtype():
+    """Returns the dtype of the innermost `inputs_given_in`, or `None`."""
+    return _GIVEN.get()
 
 
 def with_fast_forms(portable):

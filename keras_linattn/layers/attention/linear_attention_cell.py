@@ -47,7 +47,7 @@ class LinearAttentionCell(keras.layers.Layer):
     >>> attention = keras_linattn.LinearSelfAttention(
     ...     num_heads=2, key_dim=8, causal=True, mechanism="retention")
     >>> rnn = keras.layers.RNN(
-    ...     keras_linattn.LinearAttentionCell(attention),
+    ...     keras_linattn.layers.LinearAttentionCell(attention),
     ...     return_sequences=True)
     >>> tuple(rnn(np.ones((4, 10, 16), "float32")).shape)
     (4, 10, 16)

@@ -82,7 +82,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> group = keras_linattn.LinearTransformerDecoderGroup(
+    >>> group = keras_linattn.layers.LinearTransformerDecoderGroup(
     ...     3, intermediate_dim=32, num_heads=2, mechanism="linear_transformer")
     >>> tuple(group(np.ones((4, 10, 16), "float32")).shape)
     (4, 10, 16)

@@ -63,7 +63,7 @@ class CausalConvolution(BaseLayer):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.CausalConvolution(kernel_size=3)
+    >>> layer = keras_linattn.layers.CausalConvolution(kernel_size=3)
     >>> y, state = layer(np.ones((2, 5, 8), "float32"), return_state=True)
     >>> tuple(y.shape), tuple(state.shape)
     ((2, 5, 8), (2, 2, 8))

@@ -48,7 +48,7 @@ class MaskedAveragePooling(BaseLayer):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.MaskedAveragePooling()
+    >>> layer = keras_linattn.layers.MaskedAveragePooling()
     >>> x = np.array([[[1.0], [2.0], [np.nan]]])
     >>> float(layer(x, mask=np.array([[True, True, False]]))[0, 0])
     1.5

@@ -53,7 +53,7 @@ class NGramEmbedding(BaseLayer):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.NGramEmbedding(257, 16, num_buckets=100)
+    >>> layer = keras_linattn.layers.NGramEmbedding(257, 16, num_buckets=100)
     >>> tuple(layer(np.ones((4, 10), "int32")).shape)
     (4, 10, 16)
 

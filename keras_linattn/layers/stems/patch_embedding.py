@@ -36,7 +36,7 @@ class PatchEmbedding(BaseLayer):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.PatchEmbedding(patch_size=4, embed_dim=16)
+    >>> layer = keras_linattn.layers.PatchEmbedding(patch_size=4, embed_dim=16)
     >>> tuple(layer(np.ones((2, 28, 28, 1), "float32")).shape)
     (2, 49, 16)
 

@@ -42,7 +42,7 @@ class StridedConvolution(WindowProjection):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.StridedConvolution(8, kernel_size=6, strides=3)
+    >>> layer = keras_linattn.layers.StridedConvolution(8, 6, strides=3)
     >>> tuple(layer(np.ones((2, 10, 1), "float32")).shape)
     (2, 4, 8)
 

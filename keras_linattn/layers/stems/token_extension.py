@@ -43,10 +43,10 @@ class TokenExtension(BaseLayer):
     Example:
 
     >>> import numpy as np
-    >>> import keras_linattn
+    >>> from keras_linattn import layers
     >>> tokens = np.ones((2, 10, 16), "float32")
-    >>> merged = keras_linattn.TokenMerging(factor=4, units=8)(tokens)
-    >>> tuple(keras_linattn.TokenExtension(factor=4)(tokens, merged).shape)
+    >>> merged = layers.TokenMerging(factor=4, units=8)(tokens)
+    >>> tuple(layers.TokenExtension(factor=4)(tokens, merged).shape)
     (2, 10, 16)
 
     Source: the linear upsampling with a residual of Nawrot et al., 2021, arXiv

@@ -37,7 +37,7 @@ class TokenMerging(WindowProjection):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.TokenMerging(factor=4, units=8)
+    >>> layer = keras_linattn.layers.TokenMerging(factor=4, units=8)
     >>> tuple(layer(np.ones((2, 10, 16), "float32")).shape)
     (2, 3, 8)
 

@@ -51,7 +51,7 @@ class WaveformMasking(BaseLayer):
 
     >>> import numpy as np
     >>> import keras_linattn
-    >>> layer = keras_linattn.WaveformMasking()
+    >>> layer = keras_linattn.layers.WaveformMasking()
     >>> x = np.array([[0.0, 0.5, 0.0, -0.5, 0.0, 0.0]], "float32")
     >>> np.array(layer.compute_mask(x)).astype("int32").tolist()
     [[1, 1, 1, 1, 0, 0]]

@@ -5,15 +5,16 @@ import numpy as np
 import pytest
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
-from keras_linattn import MaskedAveragePooling
-from keras_linattn import NGramEmbedding
-from keras_linattn import PatchEmbedding
-from keras_linattn import StridedConvolution
-from keras_linattn import TokenExtension
-from keras_linattn import TokenMerging
-from keras_linattn import WaveformMasking
+from keras_linattn.layers import MaskedAveragePooling
+from keras_linattn.layers import NGramEmbedding
+from keras_linattn.layers import PatchEmbedding
+from keras_linattn.layers import StridedConvolution
+from keras_linattn.layers import TokenExtension
+from keras_linattn.layers import TokenMerging
+from keras_linattn.layers import WaveformMasking
 from keras_linattn.layers.stems.ngram_embedding import ngram_buckets
 
 # --- PatchEmbedding
@@ -278,6 +279,7 @@ def test_extension_keeps_hidden_tokens_apart():
     assert np.isfinite(numpy(TokenExtension(3)(x, merged))[:, :2]).all()
 
 
+@slow_to_compile
 def test_extension_has_the_mask_of_the_tokens():
     tokens = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)
