@@ -4,6 +4,7 @@ import importlib
 
 from keras_linattn import config as config
 from keras_linattn import convert as convert
+from keras_linattn import distribution as distribution
 from keras_linattn import export as export
 from keras_linattn import layers as layers
 from keras_linattn import mechanisms as mechanisms

@@ -140,6 +140,15 @@ def test_packing_page():
 
 
 @pytest.mark.once
+def test_several_devices_page():
+    """On 4 devices: tests/distribution/test_several.py."""
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "several_devices.md"):
+        exec(block, namespace)
+    assert namespace["model"].optimizer.iterations > 0
+
+
+@pytest.mark.once
 def test_mixed_stacks_page():
     pytest.importorskip("keras_hub")
     namespace = {}

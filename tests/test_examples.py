@@ -16,6 +16,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.once
 
 FILES = {  # what each example needs, and the picture that it draws
+    "distributed_training": ((), "loss.png"),
     "text_classification": (("orangecontrib", "tensorflow"), "confusion.png"),
     "text_classification_hub": (
         ("orangecontrib", "keras_hub", "tensorflow_text"),

@@ -13,7 +13,9 @@ from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import divide_by_size
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.poison import run_contained
+from keras_linattn.core.products import key_value_product
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -82,10 +84,15 @@ class RecurrentMechanism(Mechanism):
         explicit=False,
         key_order_free=False,
         packs=True,
+        splits=True,
         cost="T (C + D) V",
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
+    # Does each row of S only fade? If not, the next state is another linear
+    # function of S. A class that writes `one_step` or `chunked` says it anew,
+    # if it has the trait `splits`.
+    state_fades = True
 
     def __init__(self, output_norm=True, **kwargs):
         super().__init__(**kwargs)
@@ -226,6 +233,47 @@ class RecurrentMechanism(Mechanism):
             return self._normalised(output), state
         return self._in_chunks(query, key, value, gates, state, documents)
 
+    def attend_pieces(
+        self, pieces, query, key, value, *, key_mask, causal, inputs=None
+    ):
+        """All that a piece does to a state S is S' = A S + U, and o + p S.
+
+        A itself is a state, that of an identity with values of 0: a pass from
+        [0, I] gives U and A, o and p. Devices exchange U and A.
+        """
+        query = hide(query, key_mask)
+        gates = self._visible_gates(query, key_mask, inputs)
+        query, key = self.features(query, key)
+        columns = value.shape[-1]
+        state = ops.zeros_like(
+            key_value_product(key[:, :, :1], value[:, :, :1])
+        )
+        identity = ops.zeros_like(state[..., :1]) + ops.eye(key.shape[-1])
+        value = ops.concatenate([value, ops.zeros_like(key)], axis=-1)
+        identity = ops.cast(identity, state.dtype)
+        output, effect = self._before_norm(
+            ops.concatenate([state, identity], axis=-1),
+            query,
+            key,
+            value,
+            *gates,
+        )
+        if self.state_fades:  # then A is diagonal
+            update, factor = ops.split(effect, [columns], axis=-1)
+            factor = ops.sum(factor, axis=-1, keepdims=True)
+            effect = ops.concatenate([update, factor], axis=-1)
+
+        def merge(effect, state):
+            update, factor = ops.split(effect, [columns], axis=-1)
+            if self.state_fades:
+                return factor * state + update
+            return matmul(factor, state) + update
+
+        state = pieces.before(effect, merge, state)
+        output, reading = ops.split(output, [columns], axis=-1)
+        output = output + matmul(reading, state)
+        return self._normalised(output)
+
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)
         if inputs is None:
@@ -249,7 +297,11 @@ class RecurrentMechanism(Mechanism):
             tensors = query, key, value, *gates
             return run_in_segments(self._attend, state, tensors)
 
-    def _attend(self, state, query, key, value, *gates, documents=None):
+    def _attend(self, state, *tensors, documents=None):
+        output, state = self._before_norm(state, *tensors, documents=documents)
+        return self._normalised(output), state
+
+    def _before_norm(self, state, query, key, value, *gates, documents=None):
         size = fitting_size(self.chunk_size, query.shape[2])
         starts = starts_of(documents)
 
@@ -265,10 +317,7 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        output, state = run_contained(
-            chunked, key, value, *gates, documents=documents
-        )
-        return self._normalised(output), state
+        return run_contained(chunked, key, value, *gates, documents=documents)
 
     def _normalised(self, output):
         return normalise_rows(output) if self.output_norm else output

@@ -53,7 +53,10 @@ def feature_map(x, position, sequence_length):
 
 
 def positions(query, key, documents=None):
-    """Positions of queries and keys, in their documents: `(B or 1, T)`."""
+    """Positions of queries and keys, in their documents: `(B or 1, T)`.
+
+    Padding behind a document goes on counting.
+    """
     if documents is None:
         return _places(query), _places(key)
     of_query = _places(query) - first_places(documents.query)
@@ -75,10 +78,11 @@ class CosFormer(KernelMechanism):
     as good as on the right. A query whose features meet no key's gives 0.
 
     Args:
-        sequence_length: int > 0 or `None`, M, no input is longer. The cosine
-            falls to 0 at this distance: the nearer M is to the lengths in
-            use, the stronger the weighting. Defaults to `None`: the length of
-            the input that the mechanism is built with.
+        sequence_length: int > 0 or `None`, M, no input is longer, and with
+            `segment_ids` no document: a position from M on gives NaN. The
+            cosine falls to 0 at this distance: the nearer M is to the lengths
+            in use, the stronger the weighting. Defaults to `None`: the length
+            of the input that the mechanism is built with.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
@@ -109,6 +113,8 @@ class CosFormer(KernelMechanism):
         state="2 D (V + 1)",
         source="Qin et al. 2022, arXiv 2202.08791",
     )
+
+    head_axes = {}
 
     def __init__(self, sequence_length=None, **kwargs):
         super().__init__(**kwargs)
@@ -147,6 +153,9 @@ class CosFormer(KernelMechanism):
         documents=None,
     ):
         of_query, of_key = positions(query, key, documents)
+        if documents is not None:
+            of_query = self._known(of_query, query_mask)
+            of_key = self._known(of_key, key_mask)
         query = self._features(query, of_query)
         key = hide(self._features(key, of_key), key_mask)
         if causal:
@@ -156,6 +165,15 @@ class CosFormer(KernelMechanism):
     def _features(self, x, position):
         position = ops.expand_dims(position, 1)
         return feature_map(x, position, self.sequence_length)
+
+    def _known(self, position, mask):
+        """Positions at which hidden ones have features, which nobody reads.
+
+        NaN would reach the gradients of others. Padding between two documents
+        may stand further from a document's start than M.
+        """
+        largest = self.sequence_length - 1
+        return ops.where(mask, position, ops.minimum(position, largest))
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -173,7 +191,10 @@ class CosFormer(KernelMechanism):
         # Documents after the first one start anew.
         in_first = True if documents is None else documents.query == 0
         position = position + ops.where(in_first, before, 0)
-        query, key = (self._features(x, position) for x in (query, key))
+        known = position
+        if documents is not None:
+            known = self._known(position, key_mask)
+        query, key = (self._features(x, known) for x in (query, key))
         output, sums = attend_causally(
             query, hide(key, key_mask), value, state["sums"], documents
         )

@@ -83,6 +83,9 @@ class DeltaRule(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2406.06484",
     )
 
+    state_fades = False  # keys mix its rows
+    head_axes = {"beta_kernel": 1, "beta_bias": 0}
+
     def __init__(
         self,
         output_norm=True,

@@ -79,6 +79,15 @@ class KDA(DeltaRule):
         DeltaRule.traits, source="Kimi Team 2025, arXiv 2510.26692"
     )
 
+    state_fades = False
+    head_axes = {
+        **DeltaRule.head_axes,
+        "down": None,
+        "up": 1,
+        "decay_bias": 0,
+        "log_rate": 0,
+    }
+
     def __init__(self, gate_rank=None, **kwargs):
         super().__init__(**kwargs)
         if gate_rank is not None and (

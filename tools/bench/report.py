@@ -124,9 +124,7 @@ def times_table(runs, kind, title):
     rows, used = [], []
     for name in runs[-1]["results"]:
         cells = [time_cell(run["results"], name) for run in runs]
-        firsts = [run["results"][name].get("first") for run in runs]
-        known = [f"{first:.1f}" for first in firsts if first is not None]
-        cells.append(f"{', '.join(known)} s" if known else "")
+        cells.append(first_cell([run["results"][name] for run in runs]))
         rows.append([f"`{name}`", *cells])
         cells = [processor_cell(run["results"], name) for run in runs]
         used.append([f"`{name}`", *cells])
@@ -148,8 +146,10 @@ def ratios(results, name, measure="rounds"):
     return None if None in rounds else np.divide(*rounds)
 
 
-def first_cell(result):
-    return f"{result['first']:.1f} s" if "first" in result else ""
+def first_cell(results):
+    """Seconds of first calls, one for each length."""
+    known = [f"{x['first']:.1f}" for x in results if "first" in x]
+    return f"{', '.join(known)} s" if known else ""
 
 
 def processor_cell(results, name):
@@ -174,7 +174,7 @@ def models_table(runs):
         results = run["results"]
         for name, result in results.items():
             cells = time_cell(results, name), processor_cell(results, name)
-            row = [f"`{run['model']}`: {name}", *cells, first_cell(result)]
+            row = [f"`{run['model']}`: {name}", *cells, first_cell([result])]
             rows.append(row)
     if not rows:
         return []

@@ -18,6 +18,7 @@ from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
 from keras_linattn.core.backends.thresholds import SHORTEST
 from keras_linattn.core.backends.thresholds import UNROLLED
+from keras_linattn.core.devices import no_distribution
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -145,6 +146,59 @@ def loop_over_chunks(advance, inputs, start, output_shape):
 def sum_over_positions(weights, x):
     """By `einsum`: XLA is slow at a product of a transposed array."""
     return ops.einsum("bsr,bsf->brf", weights, x)
+
+
+# --- Several devices, see core/devices.py ----------------------------------
+
+
+def on_each_device(function, arrays, axes, output_axes, mesh):
+    """By `shard_map`: collectives are those that `function` writes out."""
+
+    def alone(*parts):
+        with no_distribution():
+            return function(*parts)
+
+    specs = tuple(jax.sharding.PartitionSpec(*names) for names in axes)
+    return jax.shard_map(
+        alone,
+        mesh=mesh.backend_mesh,
+        in_specs=specs,
+        out_specs=jax.sharding.PartitionSpec(*output_axes),
+        check_vma=False,
+    )(*arrays)
+
+
+def whole_features(x):
+    """Says nothing of the other axes."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or isinstance(x, keras.KerasTensor):
+        return x
+    free = (jax.sharding.PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    spec = jax.sharding.PartitionSpec(*free, None)
+    mesh = distribution.device_mesh.backend_mesh
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def piece_place(name):
+    return jax.lax.axis_index(name)
+
+
+def gather_pieces(x, name):
+    return jax.lax.all_gather(x, name)
+
+
+def sum_pieces(x, name):
+    return jax.lax.psum(x, name)
+
+
+def max_pieces(x, name):
+    return jax.lax.pmax(x, name)
+
+
+def shift_pieces(x, name, count, by):
+    pairs = [(i, i + by) for i in range(count) if 0 <= i + by < count]
+    return jax.lax.ppermute(x, name, pairs)
 
 
 # --- What only JAX needs ---------------------------------------------------
