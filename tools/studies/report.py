@@ -10,6 +10,7 @@ from tools.studies import mechanisms
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
+MANY = 10  # rows, of which the names do not fit side by side
 LEAST_SPAN = 4  # points, of an axis in percent
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 NOTE = (
@@ -145,7 +146,7 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    width = max(4, 0.5 * len(rows) / len(tasks))
+    width = 8 if len(rows) > MANY * len(tasks) else 4
     figure, axes = pyplot.subplots(
         1,
         len(tasks),
@@ -157,6 +158,8 @@ def plot(rows, path):
         group = [row for row in rows if row["task"] == task]
         if len(group[0]["metrics"]) > 1:
             plot_lines(axis, group)
+        elif len(group) > MANY:
+            plot_lying(axis, group)
         else:
             plot_dots(axis, group)
         axis.set_title(task)
@@ -188,6 +191,17 @@ def plot_dots(axis, rows):
     axis.margins(x=0.3)
     for label in axis.get_xticklabels():
         label.set(rotation=35, ha="right", rotation_mode="anchor")
+
+
+def plot_lying(axis, rows):
+    """Draws a line for each of many rows, the first one on top."""
+    for number, row in enumerate(rows):
+        ((name, values),) = row["metrics"].items()
+        axis.plot(values, [number] * len(values), "o", alpha=0.7)
+    labels = [label_of(row).replace("\n", ", ") for row in rows]
+    axis.set_yticks(range(len(rows)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel(name)
 
 
 def label_of(row):
