@@ -9,6 +9,7 @@ import pytest
 
 import keras_linattn
 from keras_linattn import config
+from keras_linattn import convert
 from keras_linattn import distribution
 from keras_linattn import export
 from keras_linattn import layers
@@ -19,6 +20,7 @@ from keras_linattn import testing
 pytestmark = pytest.mark.once
 MODULES = (
     config,
+    convert,
     distribution,
     export,
     layers,

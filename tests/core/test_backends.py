@@ -34,6 +34,17 @@ def summed_up(state, query, key, value):
     return output, state
 
 
+def fading(inputs, state):
+    """One chunk of `loop_over_chunks`: its output and the next state."""
+    update, decay = inputs
+    return ops.sum(state, axis=-1, keepdims=True), decay * state + update
+
+
+def with_state(key, value):
+    """A causal function for `run_contained`."""
+    return key + value, ops.sum(key, axis=2, keepdims=True)
+
+
 def documents(*starts):
     """`Documents` of two rows alike, with the starts that are given."""
     number = np.searchsorted(starts, np.arange(LONG), side="right") - 1
@@ -69,9 +80,16 @@ ARGUMENTS = {
         normal(3, 4, 2, 6),
         normal(2, 6),
     ),
+    "divide_by_size": lambda: (normal(2, 9, 4), 4, 1e-5),
     "largest_rows": lambda: (
         normal(9, 4),
         ops.convert_to_tensor([0, 1, 1, 2, 2, 2, 3, 4, 4], dtype="int32"),
+    ),
+    "loop_over_chunks": lambda: (
+        fading,
+        (normal(2, 3, 9, 4, 5), positive(2, 3, 9, 1, 1) / 9),
+        normal(2, 3, 4, 5),
+        (4, 1),
     ),
     "looped_sums": lambda: (
         normal(1, 2, 19, 3, 4),
@@ -79,6 +97,11 @@ ARGUMENTS = {
         normal(1, 1, 19, 1, 1) > 0.5,
     ),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
+    "run_contained": lambda: (
+        with_state,
+        normal(2, 3, 9, 4),
+        normal(2, 3, 9, 4),
+    ),
     "run_in_segments": lambda: (
         summed_up,
         normal(1, 2, 5, 3),

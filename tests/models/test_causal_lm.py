@@ -465,6 +465,21 @@ def test_compiled_reloads_with_its_sampler(hub, tmp_path):
     assert loaded.sampler.get_config() == model.sampler.get_config()
 
 
+@pytest.mark.once
+def test_compiled_clones():
+    """To a plain model, whose `compile` knows no sampler."""
+    model = lm()
+    model.compile(keras.optimizers.Adam(0.5), sampler="greedy")
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert clone.optimizer.learning_rate == 0.5
+    tokens = sentences()
+    np.testing.assert_array_equal(
+        predict(clone, tokens), predict(model, tokens)
+    )
+    assert CausalLM.from_config(model.get_config())._sampler == "greedy"
+
+
 @slow_to_compile
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(tmp_path):

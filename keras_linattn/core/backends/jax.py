@@ -1,6 +1,7 @@
 """JAX: fast forms, recomputation, and compiling for tests and benchmarks."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -9,9 +10,14 @@ from jax import export
 from keras import ops
 
 from keras_linattn.core import chunks
+from keras_linattn.core import decay
+from keras_linattn.core import delta
+from keras_linattn.core import fading
+from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
 from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.backends.thresholds import UNROLLED
 from keras_linattn.core.devices import no_distribution
 
 # --- Fast forms -----------------------------------------------------------
@@ -72,6 +78,7 @@ def run_in_segments(function, state, tensors):
     """
     batch, _, length, _ = tensors[0].shape
     known = isinstance(batch, int) and isinstance(length, int)
+    known = known and not inspect.ismethod(function)
     if not known or length < SHORTEST or jax.default_backend() != "cpu":
         return NotImplemented
     size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
@@ -89,6 +96,51 @@ def _segment_of(function):
         return state, output
 
     return jax.checkpoint(advance)
+
+
+def _products_in_segments(product):
+    """The fast form of a recurrence over chunks, see `run_in_segments`."""
+
+    signature = inspect.signature(product)
+
+    def fast_form(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        *tensors, state, loop, chunk_size, starts = given.args
+        packed = starts is not None
+        function = _segment_function(product, loop, chunk_size, packed)
+        tensors = (*tensors, starts) if packed else tensors
+        return run_in_segments(function, state, tensors)
+
+    return fast_form
+
+
+@functools.cache  # few: constants of mechanisms
+def _segment_function(product, loop, chunk_size, packed):
+    def function(state, *tensors):
+        *tensors, starts = tensors if packed else (*tensors, None)
+        return product.portable(*tensors, state, loop, chunk_size, starts)
+
+    return function
+
+
+delta_product = _products_in_segments(delta.delta_product)
+vector_delta_product = _products_in_segments(vector_delta.vector_delta_product)
+scalar_decay_product = _products_in_segments(decay.scalar_decay_product)
+vector_decay_product = _products_in_segments(decay.vector_decay_product)
+fading_product = _products_in_segments(fading.fading_product)
+
+
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """Unrolled, if the chunks are few, as within a segment."""
+    count = inputs[0].shape[2]
+    if not (isinstance(count, int) and count <= UNROLLED):
+        return NotImplemented
+    state, outputs = start, []
+    for n in range(count):
+        output, state = advance(tuple(x[:, :, n] for x in inputs), state)
+        outputs.append(output)
+    return ops.stack(outputs, 2), state
 
 
 def sum_over_positions(weights, x):

@@ -28,6 +28,31 @@ def looped_sums(x, start, breaks):
     return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
 
 
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """By arrays of tensors, whose chunks need not be flat and side by side."""
+    count = inputs[0].shape[2]
+    if count is None or count == 1:
+        return NotImplemented
+    arrays = [
+        tf.TensorArray(x.dtype, count).unstack(ops.moveaxis(x, 2, 0))
+        for x in inputs
+    ]
+
+    def body(number, state, outputs):
+        chunk = tuple(array.read(number) for array in arrays)
+        output, state = advance(chunk, state)
+        return number + 1, state, outputs.write(number, output)
+
+    outputs = tf.TensorArray(start.dtype, count)
+    _, state, outputs = tf.while_loop(
+        lambda number, *_: number < count,
+        body,
+        (0, start, outputs),
+        maximum_iterations=count,
+    )
+    return ops.moveaxis(outputs.stack(), 0, 2), state
+
+
 # --- Lengths that only the run time knows ---------------------------------
 
 
