@@ -251,13 +251,9 @@ class RecurrentMechanism(Mechanism):
         identity = ops.zeros_like(state[..., :1]) + ops.eye(key.shape[-1])
         value = ops.concatenate([value, ops.zeros_like(key)], axis=-1)
         identity = ops.cast(identity, state.dtype)
-        output, effect = self._before_norm(
-            ops.concatenate([state, identity], axis=-1),
-            query,
-            key,
-            value,
-            *gates,
-        )
+        before = ops.concatenate([state, identity], axis=-1)
+        with backends.inputs_given_in(self.compute_dtype):
+            output, effect = self._product(before, query, key, value, *gates)
         if self.state_fades:  # then A is diagonal
             update, factor = ops.split(effect, [columns], axis=-1)
             factor = ops.sum(factor, axis=-1, keepdims=True)
@@ -297,11 +293,15 @@ class RecurrentMechanism(Mechanism):
             tensors = query, key, value, *gates
             return run_in_segments(self._attend, state, tensors)
 
-    def _attend(self, state, *tensors, documents=None):
-        output, state = self._before_norm(state, *tensors, documents=documents)
+    def _attend(self, state, query, key, value, *gates, documents=None):
+        heads = query, key, value
+        output, state = self._product(
+            state, *heads, *gates, documents=documents
+        )
         return self._normalised(output), state
 
-    def _before_norm(self, state, query, key, value, *gates, documents=None):
+    def _product(self, state, query, key, value, *gates, documents=None):
+        """Output, before its normalisation, and state."""
         size = fitting_size(self.chunk_size, query.shape[2])
         starts = starts_of(documents)
 
