@@ -16,6 +16,7 @@ from keras_linattn.core.documents import Documents
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 
 LONG = thresholds.SHORTEST + 65
 
@@ -97,6 +98,17 @@ ARGUMENTS = {
         normal(1, 1, 19, 1, 1) > 0.5,
     ),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
+    "read_chunks": lambda: (
+        (
+            normal(2, 3, 9, 5, 3),  # U
+            normal(2, 3, 9, 10, 4) / 9,
+            normal(2, 3, 9, 5, 5) / 9,
+            normal(2, 3, 9, 4, 5) / 9,
+            positive(2, 3, 9, 1, 1) / 9,
+        ),
+        normal(2, 3, 4, 3),
+        loop_over_chunks,
+    ),
     "run_contained": lambda: (
         with_state,
         normal(2, 3, 9, 4),
