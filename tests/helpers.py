@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 import keras_linattn
@@ -17,6 +18,40 @@ def public_layers():
         for name, value in vars(keras_linattn.layers).items()
         if isinstance(value, type) and issubclass(value, keras.layers.Layer)
     }
+
+
+# One mechanism for each way to compute: the default, kernels, decays, delta
+# rules, windows, landmarks.
+FAMILIES = (
+    "modified_linformer",
+    "linear_transformer",
+    "retention",
+    "gated_delta",
+    "local",
+    "nystromformer",
+)
+
+
+def cases_of(names, everywhere=FAMILIES):
+    """Cases for `parametrize`: TensorFlow and JAX run some at each landing.
+
+    torch, which does not compile, runs all; so do the others at a release.
+    """
+    return [
+        pytest.param(name, id=name, marks=marks_of(name in everywhere))
+        for name in names
+    ]
+
+
+def marks_of(everywhere):
+    """Marks of a case that each backend runs at each landing, or only torch."""
+    if everywhere or keras.backend.backend() == "torch":
+        return [pytest.mark.every_case]
+    return [pytest.mark.release]
+
+
+# For a test whose operations others run on each backend.
+slow_to_compile = marks_of(everywhere=False)[0]
 
 
 def random(*shape, seed=0):
@@ -54,7 +89,9 @@ def predict(model, *inputs):
     if keras.backend.backend() == "jax":
         inputs = inputs[0] if len(inputs) == 1 else list(inputs)
         return model.predict(inputs, verbose=0)
-    tensors = [keras.ops.convert_to_tensor(x) for x in inputs]
+    tensors = keras.tree.map_structure(
+        keras.ops.convert_to_tensor, list(inputs)
+    )
     return keras.ops.convert_to_numpy(model(*tensors, training=False))
 
 

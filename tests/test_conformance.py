@@ -2,14 +2,47 @@
 
 import keras
 import pytest
+from helpers import FAMILIES
 
 from keras_linattn import mechanisms
+from keras_linattn.testing import _causal_checks
+from keras_linattn.testing import _gradient_checks
+from keras_linattn.testing import _graph_checks
 from keras_linattn.testing import _keras_checks
+from keras_linattn.testing import _output_checks
 from keras_linattn.testing import _packing_checks
+from keras_linattn.testing import _precision_checks
 from keras_linattn.testing import _scale_checks
 from keras_linattn.testing import checks_for
 from keras_linattn.testing import subjects
 from keras_linattn.testing._suite import OF_ONE_CONFIG
+
+# At a landing torch, which does not compile, runs all checks. TensorFlow and
+# JAX run all of them on the first configuration of one mechanism a family,
+# and these. A release runs all of them on each backend.
+OF_EACH_CONFIG = (
+    _output_checks.check_matches_reference,
+    _causal_checks.check_causal_matches_reference,
+)
+OF_EACH_MECHANISM = (
+    *OF_EACH_CONFIG,
+    _gradient_checks.check_gradients_match_reference,
+    _gradient_checks.check_causal_gradients_match_reference,
+    _graph_checks.check_compiles,
+    _graph_checks.check_free_batch_and_length,
+    _graph_checks.check_no_quadratic_array,
+    _precision_checks.check_half_precision,
+)
+# Those of grids, for example, are for mechanisms that are in none of them.
+OF_FAMILIES = {
+    check for name in FAMILIES for check in checks_for(subjects(name)[0].traits)
+}
+# Sums over documents: kernels, running maxima, decays. Others have the same.
+WITH_SUMS_OF_THEIR_OWN = (
+    "linear_transformer",
+    "modified_linformer",
+    "gated_delta",
+)
 
 
 def conformance_cases():
@@ -22,45 +55,35 @@ def conformance_cases():
                     subject,
                     check,
                     id=f"{label}-{check.__name__.removeprefix('check_')}",
-                    marks=list(marks(subject, check, done)),
+                    marks=list(marks(name, subject, check, done)),
                 )
             done.update(checks_for(subject.traits))
 
 
-def marks(subject, check, done):
+def marks(name, subject, check, done):
     """`done` are the checks that an earlier configuration has had."""
     reason = dict(subject.traits.known_failures).get(check.__name__)
     if reason:
         yield pytest.mark.xfail(reason=reason, strict=True)
-    if check in done and (check in OF_ONE_CONFIG or is_slow_here(check)):
+    if check in done and check in OF_ONE_CONFIG:
         yield pytest.mark.release
-    elif check in _packing_checks.CHECKS and not has_sums_of_its_own(subject):
+    elif keras.backend.backend() != "torch" and not (
+        runs_where_compiled(name, check, check in done)
+    ):
         yield pytest.mark.release
 
 
-def is_slow_here(check):
-    """Does this backend compile for seconds what no value depends on?
-
-    Values and gradients of every configuration are compared with the
-    references on each backend. What else a configuration could break, torch
-    shows at each landing, the others in the release tier.
-    """
-    compares = check.__name__.endswith(("matches_reference", "match_reference"))
-    return keras.backend.backend() != "torch" and not compares
-
-
-def has_sums_of_its_own(subject):
-    """Is it the first mechanism with its kind of sums over documents?
-
-    Kernels, running maxima, decays: others have the same. torch, which does
-    not compile, tries them all, and the release tier on each backend.
-    """
-    first = mechanisms.name_of(subject.cls) in (
-        "linear_transformer",
-        "modified_linformer",
-        "gated_delta",
+def runs_where_compiled(name, check, again):
+    """Do TensorFlow and JAX run this check at each landing?"""
+    if again:
+        return check in OF_EACH_CONFIG
+    if check in _packing_checks.CHECKS:
+        return name in WITH_SUMS_OF_THEIR_OWN
+    return (
+        name in FAMILIES
+        or check in OF_EACH_MECHANISM
+        or check not in OF_FAMILIES
     )
-    return first or keras.backend.backend() == "torch"
 
 
 @pytest.mark.parametrize(("subject", "check"), list(conformance_cases()))

@@ -9,6 +9,7 @@ import sys
 import keras
 import pytest
 
+from keras_linattn import models
 from keras_linattn import testing
 from keras_linattn.mechanisms import _registry
 
@@ -79,8 +80,50 @@ def test_variable_lengths_page():
         assert namespace["model"].optimizer.iterations > 0
 
 
+GUIDES = ("index", "install", "from_softmax", "how_it_works", "masks")
+GUIDES += ("streaming", "language_models", "images", "audio", "time_series")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", GUIDES)
+def test_guide_runs(name, tmp_path, monkeypatch):
+    if name == "language_models":
+        pytest.importorskip("keras_hub")
+    monkeypatch.chdir(tmp_path)  # some write files
+    namespace = {}
+    blocks = list(python_blocks(ROOT / "docs" / f"{name}.md"))
+    assert blocks
+    for block in blocks:
+        exec(block, namespace)
+
+
+@pytest.mark.release
+@pytest.mark.once
+def test_serving_page(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_serving")
+    monkeypatch.chdir(tmp_path)
+    models.TextClassifier(2, hidden_dim=16, num_layers=1).save(
+        "classifier.keras"
+    )
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "serving.md"):
+        exec(block, namespace)
+    assert (tmp_path / "models" / "topics" / "2" / "saved_model.pb").is_file()
+
+
+@pytest.mark.once
+def test_no_page_with_code_is_left_out():
+    """Every page with Python code is run by a test of this file."""
+    text = pathlib.Path(__file__).read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        if "```python" in path.read_text(encoding="utf-8"):
+            named = path.name in text or path.stem in GUIDES
+            assert named, f"no test runs {path.name}"
+
+
 @pytest.mark.once
 def test_modern_blocks_page(capsys):
+    pytest.importorskip("keras_hub")
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
         exec(block, namespace)
@@ -104,6 +147,15 @@ def test_mixed_stacks_page():
         exec(block, namespace)
     assert namespace["text"].startswith("exact ")
     assert namespace["logits"].shape == (1, 257)
+
+
+@pytest.mark.once
+def test_distillation_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "distillation.md"):
+        exec(block, namespace)
+    assert "['transfer', 'finetune']" in capsys.readouterr().out
+    assert list(namespace["errors"]) == ["attention"]
 
 
 @pytest.mark.release

@@ -30,6 +30,7 @@ FILES = {  # what each example needs, and the picture that it draws
     "packed_documents": (("orangecontrib", "grain"), "tokens_per_second.png"),
     "associative_recall": ((), "recall.png"),
     "listops": ((), "confusion.png"),
+    "linearize": (("orangecontrib",), "bits_per_byte.png"),
 }
 
 

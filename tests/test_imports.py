@@ -18,7 +18,7 @@ BELOW = {  # what each folder may import of the package, itself aside
     "mechanisms": {"core"},
     "layers": {"core", "mechanisms"},
     "models": {"layers", "mechanisms"},
-    "convert": {"layers", "models"},
+    "convert": {"core", "layers", "mechanisms", "models"},
     "export": {"layers", "models"},
     "testing": {"core", "mechanisms", "layers"},
 }

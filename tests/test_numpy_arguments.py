@@ -12,6 +12,7 @@ from keras_linattn import models
 from keras_linattn.mechanisms._base import constructor_arguments
 from keras_linattn.testing._subject import subjects
 
+pytestmark = pytest.mark.once
 ATTENTION = {
     "num_heads": 2,
     "key_dim": 4,

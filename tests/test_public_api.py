@@ -9,6 +9,7 @@ import pytest
 
 import keras_linattn
 from keras_linattn import config
+from keras_linattn import convert
 from keras_linattn import export
 from keras_linattn import layers
 from keras_linattn import mechanisms
@@ -16,7 +17,7 @@ from keras_linattn import models
 from keras_linattn import testing
 
 pytestmark = pytest.mark.once
-MODULES = (config, export, layers, mechanisms, models, testing)
+MODULES = (config, convert, export, layers, mechanisms, models, testing)
 # The few names a user starts with; the namespaces carry everything.
 AT_THE_TOP = {
     "LinearMultiHeadAttention",

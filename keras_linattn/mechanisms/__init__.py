@@ -31,6 +31,7 @@ from keras_linattn.mechanisms.linear_transformer import (
 )
 from keras_linattn.mechanisms.linformer import Linformer as Linformer
 from keras_linattn.mechanisms.local import Local as Local
+from keras_linattn.mechanisms.mala import MagnitudeAware as MagnitudeAware
 from keras_linattn.mechanisms.mamba2 import Mamba2 as Mamba2
 from keras_linattn.mechanisms.modified_linformer import (
     ModifiedLinformer as ModifiedLinformer,
@@ -40,6 +41,7 @@ from keras_linattn.mechanisms.nystromformer import (
 )
 from keras_linattn.mechanisms.performer import Performer as Performer
 from keras_linattn.mechanisms.polaformer import PolaFormer as PolaFormer
+from keras_linattn.mechanisms.rala import RankAugmented as RankAugmented
 from keras_linattn.mechanisms.retention import Retention as Retention
 from keras_linattn.mechanisms.softmax import Softmax as Softmax
 from keras_linattn.mechanisms.taylor import Taylor as Taylor

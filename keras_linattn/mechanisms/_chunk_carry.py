@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.chunks import keep
+from keras_linattn.core.chunks import scan
+from keras_linattn.core.chunks import scans_in_parallel
 from keras_linattn.core.numerics import split_at
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
@@ -128,6 +130,8 @@ def carry_chunks(transition, update, start, breaks=None):
     Returns:
         Tensor `[B, H, N, D, V]` and tensor `[B, H, D, V]`.
     """
+    if scans_in_parallel(update):
+        return _carry_in_parallel(transition, update, start, breaks)
 
     def advance(inputs, state):
         update, transition = inputs
@@ -135,6 +139,60 @@ def carry_chunks(transition, update, start, breaks=None):
 
     inputs = update, transition
     return states_of_chunks(*with_breaks(advance, inputs, breaks), start)
+
+
+def _carry_in_parallel(transition, update, start, breaks):
+    """`carry_chunks` by `scan`, of all chunks and of the state before them."""
+    if breaks is not None:
+        transition = keep(transition, breaks)
+    size = (*ops.shape(update)[:3], *transition.shape[3:])
+    transition = ops.broadcast_to(transition, size)
+    # What the start is multiplied by is not used.
+    nothing = ops.zeros_like(transition[:, :, :1])
+    elements = [
+        ops.concatenate([nothing, transition], axis=2),
+        ops.concatenate([ops.expand_dims(start, 2), update], axis=2),
+    ]
+
+    def combine(earlier, later):
+        (first, state), (then, update) = earlier, later
+        return [then * first, then * state + update]
+
+    states = scan(combine, elements)[1]
+    return states[:, :, :-1], states[:, :, -1]
+
+
+def merge_chunks(merge, chunks, start, breaks=None):
+    """`states_of_chunks` of an associative `merge(chunk, state)`.
+
+    Args:
+        merge: callable on tensors `[..., D, X]`, a chunk's own state and the
+            one before it.
+        chunks: tensor `[B, H, N, D, X]`, the states of chunks alone.
+        start: tensor `[B, H, D, X]`.
+        breaks: bool tensor `[B, 1, N, 1, 1]`, see `carry_chunks`.
+
+    Returns:
+        Those of `states_of_chunks`.
+    """
+    if not scans_in_parallel(chunks):
+
+        def advance(inputs, state):
+            return merge(*inputs, state)
+
+        return states_of_chunks(*with_breaks(advance, (chunks,), breaks), start)
+    states = ops.concatenate([ops.expand_dims(start, 2), chunks], axis=2)
+    if breaks is None:
+        breaks = ops.zeros_like(chunks[:1, :1, :, :1, :1], dtype="bool")
+    breaks = ops.concatenate([ops.zeros_like(breaks[:, :, :1]), breaks], axis=2)
+
+    def combine(earlier, later):
+        (before, cut), (state, anew) = earlier, later
+        before = keep(before, anew)
+        return [merge(state, before), ops.logical_or(cut, anew)]
+
+    states, _ = scan(combine, [states, breaks])
+    return states[:, :, :-1], states[:, :, -1]
 
 
 def with_breaks(advance, inputs, breaks):

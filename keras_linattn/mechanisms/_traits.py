@@ -17,6 +17,8 @@ class Traits:
         linear: time and memory grow linearly with the length. Defaults to
             `True`.
         normalised: a constant value gives that constant. Defaults to `True`.
+        signed: weights may be negative, so that an output may lie outside the
+            range of the values. Defaults to `False`.
         explicit: the output is a matrix `[T, S]` times the values, so that
             `attention_scores` exists. Defaults to `True`.
         key_order_free: permuting keys, values and mask together changes
@@ -60,6 +62,7 @@ class Traits:
     recurrent: bool = False
     linear: bool = True
     normalised: bool = True
+    signed: bool = False
     explicit: bool = True
     key_order_free: bool = True
     pools_queries: bool = False

@@ -93,6 +93,18 @@ def position_weights(key, key_mask=None, axis=2):
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
 
 
+def attend_both_ways(query, key, value, key_mask=None, documents=None):
+    """The output without a causal mask, exact at any size of the heads."""
+    if documents is not None:
+        query, key = log_feature_map(query), log_feature_map(key)
+        return log_kernel_attention(query, key, value, key_mask, documents)
+    weights, total, log = position_weights(key, key_mask)
+    scores = log_feature_map(query) + ops.expand_dims(log, 2)
+    summary = key_value_product(weights, value)
+    summary = safe_divide(summary, ops.expand_dims(total, -1))
+    return matmul(masked_softmax(scores), summary)
+
+
 @register("linear_transformer")
 class LinearTransformer(KernelMechanism):
     """Linear attention with the feature map elu(x) + 1, or one of your own.
@@ -190,15 +202,7 @@ class LinearTransformer(KernelMechanism):
             return super().attend_both_ways(
                 query, key, value, key_mask, documents
             )
-        if documents is not None:
-            query, key = log_feature_map(query), log_feature_map(key)
-            heads = query, key, value
-            return log_kernel_attention(*heads, key_mask, documents)
-        weights, total, log = position_weights(key, key_mask)
-        scores = log_feature_map(query) + ops.expand_dims(log, 2)
-        summary = key_value_product(weights, value)
-        summary = safe_divide(summary, ops.expand_dims(total, -1))
-        return matmul(masked_softmax(scores), summary)
+        return attend_both_ways(query, key, value, key_mask, documents)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

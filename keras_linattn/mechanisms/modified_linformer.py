@@ -61,8 +61,7 @@ from keras_linattn.core.products import product_within
 from keras_linattn.core.products import sums_within
 from keras_linattn.core.products import weights_within
 from keras_linattn.mechanisms._base import Mechanism
-from keras_linattn.mechanisms._chunk_carry import states_of_chunks
-from keras_linattn.mechanisms._chunk_carry import with_breaks
+from keras_linattn.mechanisms._chunk_carry import merge_chunks
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 
@@ -119,9 +118,8 @@ def largest_of(state):
     return ops.where(state[..., -1:] > 0, state[..., :1], FLOOR)
 
 
-def add_chunk(inputs, state):
+def add_chunk(chunk, state):
     """The state with a chunk's own state, both `[..., D, V + 2]`."""
-    (chunk,) = inputs
     ours, theirs = largest_of(state), chunk[..., :1]
     largest = maximum(ours, theirs)
     sums = ops.exp(ours - largest) * state[..., 1:]
@@ -163,8 +161,7 @@ def attend_in_chunks(state, query, key, value, visible, starts=None):
     own = maximum(own, FLOOR)
     sums = key_value_product(ops.exp(lasting - own), value)
     chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
-    advance, chunk = with_breaks(add_chunk, (chunk,), breaks_of(chunks))
-    before, state = states_of_chunks(advance, chunk, state)
+    before, state = merge_chunks(add_chunk, chunk, state, breaks_of(chunks))
     past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
     blocks = Blocks(key, past, chunks)
     total = blocks.totals(before[..., -1:])

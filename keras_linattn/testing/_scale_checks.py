@@ -71,7 +71,7 @@ def check_sizes_match_reference(subject):
 
 
 def check_every_size_is_finite(subject):
-    """Outputs and gradients; weights that sum to 1 leave no value's range."""
+    """Outputs and gradients; weights >= 0 of sum 1 leave no value's range."""
     names, inputs = sized_inputs(subject)
     mechanism = subject.shared(inputs)
     scale = np.abs(inputs.value).max(axis=(1, 2, 3), keepdims=True)
@@ -79,7 +79,7 @@ def check_every_size_is_finite(subject):
         output = visible_rows(run(mechanism, inputs, causal), inputs)
         finite = np.isfinite(output).all(axis=(1, 2, 3))
         require(finite.all(), f"not finite: {names[~finite]}, {causal=}")
-        if subject.traits.normalised:
+        if subject.traits.normalised and not subject.traits.signed:
             _require_within_values(names, output / scale, inputs, causal)
         cotangent = np.broadcast_to(1 / np.maximum(scale, 1), output.shape)
         cotangent = cotangent.astype("float32")

@@ -155,6 +155,7 @@ def has_fast_form(name):
     return hasattr(backends.current(), name)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_fast_form_equals_the_portable_one(name):
     function, arguments = backends.DISPATCHED[name], ARGUMENTS[name]()

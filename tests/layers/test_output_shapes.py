@@ -53,6 +53,7 @@ def described(outputs):
     )
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 @pytest.mark.parametrize("name", CASES)
 def test_spec_is_the_output(name, policy):

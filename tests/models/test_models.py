@@ -117,6 +117,7 @@ def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
     assert predict(model, x).shape == (4, 3)
 
 
+@pytest.mark.every_case
 @with_hourglass
 def test_learns_by_heart(cls, options):
     model = cls(**{**options, "activation": "softmax", "dropout": 0.0})

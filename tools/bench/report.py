@@ -25,7 +25,7 @@ NOTES = """\
   process, round after round, each with a call before the one that is timed.
 - Processor: the same ratio of the seconds of all cores, which a busy machine
   changes less; then the page faults of a call.
-- First call: compilation and one call, at the length of the last column.
+- First call: compilation and one call, at each length.
 - Memory: the largest resident memory during a call over that before it, when
   the input is there, each case in a process of its own, with
   `MALLOC_MMAP_THRESHOLD_=65536` (glibc then keeps no freed tensor). `encoder`
@@ -124,7 +124,9 @@ def times_table(runs, kind, title):
     rows, used = [], []
     for name in runs[-1]["results"]:
         cells = [time_cell(run["results"], name) for run in runs]
-        cells.append(first_cell(runs[-1]["results"][name]))
+        firsts = [run["results"][name].get("first") for run in runs]
+        known = [f"{first:.1f}" for first in firsts if first is not None]
+        cells.append(f"{', '.join(known)} s" if known else "")
         rows.append([f"`{name}`", *cells])
         cells = [processor_cell(run["results"], name) for run in runs]
         used.append([f"`{name}`", *cells])

@@ -5,6 +5,8 @@ import itertools
 import matplotlib
 import numpy as np
 
+from tools.studies import mechanisms
+
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
@@ -48,9 +50,44 @@ def rows_of(results):
             },
             "seconds": np.mean([x["seconds"] for x in group]),
             "peak_mb": np.mean([x.get("peak_mb", np.nan) for x in group]),
+            "seeds": [x["seed"] for x in group],
+            "steps": group[0].get("steps"),
         }
         for key, group in groups.items()
     ]
+
+
+def gains(rows):
+    """What each row has of the teacher's gain over no attention, in percent.
+
+    Args:
+        rows: those of a task, from `rows_of`.
+
+    Returns:
+        Dict from the number of a row to a value for each seed; empty if there
+        is no teacher.
+    """
+    found = {(row["mechanism"], row["backend"]): scores(row) for row in rows}
+    result = {}
+    for number, row in enumerate(rows):
+        ends = [
+            found.get((name, row["backend"]), {})
+            for name in (mechanisms.NOTHING, mechanisms.TEACHER)
+        ]
+        shared = [x for x in row["seeds"] if all(x in end for end in ends)]
+        if shared:
+            result[number] = [
+                100
+                * (scores(row)[seed] - ends[0][seed])
+                / (ends[1][seed] - ends[0][seed])
+                for seed in shared
+            ]
+    return result
+
+
+def scores(row):
+    """Dict from seed to the first metric."""
+    return dict(zip(row["seeds"], next(iter(row["metrics"].values()))))
 
 
 def page(content, rows, name, head):
@@ -73,16 +110,22 @@ def machine(facts):
 def table(rows):
     """Returns the lines of a Markdown table."""
     metrics = list(rows[0]["metrics"])
-    heads = ["mechanism", "backend", *metrics, "seeds", "parameters"]
+    gained = gains(rows)
+    heads = ["mechanism", "backend", *metrics]
+    heads += ["of the teacher's gain, %", "steps"] if gained else []
+    heads += ["seeds", "parameters"]
     heads += ["training, s", "peak memory, MB"]
     lines = [
         f"| {' | '.join(heads)} |",
         f"| --- | --- |{' ---: |' * (len(heads) - 2)}",
     ]
-    for row in rows:
+    for number, row in enumerate(rows):
         values = list(row["metrics"].values())
         cells = [f"`{row['mechanism']}`", row["backend"]]
         cells += [spread(*item) for item in row["metrics"].items()]
+        if gained:
+            of_row = gained.get(number)
+            cells += [spread("%", of_row) if of_row else "", str(row["steps"])]
         cells += [str(len(values[0])), f"{row['parameters']:,}"]
         peak = "" if np.isnan(row["peak_mb"]) else f"{row['peak_mb']:.0f}"
         cells += [f"{row['seconds']:.0f}", peak]
@@ -102,10 +145,11 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
+    width = max(4, 0.5 * len(rows) / len(tasks))
     figure, axes = pyplot.subplots(
         1,
         len(tasks),
-        figsize=(1 + 4 * len(tasks), 4.5),
+        figsize=(1 + width * len(tasks), 4.5),
         squeeze=False,
         layout="constrained",
     )

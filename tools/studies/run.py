@@ -41,10 +41,12 @@ class Study:
         tasks: dict from a task's name to its example and its arguments.
         mechanisms: names, or keys of `mechanisms.ROWS`, compared unless
             `--mechanism` says otherwise.
+        page: name of the files, that of the study by default.
     """
 
     tasks: dict
     mechanisms: tuple
+    page: str | None = None
 
 
 STUDIES = {
@@ -81,6 +83,18 @@ STUDIES = {
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
+    ),
+    "linearize": Study(
+        {
+            name: ("../tools/studies/linearize.py", "--task", task)
+            for name, task in (
+                ("associative recall", "recall"),
+                ("ListOps, short", "listops"),
+                ("20 Newsgroups, bytes", "bytes"),
+            )
+        },
+        mechanisms.LINEARIZE,
+        page="linearize_study",
     ),
 }
 
@@ -198,7 +212,8 @@ def main(arguments=None):
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    stem = options.out / options.study
+    page = STUDIES[options.study].page or options.study
+    stem = options.out / page
     results = Results(stem.with_suffix(".json"))
     failed = 0
     if not options.report_only:

@@ -326,6 +326,11 @@ def max_along(x, axis, initial):
     return x.new_full(shape, initial)
 
 
+def scans_in_parallel(x):
+    """On a GPU, whose time for a small array is that of the call."""
+    return x.is_cuda and isinstance(x.shape[2], int)
+
+
 def split_at(x, indices, axis=-1):
     """Parts that begin at the indices."""
     return torch.tensor_split(x, indices, axis)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import cases_of
 from helpers import numpy
 from helpers import random
 from keras import ops
@@ -75,7 +76,7 @@ def test_half_precision_trains(dtype):
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras does not compile torch"
 )
-@pytest.mark.parametrize("mechanism", mechanisms.available())
+@pytest.mark.parametrize("mechanism", cases_of(mechanisms.available()))
 def test_training_compiles(mechanism):
     model = keras.Sequential(
         [

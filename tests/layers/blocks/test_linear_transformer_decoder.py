@@ -8,6 +8,7 @@ import pytest
 from helpers import numpy
 from helpers import predict
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearTransformerDecoder
@@ -256,6 +257,7 @@ def test_half_precision_leaves_states_exact(cls):
     np.testing.assert_array_equal(numpy(state), given)
 
 
+@slow_to_compile
 def test_dropout_is_active_in_training_alone():
     for layer in (
         LinearTransformerDecoder(12, 2, dropout=0.5),
