@@ -141,7 +141,22 @@ def delta_in_chunks(heads, scores, overlaps, decays, state, loop, chunks):
         first = ops.concatenate([chunks.first, chunks.first], axis=-2)
         limits = ops.cast(first, key.dtype), ops.cast(chunks.breaks, key.dtype)
         inputs = (*inputs, *limits)
-    return loop(advance_chunk, inputs, state, own.shape[-2:])
+    return read_chunks(inputs, state, loop)
+
+
+@backends.with_fast_forms
+def read_chunks(inputs, state, loop):
+    """Outputs of all chunks, which read the state before each.
+
+    Args:
+        inputs: tuple of tensors, those of `advance_chunk` for each chunk.
+        state: tensor `[B, H, D, V]`.
+        loop: callable, see `delta_product`.
+
+    Returns:
+        The output `[B, H, N, C, V]`, and the state after the last chunk.
+    """
+    return loop(advance_chunk, inputs, state, inputs[0].shape[-2:])
 
 
 def advance_chunk(inputs, state):

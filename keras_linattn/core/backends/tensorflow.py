@@ -28,6 +28,29 @@ def looped_sums(x, start, breaks):
     return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
 
 
+def read_chunks(inputs, state, loop):
+    """With a loop over the states only, of one product each.
+
+    Its loops keep what gradients need in lists, which takes long.
+    """
+    own, reading, scores, lasting, decay, *limits = inputs
+    if limits:
+        return NotImplemented
+    read, query = ops.split(reading, 2, axis=-2)
+    transition = decay * ops.eye(read.shape[-1], dtype=read.dtype)
+    transition = transition - ops.matmul(lasting, read)
+    update = ops.matmul(lasting, own)
+
+    def advance(chunk, state):
+        update, transition = chunk
+        return state, ops.matmul(transition, state) + update
+
+    chunks = update, transition
+    before, state = loop(advance, chunks, state, state.shape[-2:])
+    query = query - ops.matmul(scores, read)
+    return ops.matmul(scores, own) + ops.matmul(query, before), state
+
+
 def loop_over_chunks(advance, inputs, start, output_shape):
     """By arrays of tensors, whose chunks need not be flat and side by side."""
     count = inputs[0].shape[2]
