@@ -52,7 +52,7 @@ def finite_rows(*tensors):
     for x in tensors:
         x = ops.stop_gradient(x)
         if x.shape[-1] > 1:  # a product is the cheapest way to test a row
-            x = matmul(x, ops.full((x.shape[-1], 1), SMALL, dtype=x.dtype))
+            x = matmul(x, SMALL * ops.ones((x.shape[-1], 1), dtype=x.dtype))
         finite = ops.logical_and(finite, ops.isfinite(x))
     return finite
 
