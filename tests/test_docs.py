@@ -140,6 +140,15 @@ def test_packing_page():
 
 
 @pytest.mark.once
+def test_several_devices_page():
+    """On 4 devices: tests/distribution/test_several.py."""
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "several_devices.md"):
+        exec(block, namespace)
+    assert namespace["model"].optimizer.iterations > 0
+
+
+@pytest.mark.once
 def test_mixed_stacks_page():
     pytest.importorskip("keras_hub")
     namespace = {}
@@ -147,6 +156,15 @@ def test_mixed_stacks_page():
         exec(block, namespace)
     assert namespace["text"].startswith("exact ")
     assert namespace["logits"].shape == (1, 257)
+
+
+@pytest.mark.once
+def test_distillation_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "distillation.md"):
+        exec(block, namespace)
+    assert "['transfer', 'finetune']" in capsys.readouterr().out
+    assert list(namespace["errors"]) == ["attention"]
 
 
 @pytest.mark.release

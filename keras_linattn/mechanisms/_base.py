@@ -71,6 +71,10 @@ class Mechanism(keras.layers.Layer):
     """
 
     traits = Traits()
+    # By name of each weight: which of its axes is that of the heads, `None`
+    # for a weight that they share. Says also that heads do not meet: each
+    # may be computed on another device. `None`: nothing is known.
+    head_axes = None
     num_hosts = 0  # layers that attend through this object, set by them
     keeps_near = False  # whether what is not finite reaches near queries only
 
@@ -154,6 +158,50 @@ class Mechanism(keras.layers.Layer):
         if segment_ids is not None:
             output = hide(contained.spoil(output), query_mask)
         return ops.cast(output, dtype)
+
+    def call_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        training=None,
+        **options,
+    ):
+        """A call for a piece of the sequence, on a device of its own.
+
+        Args:
+            pieces: `core.devices.Pieces`.
+            query, key, value, key_mask, query_mask: this device's piece.
+            causal, training: see `Mechanism`.
+            **options: further arguments of `attend_pieces`.
+        """
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask, causal)
+        output = self.attend_pieces(
+            pieces,
+            hide(query, query_mask),
+            key,
+            value,
+            key_mask=key_mask,
+            causal=causal,
+            **options,
+        )
+        return ops.cast(output, dtype)
+
+    def attend_pieces(
+        self, pieces, query, key, value, *, key_mask, causal, **options
+    ):
+        """Computes the output for a piece of the sequence on this device.
+
+        A mechanism with the trait `splits` writes it. Arguments are those of
+        `attend`, of the piece, and `pieces`, `core.devices.Pieces`, through
+        which devices tell each other what they need to know.
+        """
+        raise self._must_define("attend_pieces")
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call` itself: the layer around it is what is recomputed."""

@@ -116,6 +116,8 @@ class CosFormer(KernelMechanism):
         source="Qin et al. 2022, arXiv 2202.08791",
     )
 
+    head_axes = {}
+
     def __init__(self, sequence_length=None, **kwargs):
         super().__init__(**kwargs)
         if sequence_length is not None and (

@@ -102,6 +102,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
         state="W (D + V) + 2 D (V + 1)",
         source="Zhang et al. 2024, arXiv 2410.10254",
     )
+    head_axes = {"query_map": 0, "key_map": 0, "window_factor": 0}
 
     def __init__(self, window=64, skip_hidden=True, tied=False, **kwargs):
         super().__init__(window, skip_hidden, tied=tied, **kwargs)

@@ -12,6 +12,8 @@ import shutil
 
 import nbconvert
 
+from tools.site import browser
+
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "keras_linattn"
 ROOT_PAGES = ("CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY")
@@ -29,6 +31,8 @@ def collect(folder):
         (folder / f"{name.lower()}.md").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "LICENSE", folder / "LICENSE")
     write_reference(folder / "api")
+    if (folder / "browser" / "model.onnx").is_file():
+        browser.fetch_runtime(folder / "browser" / "ort")
     for path in (folder / "notebooks").glob("*.ipynb"):
         write_notebook(path)
     for path in folder.glob("*.md"):

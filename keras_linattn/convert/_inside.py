@@ -1,0 +1,228 @@
+"""Blocks and models of any class, some of whose attention is exchanged."""
+
+import functools
+import importlib
+
+import keras
+
+from keras_linattn import mechanisms
+from keras_linattn.convert._heads import Masks
+from keras_linattn.convert._heads import ThroughMechanism
+from keras_linattn.convert._heads import exchange
+from keras_linattn.convert._heads import heads_for
+from keras_linattn.convert._heads import masks_from
+from keras_linattn.convert._sites import sites_of
+from keras_linattn.core.masks import combine_masks
+
+
+def entries_for(layer, mechanism, chosen):
+    """What a layer's copy needs to know of the attention inside it.
+
+    Args:
+        layer: block or model.
+        mechanism: `Mechanism`, which each chosen layer gets a copy of.
+        chosen: list of attention layers inside `layer`.
+
+    Returns:
+        List with an entry for each attention layer: the config of its
+        mechanism, or `None` if it is not chosen.
+
+    Raises:
+        ValueError: if the class of one is not known.
+    """
+    numbers = {id(attention) for attention in chosen}
+    entries = []
+    for site in sites_of(layer):
+        entry = None
+        if id(site.layer) in numbers:
+            if heads_for(type(site.layer)) is None:
+                raise ValueError(
+                    "Inside another layer, attention must be of a class whose "
+                    f"parts are known. Received: `{type(site.layer).__name__}`"
+                    f" of {type(site.layer).__module__}."
+                )
+            entry = keras.saving.serialize_keras_object(
+                _mechanism_for(site.layer, mechanism)
+            )
+        entries.append(entry)
+    return entries
+
+
+def _mechanism_for(layer, mechanism):
+    window = getattr(layer, "_sliding_window", None) or getattr(
+        layer, "sliding_window", None
+    )
+    options = {"name": "mechanism", "dtype": layer.dtype_policy}
+    if window is not None:
+        # Keras' window, exact, is linear in our form.
+        return mechanisms.Local(window, skip_hidden=False, **options)
+    return type(mechanism).from_config({**mechanism.get_config(), **options})
+
+
+class ExchangedInside:
+    """A base of layers that exchange attention layers inside themselves."""
+
+    def _exchange_inside(self, attention):
+        """Exchanges the attention layers that there are.
+
+        Args:
+            attention: list, from `entries_for`.
+        """
+        self._attention_entries = attention
+        sites = sites_of(self)
+        for site, entry in zip(sites, attention, strict=True):
+            if entry is not None:
+                exchange(site.layer, mechanisms.get(entry))
+        for block in self._flatten_layers():
+            if _is_decoder(block):
+                _exchange_block(block)
+
+
+@keras.saving.register_keras_serializable("keras_linattn")
+class LinearizedLayer(ExchangedInside):
+    """A layer of any class, some of whose attention layers are exchanged.
+
+    The objects are of subclasses of it and of the layer's own class, all under
+    this one name in files, whose configs say which class it is. Made by
+    `linearize` or from a config, never by a constructor call.
+    """
+
+    @classmethod
+    def from_config(cls, config):
+        original, attention = config["layer"], config["attention"]
+        return cls._restored(_class_of(original), original, attention)
+
+    @staticmethod
+    def _restored(base, original, attention):
+        """The layer of a class and of the config of one."""
+        cls = linearized_class(base)
+        layer = super(LinearizedLayer, cls).from_config(original["config"])
+        layer._original_config = original
+        layer._attention_entries = attention
+        if sites_of(layer):
+            # Made by the constructor, before they have weights.
+            layer._exchange_inside(attention)
+        return layer
+
+    def get_config(self):
+        # A layer whose config Keras makes up from its arguments has no other
+        # any more, since this class defines one.
+        config = dict(self._original_config["config"])
+        now = super().get_config()
+        config.update({key: now[key] for key in config if key in now})
+        return {
+            "layer": {**self._original_config, "config": config},
+            "attention": self._attention_entries,
+        }
+
+
+def linearize_inside(layer, mechanism, chosen):
+    """The same layer with other attention inside, without its weights.
+
+    Args:
+        layer: block or model with a config.
+        mechanism: `Mechanism`, which each layer gets a copy of.
+        chosen: list of attention layers inside `layer`.
+    """
+    base = type(layer)
+    original = {
+        "module": base.__module__,
+        "class_name": base.__name__,
+        "registered_name": keras.saving.get_registered_name(base),
+        "config": layer.get_config(),
+    }
+    entries = entries_for(layer, mechanism, chosen)
+    copy = LinearizedLayer._restored(base, original, entries)
+    if isinstance(layer, keras.Model) and not copy.built:
+        copy.build_from_config(layer.get_build_config())
+    return copy
+
+
+@functools.cache
+def linearized_class(base):
+    """The subclass of a layer's class whose attention is exchanged."""
+    namespace = {}
+    if not hasattr(base.build, "_is_default"):
+
+        @functools.wraps(base.build)  # Keras looks at its arguments
+        def build(self, *args, **kwargs):
+            base.build(self, *args, **kwargs)
+            entries = getattr(self, "_attention_entries", None)
+            # A functional model is built by its constructor, before them.
+            if entries is not None and not _is_exchanged(self):
+                self._exchange_inside(entries)
+
+        namespace["build"] = build
+    bases = (LinearizedLayer, base)
+    if hasattr(base, "_compute_self_attention_mask"):
+        bases = (LinearizedLayer, MasksInParts, base)
+    cls = type(f"Linear{base.__name__}", bases, namespace)
+    # Files name the base, which knows from the config what to make.
+    register = keras.saving.register_keras_serializable
+    register("keras_linattn", name="LinearizedLayer")(cls)
+    register("keras_linattn")(LinearizedLayer)
+    return cls
+
+
+def _is_exchanged(layer):
+    return any(isinstance(x, ThroughMechanism) for x in layer._flatten_layers())
+
+
+def _class_of(config):
+    """The class that a serialised layer is of."""
+    package = config["module"].partition(".")[0]
+    if package == "keras":
+        return getattr(keras.layers, config["class_name"])
+    if package == "keras_hub":
+        importlib.import_module("keras_hub")  # registers its layers
+    for name in (config["registered_name"], config["class_name"]):
+        found = keras.saving.get_registered_object(name)
+        if found is not None:
+            return found
+    raise ValueError(
+        "The class of a converted layer must be known to Keras. Received: "
+        f"`{config['class_name']}` of {config['module']}. Decorate it with "
+        "`keras.saving.register_keras_serializable`, or pass it in "
+        "`custom_objects`."
+    )
+
+
+def _is_decoder(layer):
+    """Is it a decoder block of KerasHub, with a mask and a cache?"""
+    return hasattr(layer, "_compute_self_attention_mask") and hasattr(
+        layer, "_self_attention_layer"
+    )
+
+
+def _exchange_block(block):
+    """Lets a decoder block hand on its masks in parts, and states."""
+    attention = block._self_attention_layer
+    if not isinstance(attention, ThroughMechanism):
+        # Exact, but with a cache in the shape of the other blocks'.
+        exchange(attention, mechanisms.Softmax(name="mechanism"))
+    if not isinstance(block, MasksInParts):
+        block.__class__ = _block_class(type(block))
+    block.autocast = False  # its cache is a state, see `_heads`
+
+
+@functools.cache
+def _block_class(cls):
+    return type(f"Linear{cls.__name__}", (MasksInParts, cls), {})
+
+
+class MasksInParts:
+    """A decoder block that does not merge its masks into one `(B, T, S)`."""
+
+    def _compute_self_attention_mask(
+        self,
+        decoder_sequence,
+        decoder_padding_mask,
+        decoder_attention_mask,
+        use_causal_mask=True,
+        **unused,
+    ):
+        mask = decoder_padding_mask
+        if mask is None:
+            mask = getattr(decoder_sequence, "_keras_mask", None)
+        other = masks_from(decoder_attention_mask).key
+        return Masks(key=combine_masks(mask, other), causal=use_causal_mask)

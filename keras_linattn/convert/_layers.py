@@ -1,0 +1,101 @@
+"""Linear layers in place of attention layers, and of this package's blocks."""
+
+import keras
+
+from keras_linattn import mechanisms
+from keras_linattn.layers import LinearMultiHeadAttention
+from keras_linattn.layers._base_layer import BaseLayer
+from keras_linattn.layers._stacks import entries_of_blocks
+from keras_linattn.models._base import FunctionalModel
+
+
+def convert_attention(layer, mechanism):
+    """A new layer with the arguments of an attention layer, not built.
+
+    Args:
+        layer: `MultiHeadAttention` or `GroupQueryAttention` of Keras, or a
+            `LinearMultiHeadAttention`.
+        mechanism: `Mechanism`, which the new layer gets a copy of.
+
+    Returns:
+        A `LinearMultiHeadAttention`, or another object of the layer's class.
+    """
+    config = layer.get_config()
+    config["mechanism"] = copy_of(mechanism)
+    if isinstance(layer, LinearMultiHeadAttention):
+        return type(layer).from_config(config)
+    if isinstance(layer, keras.layers.GroupQueryAttention):
+        config["num_heads"] = config.pop("num_query_heads")
+        config["key_dim"] = config.pop("head_dim")
+    if config["sliding_window"] is not None:
+        # Keras' window, exact, is linear in our form.
+        config["mechanism"] = mechanisms.Softmax()
+    return LinearMultiHeadAttention.from_config(config)
+
+
+def has_mechanism_argument(layer):
+    """Is it a layer or model of this package that is told its mechanism?"""
+    return isinstance(layer, (BaseLayer, FunctionalModel)) and (
+        "mechanism" in layer.get_config()
+    )
+
+
+def convert_block(layer, mechanism, chosen):
+    """A new block whose chosen attention layers have another mechanism.
+
+    Args:
+        layer: block of this package.
+        mechanism: `Mechanism`, which each layer gets a copy of.
+        chosen: list of attention layers inside the block.
+    """
+    config = layer.get_config()
+    for name in ("mechanism", "cross_mechanism"):
+        own = getattr(layer, name, None)
+        if any(attention.mechanism is own for attention in chosen):
+            config[name] = copy_of(mechanism)
+    return type(layer).from_config(config)
+
+
+def convert_model(model, mechanism, chosen):
+    """A new model whose blocks with a chosen layer have another mechanism.
+
+    Args:
+        model: model of this package.
+        mechanism: `Mechanism`, which each block gets a copy of.
+        chosen: list of attention layers inside the model.
+    """
+    config = model.get_config()
+    entries = entries_of_blocks(
+        "mechanism", config["mechanism"], model.num_layers
+    )
+    owners = [
+        layer.mechanism
+        for layer in model.layers
+        if hasattr(layer, "mechanism")
+        for _ in range(getattr(layer, "num_layers", 1))
+    ]
+    config["mechanism"] = [
+        as_entry(mechanism)
+        if any(attention.mechanism is own for attention in chosen)
+        else entry
+        for own, entry in zip(owners, entries, strict=True)
+    ]
+    return type(model).from_config(config)
+
+
+def copy_of(mechanism):
+    """Another mechanism of the same arguments, with a name of its own."""
+    config = mechanism.get_config()
+    del config["name"]
+    return type(mechanism).from_config(config)
+
+
+def as_entry(mechanism):
+    """The mechanism as a model takes it, which may add sizes of its inputs."""
+    name = mechanisms.name_of(mechanism)
+    if name is None:
+        return copy_of(mechanism)
+    config = mechanism.get_config()
+    for unused in ("name", "trainable", "dtype"):
+        del config[unused]
+    return {"name": name, **config}

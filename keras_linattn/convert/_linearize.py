@@ -1,0 +1,105 @@
+"""Replace the softmax attention of a model."""
+
+import keras
+
+from keras_linattn import mechanisms
+from keras_linattn.convert._conversion import Conversion
+from keras_linattn.convert._sites import choose
+from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._weights import carry
+
+
+def linearize(model, mechanism="hedgehog", layers=None, window=None):
+    """Returns a copy of a trained model whose attention is linear.
+
+    All weights are carried over; the original stays as it is. The mechanism's
+    own weights, if it has any, start as it says: train them with `distill`, or
+    fine-tune the model.
+
+    Args:
+        model: built `keras.Model`.
+        mechanism: name, dict, class or object, see `mechanisms.get`. Each
+            layer gets a mechanism of its own. Defaults to `"hedgehog"`.
+        layers: which attention layers to convert; the others stay exact. A
+            name (of the layer, or of a layer or model around it), an index, a
+            list of names and indices, or a function of a layer that returns a
+            bool. Defaults to `None`: all of them.
+        window: int > 0 or `None`, attend exactly within a window and linearly
+            beyond it, by the mechanism `hybrid_window` in place of
+            `hedgehog`, or `local` in place of `softmax`. Defaults to `None`.
+
+    Returns:
+        A model of the same kind, not compiled.
+
+    Raises:
+        ValueError: if the model is not built or has no softmax attention; one
+            error lists all layers that cannot be converted, and why.
+
+    Example:
+
+    >>> import keras_linattn
+    >>> x = keras.Input((None, 16))
+    >>> y = keras.layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    >>> model = keras.Model(x, y)
+    >>> linear = keras_linattn.linearize(model)
+    >>> type(linear.get_layer("attention")).__name__
+    'LinearMultiHeadAttention'
+
+    Source: Zhang et al., 2024, arXiv 2402.04347; Zhang et al., 2024, arXiv
+    2410.10254.
+    """
+    check_model(model)
+    sites = sites_of(model)
+    if not sites:
+        raise ValueError(
+            "The model must have softmax attention to convert: layers "
+            "`MultiHeadAttention` or `GroupQueryAttention` of Keras, or layers "
+            "of this package with the mechanism softmax. Received: the model "
+            f"`{model.name}`, a {type(model).__name__} without any."
+        )
+    chosen = choose(sites, layers)
+    conversion = Conversion(chosen, replacement(mechanism, window))
+    new = conversion.copy(model)
+    conversion.raise_faults()
+    carry(model, new)
+    return new
+
+
+def check_model(model):
+    """Raises an error unless it is a built model."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`linearize` takes a `keras.Model`. Received: "
+            f"{model!r} of type {type(model).__name__}. Put a layer into a "
+            "`keras.Sequential` with an `Input` first."
+        )
+    if not model.built:
+        raise ValueError(
+            "`linearize` needs a built model, whose weights it carries over. "
+            f"Received: the model `{model.name}`, which is not built. Call it "
+            "on a batch, or load its weights, first."
+        )
+
+
+def replacement(mechanism, window=None):
+    """The mechanism of `linearize`, an object to make copies of.
+
+    Raises:
+        ValueError: if the mechanism has no form with a window.
+    """
+    mechanism = mechanisms.get(mechanism)
+    if window is None:
+        return mechanism
+    options = {
+        "window": window,
+        "state_dtype": mechanism.get_config()["state_dtype"],
+    }
+    if isinstance(mechanism, mechanisms.Hedgehog):
+        return mechanisms.HybridWindow(tied=mechanism.tied, **options)
+    if isinstance(mechanism, mechanisms.Softmax):
+        return mechanisms.Local(**options)
+    raise ValueError(
+        "`window` goes with the mechanisms 'hedgehog' and 'softmax'. "
+        f"Received: window={window!r} with `{type(mechanism).__name__}`. "
+        "Leave `window` out."
+    )

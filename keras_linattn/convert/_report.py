@@ -1,0 +1,178 @@
+"""A table of what `linearize` would change, or has changed."""
+
+import dataclasses
+
+import keras
+
+from keras_linattn.convert._layers import copy_of
+from keras_linattn.convert._linearize import check_model
+from keras_linattn.convert._linearize import replacement
+from keras_linattn.convert._sites import choose
+from keras_linattn.convert._sites import heads_of
+from keras_linattn.convert._sites import linear_sites_of
+from keras_linattn.convert._sites import sites_of
+from keras_linattn.mechanisms import name_of
+
+COLUMNS = (
+    "layer",
+    "attention",
+    "becomes",
+    "parameters",
+    "cache bytes",
+    "state bytes",
+    "operations",
+    "linear operations",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `report` returns; prints as a table.
+
+    Args:
+        length: int, positions that the numbers are for.
+        rows: list of dicts with the keys of the table's columns.
+
+    Example:
+
+    >>> from keras_linattn import convert
+    >>> x = keras.Input((None, 16))
+    >>> y = keras.layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    >>> report = convert.report(keras.Model(x, y), length=100)
+    >>> report.rows[0]["cache bytes"]
+    12800
+    """
+
+    length: int
+    rows: list
+
+    def __str__(self):
+        cells = [COLUMNS, *([_cell(r[c]) for c in COLUMNS] for r in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
+            for row in cells
+        ]
+        lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+        note = (
+            f"For one sequence of {self.length:,} positions. Operations: "
+            "multiply-adds between the projections; `n/a` where the mechanism "
+            "has no such number."
+        )
+        return "\n".join([*lines, "", note])
+
+
+def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
+    """Tabulates what `linearize` would change, layer by layer.
+
+    A converted model can be passed as well: its linear layers are listed as
+    they are.
+
+    Args:
+        model: built `keras.Model`.
+        mechanism: as in `linearize`. Defaults to `"hedgehog"`.
+        layers: as in `linearize`. Defaults to `None`: all.
+        window: as in `linearize`. Defaults to `None`.
+        length: int > 0, positions of a sequence, for the numbers that depend
+            on it. Defaults to 4096.
+
+    Returns:
+        `Report`, whose `rows` are dicts and whose `str` is a Markdown table:
+        the layer, its attention and what it becomes, the parameters that it
+        gains, the bytes of a cache of keys and values and of the state that
+        replaces it, and the multiply-adds of both.
+
+    Raises:
+        ValueError: as `linearize` does, if the model is not built or has no
+            attention that is known.
+
+    Example:
+
+    >>> from keras_linattn import convert
+    >>> x = keras.Input((None, 16))
+    >>> y = keras.layers.MultiHeadAttention(2, 8, name="attention")(x, x)
+    >>> report = convert.report(keras.Model(x, y), length=1000)
+    >>> report.rows[0]["becomes"]
+    'hedgehog'
+    """
+    check_model(model)
+    if not isinstance(length, int) or length <= 0:
+        raise ValueError(
+            f"`length` must be a positive integer. Received: length={length!r}."
+        )
+    sites = sites_of(model)
+    linear = linear_sites_of(model)
+    rows = []
+    if sites and not linear:
+        chosen = {id(s.layer) for s in choose(sites, layers)}
+        new = replacement(mechanism, window)
+        for site in sites:
+            used = new if id(site.layer) in chosen else None
+            rows.append(_row(site, used, length))
+    else:
+        rows = [_row(s, None, length) for s in sites]
+        rows += [_row(s, s.layer.mechanism, length) for s in linear]
+    return Report(length, rows)
+
+
+def _row(site, mechanism, length):
+    heads, key_dim, value_dim, groups = heads_of(site.layer)
+    pairs = length * length * heads * (key_dim + value_dim)
+    row = {
+        "layer": site.path,
+        "attention": type(site.layer).__name__,
+        "becomes": "softmax (stays)",
+        "parameters": 0,
+        "cache bytes": 4 * length * groups * (key_dim + value_dim),
+        "state bytes": None,
+        "operations": pairs,
+        "linear operations": None,
+    }
+    if mechanism is None:
+        return row
+    row["becomes"] = name_of(mechanism) or type(mechanism).__name__
+    sizes = (heads, key_dim, value_dim)
+    fresh, spec = _measured(mechanism, sizes, length)
+    row["parameters"] = fresh
+    if spec is not None:
+        row["state bytes"] = sum(_bytes(x) for x in keras.tree.flatten(spec))
+        row["linear operations"] = _operations(spec, length)
+    return row
+
+
+def _measured(mechanism, sizes, length):
+    """Parameters of a mechanism for such heads, and the parts of a state."""
+    heads, key_dim, value_dim = sizes
+    copy = copy_of(mechanism)
+    shapes = [(None, heads, length, size) for size in (key_dim, key_dim)]
+    if not copy.traits.gated:
+        copy.build(*shapes, (None, heads, length, value_dim))
+    try:
+        spec = copy.state_spec(*sizes)
+    except (NotImplementedError, ValueError):
+        spec = None
+    return copy.count_params() if copy.built else None, spec
+
+
+def _bytes(leaf):
+    size = keras.backend.standardize_dtype(leaf.dtype)
+    width = {"float64": 8, "int64": 8, "float32": 4, "int32": 4, "bool": 1}
+    return width.get(size, 2) * _elements(leaf)
+
+
+def _elements(leaf):
+    count = 1
+    for size in leaf.shape[1:]:
+        count *= size
+    return count
+
+
+def _operations(spec, length):
+    """Each position is added to the state, and reads it."""
+    return 2 * length * sum(map(_elements, keras.tree.flatten(spec)))
+
+
+def _cell(value):
+    if value is None:
+        return "n/a"
+    return f"{value:,}" if isinstance(value, int) else str(value)

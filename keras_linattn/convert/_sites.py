@@ -1,0 +1,152 @@
+"""The attention layers of a model: where they stand, which are chosen."""
+
+import typing
+
+import keras
+
+from keras_linattn import mechanisms
+from keras_linattn.layers import LinearMultiHeadAttention
+
+# Attention layers of KerasHub that are no `MultiHeadAttention` of Keras.
+HUB = ("LlamaAttention", "Qwen3Attention", "QwenAttention")
+KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+
+
+class Site(typing.NamedTuple):
+    """An attention layer, and the names of the layers around it.
+
+    Args:
+        path: str, names from the model down to the layer, joined by `/`.
+        layer: the attention layer.
+    """
+
+    path: str
+    layer: object
+
+    @property
+    def name(self):
+        return self.layer.name
+
+
+def sites_of(model):
+    """The softmax attention layers of a model in their order, each once."""
+    found, seen = [], set()
+    _walk(model, "", found, seen, is_softmax)
+    return found
+
+
+def _walk(layer, path, found, seen, is_wanted):
+    for sub in sublayers(layer):
+        if id(sub) in seen:
+            continue
+        seen.add(id(sub))
+        name = f"{path}/{sub.name}" if path else sub.name
+        if is_wanted(sub):
+            found.append(Site(name, sub))
+        else:
+            _walk(sub, name, found, seen, is_wanted)
+
+
+def sublayers(layer):
+    """The layers directly inside a layer or a model."""
+    if isinstance(layer, keras.Model):
+        return layer.layers
+    if not isinstance(layer, keras.layers.Layer):
+        return []  # an operation of `keras.ops` in a functional model
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def is_softmax(layer):
+    """Is it an attention layer whose attention is softmax attention?"""
+    if isinstance(layer, LinearMultiHeadAttention):
+        return isinstance(layer.mechanism, mechanisms.Softmax)
+    mechanism = getattr(layer, "mechanism", None)
+    if not isinstance(mechanism, (type(None), mechanisms.Softmax)):
+        return False
+    if isinstance(layer, KERAS):
+        return True
+    names = [cls.__name__ for cls in type(layer).__mro__]
+    return any(name in HUB for name in names)
+
+
+def linear_sites_of(model):
+    """The layers of a model that attend through another mechanism."""
+    found, seen = [], set()
+    _walk(model, "", found, seen, is_linear)
+    return found
+
+
+def is_linear(layer):
+    """Is it an attention layer around a mechanism other than softmax?"""
+    mechanism = getattr(layer, "mechanism", None)
+    return (
+        isinstance(mechanism, mechanisms.Mechanism)
+        and not isinstance(mechanism, mechanisms.Softmax)
+        and hasattr(layer, "_query_dense")
+    )
+
+
+def heads_of(layer):
+    """Heads H, sizes D and V of each, and heads of keys of a built layer."""
+    heads, key_dim = layer._query_dense.kernel.shape[1:]
+    groups = layer._key_dense.kernel.shape[1]
+    return heads, key_dim, layer._value_dense.kernel.shape[2], groups
+
+
+def choose(sites, layers):
+    """The sites that `layers` of `linearize` names.
+
+    Raises:
+        ValueError: if a name or an index fits no attention layer, or if none
+            is chosen.
+        TypeError: if `layers` is of another type.
+    """
+    if layers is None:
+        return sites
+    if callable(layers):
+        chosen = [site for site in sites if layers(site.layer)]
+    else:
+        if isinstance(layers, (str, int)):
+            layers = [layers]
+        numbers = {n for entry in layers for n in _numbers(sites, entry)}
+        chosen = [sites[n] for n in sorted(numbers)]
+    if not chosen:
+        raise ValueError(
+            "`layers` must choose one attention layer at least. Received: "
+            f"layers={layers!r}. {_listed(sites)}"
+        )
+    return chosen
+
+
+def _numbers(sites, entry):
+    """Numbers of the sites that a name or an index means."""
+    count = len(sites)
+    if isinstance(entry, bool) or not isinstance(entry, (str, int)):
+        raise TypeError(
+            "`layers` takes names, indices, a list of them, or a function of "
+            f"a layer that returns a bool. Received: {entry!r} of type "
+            f"{type(entry).__name__}."
+        )
+    if isinstance(entry, int):
+        found = [entry % count] if -count <= entry < count else []
+    else:
+        found = [n for n, site in enumerate(sites) if _is_named(site, entry)]
+    if not found:
+        raise ValueError(
+            "An entry of `layers` fits no attention layer. Received: "
+            f"{entry!r}. {_listed(sites)}"
+        )
+    return found
+
+
+def _is_named(site, name):
+    """Its own name, its path, or a layer that it stands in."""
+    parts = site.path.split("/")
+    return name == site.name or name in (
+        "/".join(parts[: n + 1]) for n in range(len(parts))
+    )
+
+
+def _listed(sites):
+    lines = [f"{n}: {site.path}" for n, site in enumerate(sites)]
+    return "The model has: " + ", ".join(lines) + "."
