@@ -69,6 +69,15 @@ def rows_after(finite, documents=None):
     return count > take_positions(count - bad, first_places(documents.query))
 
 
+def rows_reached(finite, documents, causal):
+    """Bool `[B, H, T, 1]`: the rows of a document that see one of its bad."""
+    reached = rows_after(finite, documents)
+    if causal:
+        return reached
+    before = rows_after(ops.flip(finite, 2), backwards(documents))
+    return ops.logical_or(reached, ops.flip(before, 2))
+
+
 def spoil_state(state, spoilt):
     """NaN in the state `[B, H, D, V]` if it is that of a bad row."""
     return ops.where(spoilt[:, :, -1:], _nan_like(state), state)
@@ -113,10 +122,7 @@ class Contained:
             select(of_keys, key),
             select(of_keys, value),
         )
-        self.reached = rows_after(of_keys, documents)
-        if not causal:
-            before = rows_after(ops.flip(of_keys, 2), backwards(documents))
-            self.reached = ops.logical_or(self.reached, ops.flip(before, 2))
+        self.reached = rows_reached(of_keys, documents, causal)
         self.spoilt = ops.logical_or(self.reached, ops.logical_not(of_queries))
 
     def spoil(self, output):

@@ -23,6 +23,8 @@ from keras import ops
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import first_places
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import spread
+from keras_linattn.core.poison import rows_reached
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -153,27 +155,47 @@ class CosFormer(KernelMechanism):
         documents=None,
     ):
         of_query, of_key = positions(query, key, documents)
-        if documents is not None:
-            of_query = self._known(of_query, query_mask)
-            of_key = self._known(of_key, key_mask)
+        spoil = None
+        if documents is not None and documents.one_sequence:
+            spoil = self._too_long(of_query, key_mask, documents, causal)
+            of_query = of_key = self._known(of_query)
         query = self._features(query, of_query)
         key = hide(self._features(key, of_key), key_mask)
         if causal:
-            return attend_causally(query, key, value, documents=documents)[0]
-        return kernel_attention(query, key, value, documents)
+            output, _ = attend_causally(query, key, value, documents=documents)
+        else:
+            output = kernel_attention(query, key, value, documents)
+        return output if spoil is None else spoil(output)
 
     def _features(self, x, position):
         position = ops.expand_dims(position, 1)
         return feature_map(x, position, self.sequence_length)
 
-    def _known(self, position, mask):
-        """Positions at which hidden ones have features, which nobody reads.
+    def _known(self, position):
+        """Positions with features: NaN would reach other documents' gradients.
 
-        NaN would reach the gradients of others. Padding between two documents
-        may stand further from a document's start than M.
+        `_too_long` says which were beyond M.
         """
-        largest = self.sequence_length - 1
-        return ops.where(mask, position, ops.minimum(position, largest))
+        return ops.minimum(position, self.sequence_length - 1)
+
+    def _too_long(self, position, mask, documents, causal):
+        """A function that writes NaN where too long a document is seen."""
+        known = position < self.sequence_length
+        own = spread(ops.logical_not(known), rank=4, axis=2)
+        # Padding behind a document goes on counting.
+        shown = (
+            known
+            if mask is None
+            else ops.logical_or(known, ops.logical_not(mask))
+        )
+        reached = rows_reached(spread(shown, rank=4, axis=2), documents, causal)
+        reached = ops.logical_or(reached, own)
+
+        def spoil(output):
+            nothing = ops.cast(float("nan"), output.dtype)
+            return ops.where(reached, nothing, output)
+
+        return spoil
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -193,9 +215,12 @@ class CosFormer(KernelMechanism):
         position = position + ops.where(in_first, before, 0)
         known = position
         if documents is not None:
-            known = self._known(position, key_mask)
+            known = self._known(position)
         query, key = (self._features(x, known) for x in (query, key))
         output, sums = attend_causally(
             query, hide(key, key_mask), value, state["sums"], documents
         )
+        if documents is not None:
+            spoil = self._too_long(position, key_mask, documents, causal=True)
+            output = spoil(output)
         return output, {"sums": sums, "position": position[:, -1] + 1}
