@@ -3,6 +3,7 @@
 import keras
 
 from keras_linattn import mechanisms
+from keras_linattn.convert._sites import KERAS
 from keras_linattn.layers import LinearMultiHeadAttention
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._stacks import entries_of_blocks
@@ -20,9 +21,16 @@ def convert_attention(layer, mechanism):
     Returns:
         A `LinearMultiHeadAttention`, or another object of the layer's class.
     """
+    ours = isinstance(layer, LinearMultiHeadAttention)
+    if not ours and type(layer) not in KERAS:
+        raise TypeError(
+            "Attention of a class of somebody's own may be computed in another "
+            f"way. Received: `{type(layer).__name__}` of "
+            f"{type(layer).__module__}. Use Keras' layer, or leave it exact."
+        )
     config = layer.get_config()
     config["mechanism"] = copy_of(mechanism)
-    if isinstance(layer, LinearMultiHeadAttention):
+    if ours:
         return type(layer).from_config(config)
     if isinstance(layer, keras.layers.GroupQueryAttention):
         config["num_heads"] = config.pop("num_query_heads")

@@ -141,7 +141,7 @@ def _row(site, mechanism, length):
 
 
 def _measured(mechanism, sizes, length):
-    """Parameters of a mechanism for such heads, and the parts of a state."""
+    """Parameters of a mechanism for such heads, and the spec of a state."""
     heads, key_dim, value_dim = sizes
     copy = copy_of(mechanism)
     shapes = [(None, heads, length, size) for size in (key_dim, key_dim)]
