@@ -29,17 +29,17 @@ import keras_linattn
 # ## Settings
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-# One for each block, in turn; or JSON, '{"name": "local", "window": 16}'.
 parser.add_argument("--mechanism", nargs="+", default=["delta_rule"])
 parser.add_argument("--epochs", type=int, default=2, help="200 steps each")
+parser.add_argument("--pairs", nargs="+", type=int, default=[4, 8, 16, 32])
+parser.add_argument("--learning-rate", type=float, default=3e-3)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/associative_recall")
 parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
-# A notebook has no command line.
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
-sizes, batch_size, steps, test_steps = (4, 8, 16, 32), 32, 200, 16
-epochs, hidden_dim, num_layers = args.epochs, 64, 2
+sizes, batch_size, steps, test_steps = args.pairs, 32, 200, 16
+epochs, hidden_dim, num_layers, rate = args.epochs, 64, 2, args.learning_rate
 if args.smoke:
     sizes, batch_size, steps, test_steps = (2, 20), 4, 4, 1
     epochs, hidden_dim, num_layers = 1, 16, len(args.mechanism)
@@ -50,7 +50,7 @@ pattern = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
 
 # ## Data: drawn anew for each batch, in a size that takes turns
 
-SYMBOLS = 128  # keys are 1 to 128, values 129 to 256, and 0 is the filler
+SYMBOLS = max(128, *sizes)  # keys; values are above them, 0 is the filler
 
 
 def draw(generator, pairs):
@@ -58,7 +58,7 @@ def draw(generator, pairs):
     length = max(64, 4 * pairs)
     shape = (batch_size, SYMBOLS)
     keys = 1 + generator.random(shape).argsort(axis=1)[:, :pairs]
-    values = 129 + generator.random(shape).argsort(axis=1)[:, :pairs]
+    values = 1 + SYMBOLS + generator.random(shape).argsort(axis=1)[:, :pairs]
     tokens, answers = np.zeros((2, batch_size, length), "int32")
     tokens[:, 0 : 2 * pairs : 2] = keys
     tokens[:, 1 : 2 * pairs : 2] = values
@@ -111,7 +111,7 @@ model = keras.Model(inputs, keras.layers.Dense(1 + 2 * SYMBOLS)(x))
 
 warmup = max(1, steps * epochs // 10)
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0, steps * epochs - warmup, warmup_target=3e-3, warmup_steps=warmup
+    0.0, steps * epochs - warmup, warmup_target=rate, warmup_steps=warmup
 )
 optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.05, clipnorm=1.0)
 optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -145,6 +145,6 @@ plt.savefig(out / "recall.png", dpi=100)
 model.save(out / "model.keras")
 loaded = keras.saving.load_model(out / "model.keras")
 expected = model.predict(test[0][0], verbose=0)
-answer = loaded.predict(test[0][0], verbose=0)
-np.testing.assert_allclose(answer, expected, atol=1e-4)
+again = loaded.predict(test[0][0], verbose=0)
+np.testing.assert_allclose(again, expected, atol=1e-4)
 print(f"Files in {out}")

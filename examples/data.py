@@ -372,6 +372,19 @@ class ForecastWindows(keras.utils.PyDataset):
         return [np.concatenate(x) for x in zip(*inputs)], np.concatenate(future)
 
 
+def forecast_scores(truth, forecast, quantiles):
+    """Scores of quantiles `(N, H, Q)`, low, middle and high, where known."""
+    known = np.isfinite(truth) & np.isfinite(forecast).all(axis=-1)
+    error, levels = truth[known][:, None] - forecast[known], np.array(quantiles)
+    pinball = np.maximum(levels * error, (levels - 1) * error)
+    inside = (error[:, 0] > 0) & (error[:, -1] < 0)
+    return {
+        "mean absolute error": float(np.abs(error[:, 1]).mean()),
+        "pinball loss": float(pinball.mean()),
+        "inside 10 to 90 %": float(100 * inside.mean()),
+    }
+
+
 def cut(rows, size):
     """Cuts an array into pieces of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

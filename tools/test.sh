@@ -13,6 +13,8 @@ if [ "${1:-}" = --release ]; then
     release=yes
     shift
 fi
+# Keep in step with tests/conftest.py.
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/keras_linattn"
 backends=("$@")
 [ $# -gt 0 ] || backends=(tensorflow jax torch)
 not_release="not release"
@@ -25,8 +27,8 @@ elif [ $# -gt 0 ]; then
     echo "Style and the tests of ${backends[*]}:" \
         "5 to 25 minutes for each on two quiet cores."
 else
-    echo "Style and the tests of ${backends[*]}: about 27 minutes on two quiet" \
-        "cores, less when JAX finds what it compiled before in .cache/jax."
+    echo "Style and the tests of ${backends[*]}: about 15 minutes on two quiet" \
+        "cores, less when JAX finds what it compiled before in $cache."
 fi
 # Without the recordings, the tests that read them are skipped by name.
 [ -d .data/speech_prompts ] || bash tools/speech_prompts.sh \
@@ -38,8 +40,12 @@ if ! command -v chromium chromium-browser google-chrome >/dev/null \
     { apt-get update && apt-get install --yes --no-install-recommends chromium
     } >/dev/null 2>&1 || echo "No Chromium: the site is not opened in it."
 fi
-# What JAX compiled for code that is no more.
-[ ! -d .cache/jax ] || find .cache/jax -type f -mtime +14 -delete
+# What JAX compiled for code that is no more, and the oldest of over 512 MB.
+if [ -d "$cache" ]; then
+    find "$cache" -type f -mtime +14 -delete
+    find "$cache" -type f -printf '%T@ %s %p\n' | sort -rn \
+        | awk '{ size += $2 } size > 512e6 { print $3 }' | xargs -r rm -f --
+fi
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
@@ -65,24 +71,42 @@ all_of() { # BACKEND ARGUMENTS
     lane "$backend" "$backend" --ignore=tests/matrix -m "$(marks "$backend")" "$@"
 }
 
+jobs_in_pairs() { # JOBS: two at a time; when one ends, the next starts
+    local running=0 failed=0 job
+    for job in "$@"; do
+        if [ "$running" -eq 2 ]; then
+            wait -n || failed=1
+            running=1
+        fi
+        $job &
+        running=$((running + 1))
+    done
+    while [ "$running" -gt 0 ]; do
+        wait -n || failed=1
+        running=$((running - 1))
+    done
+    return "$failed"
+}
+
+# Parts of a backend, not workers that share its tests: what one worker has
+# compiled, the others compile again.
+ARITHMETIC=(tests/test_conformance.py tests/mechanisms tests/core)
+arithmetic() { all_of "$1" "${ARITHMETIC[@]}"; }
+others() { all_of "$1" tests "${ARITHMETIC[@]/#/--ignore=}"; }
+# Starts processes of its own.
+across() { lane across tensorflow tests/matrix -m "$(marks "${backends[-1]}")"; }
+
 status=0
 if [ ${#backends[@]} -eq 3 ]; then
-    # A core for JAX, which takes as long as the two others: a process for each
-    # backend makes once what two workers would both make.
-    all_of jax &
-    first=$!
-    all_of tensorflow || status=1
-    all_of torch || status=1
-    wait "$first" || status=1
-elif [ "${1:-}" != across ]; then
+    # The longest first, so that both cores end at nearly the same time.
+    jobs_in_pairs "others jax" "arithmetic jax" "all_of tensorflow" \
+        "all_of torch" across || status=1
+elif [ "$1" = across ]; then
+    across || status=1
+else
     for backend in "${backends[@]}"; do
-        all_of "$backend" --numprocesses=2 --dist=worksteal || status=1
+        jobs_in_pairs "others $backend" "arithmetic $backend" || status=1
     done
-fi
-if [ $# -eq 0 ] || [ "$1" = across ]; then
-    # Each file starts processes of its own: two files at a time.
-    lane across tensorflow tests/matrix -m "$not_release" \
-        --numprocesses=2 --dist=loadfile || status=1
 fi
 if [ -n "$release" ]; then
     for backend in "${backends[@]}"; do

@@ -18,18 +18,19 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.chunks import keep
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import power_of_two
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.decay import decay_between
 from keras_linattn.core.decay import decay_to_end
 from keras_linattn.core.decay import running_decay
-from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
-from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
+from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
+from keras_linattn.core.products import product_plus
 
 SMALLEST_BLOCK = 8  # 4 to 10 times as fast as whole products of 64 rows
 
@@ -42,7 +43,7 @@ def delta_product(
     beta,
     log_decay,
     state,
-    carry,
+    loop,
     chunk_size,
     starts=None,
 ):
@@ -55,8 +56,7 @@ def delta_product(
         beta: tensor `[B, H, T, 1]` in [0, 1], 0 where masked.
         log_decay: tensor `[B, H, T, 1]`, log a_t <= 0, 0 where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start, breaks)`, see
-            `mechanisms/_chunk_carry.py`.
+        loop: callable, `loop_over_chunks` of `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C.
         starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
             Defaults to `None`: each row is one document.
@@ -84,7 +84,7 @@ def delta_product(
         matmul(key, transposed) * decay,
         decays,
         state,
-        carry,
+        loop,
         chunks,
     )
     return join_chunks(output, length), state
@@ -106,7 +106,7 @@ class ChunkDecays(typing.NamedTuple):
     whole: object
 
 
-def delta_in_chunks(heads, scores, overlaps, decays, state, carry, chunks):
+def delta_in_chunks(heads, scores, overlaps, decays, state, loop, chunks):
     """The delta rule, from the faded products of each chunk's rows.
 
     Args:
@@ -117,7 +117,7 @@ def delta_in_chunks(heads, scores, overlaps, decays, state, carry, chunks):
             not used.
         decays: `ChunkDecays`.
         state: tensor `[B, H, D, V]`.
-        carry: callable, see `delta_product`.
+        loop: callable, see `delta_product`.
         chunks: `DocumentChunks`, or `None`.
 
     Returns:
@@ -126,18 +126,63 @@ def delta_in_chunks(heads, scores, overlaps, decays, state, carry, chunks):
     query, key, value, beta = heads
     # U = own - read S_0
     inverse = inverse_unit_lower(beta * overlaps)
-    reading = of_first(beta * decays.since_start * key, chunks)
-    read = matmul(inverse, reading)
+    read = matmul(inverse, beta * decays.since_start * key)
     own = matmul(inverse, beta * value)
+    reading = ops.concatenate([read, query * decays.since_start], axis=-2)
     lasting = of_last(key * decays.to_end, chunks)
-    whole = ops.swapaxes(decays.whole, -1, -2)  # of the state's rows
-    transition = whole * ops.eye(key.shape[-1], dtype=key.dtype)
-    transition = transition - key_value_product(lasting, read)
-    update = key_value_product(lasting, own)
-    before, state = carry(transition, update, state, breaks_of(chunks))
-    reading = query * decays.since_start - matmul(scores, read)
-    output = matmul(scores, own) + of_first(matmul(reading, before), chunks)
-    return output, state
+    inputs = (
+        own,
+        reading,
+        scores,
+        ops.swapaxes(lasting, -1, -2),
+        ops.swapaxes(decays.whole, -1, -2),  # of the state's rows
+    )
+    if chunks is not None:
+        first = ops.concatenate([chunks.first, chunks.first], axis=-2)
+        limits = ops.cast(first, key.dtype), ops.cast(chunks.breaks, key.dtype)
+        inputs = (*inputs, *limits)
+    return read_chunks(inputs, state, loop)
+
+
+@backends.with_fast_forms
+def read_chunks(inputs, state, loop):
+    """Outputs of all chunks, which read the state before each.
+
+    Args:
+        inputs: tuple of tensors, those of `advance_chunk` for each chunk.
+        state: tensor `[B, H, D, V]`.
+        loop: callable, see `delta_product`.
+
+    Returns:
+        The output `[B, H, N, C, V]`, and the state after the last chunk.
+    """
+    return loop(advance_chunk, inputs, state, inputs[0].shape[-2:])
+
+
+def advance_chunk(inputs, state):
+    """One chunk, from the state before it.
+
+    Args:
+        inputs: U from a state of 0 `[..., C, V]`; by what rows of the state U
+            and the outputs read `[..., 2 C, D]`; scores `[..., C, C]`; by what
+            U adds to the state `[..., D, C]`; the state's decay
+            `[..., D or 1, 1]`; where there are documents, 1 for rows that read
+            the state `[..., 2 C, 1]`, and 1 for a chunk that drops it
+            `[..., 1, 1]`.
+        state: tensor `[..., D, V]`.
+
+    Returns:
+        The output `[..., C, V]`, and the state after the chunk.
+    """
+    own, reading, scores, lasting, decay, *limits = inputs
+    size = own.shape[-2]
+    found = matmul(reading, state)
+    if limits:
+        first, breaks = (x > 0 for x in limits)
+        found, state = select(first, found), keep(state, breaks)
+    added = own - found[..., :size, :]
+    output = product_plus(found[..., size:, :], scores, added)
+    return output, product_plus(decay * state, lasting, added)
 
 
 def inverse_unit_lower(lower):

@@ -135,6 +135,20 @@ def first_places(numbers):
     return ops.take_along_axis(visible_places(starts), rank, axis=1)
 
 
+def backwards(documents):
+    """`Documents` of one sequence, from the end of the row."""
+    numbers = documents.query
+    numbers = ops.flip(numbers[:, -1:] - numbers, 1)
+    return Documents(numbers, numbers)
+
+
+def with_next(documents):
+    """`Documents` of one sequence with one position more, in the last one."""
+    numbers = documents.query
+    numbers = ops.concatenate([numbers, numbers[:, -1:]], axis=1)
+    return Documents(numbers, numbers)
+
+
 class DocumentChunks:
     """Chunks of a row that holds several documents.
 

@@ -110,6 +110,26 @@ def safe_divide(numerator, denominator):
     return (numerator * scale) / (denominator * scale)
 
 
+@backends.with_fast_forms
+def divide_by_size(x, count, epsilon):
+    """x / sqrt(|x|^2 / count + epsilon) for each row, rows of 1e30 included.
+
+    Args:
+        x: tensor `[..., D]`.
+        count: int > 0; D for the root mean square, 1 for the length.
+        epsilon: float > 0.
+
+    Returns:
+        Tensor of `x`'s shape.
+    """
+    # Of large rows the squares overflow: their largest entry is taken as 1.
+    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
+    scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
+    x = x * scale
+    square = ops.sum(ops.square(x), axis=-1, keepdims=True) / count
+    return x * ops.rsqrt(square + epsilon * ops.square(scale))
+
+
 def masked_exp(x, visible=None, axis=-1):
     """`exp(x - max)` along `axis`, the maximum taken over visible entries.
 

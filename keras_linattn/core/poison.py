@@ -5,12 +5,21 @@ rows that are not finite are taken out first, and NaN is written into every
 later row of the result.
 """
 
+from keras import backend
 from keras import ops
 
+from keras_linattn.core import backends
+from keras_linattn.core.documents import backwards
 from keras_linattn.core.documents import first_places
+from keras_linattn.core.masks import select
+from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
+from keras_linattn.core.numerics import matmul
+
+SMALL = 2.0**-32  # times it, no row of finite numbers has an infinite sum
 
 
+@backends.with_fast_forms
 def run_contained(function, *tensors, documents=None):
     """A causal function whose future cannot reach its past.
 
@@ -29,7 +38,7 @@ def run_contained(function, *tensors, documents=None):
     clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
     output, state = function(*clean)
     spoilt = rows_after(finite, documents)
-    output = ops.where(spoilt, ops.cast(float("nan"), output.dtype), output)
+    output = ops.where(spoilt, _nan_like(output), output)
     return output, spoil_state(state, spoilt)
 
 
@@ -41,8 +50,10 @@ def finite_rows(*tensors):
     """
     finite = True
     for x in tensors:
-        row = ops.all(ops.isfinite(x), axis=-1, keepdims=True)
-        finite = ops.logical_and(finite, row)
+        x = ops.stop_gradient(x)
+        if x.shape[-1] > 1:  # a product is the cheapest way to test a row
+            x = matmul(x, SMALL * ops.ones((x.shape[-1], 1), dtype=x.dtype))
+        finite = ops.logical_and(finite, ops.isfinite(x))
     return finite
 
 
@@ -58,7 +69,96 @@ def rows_after(finite, documents=None):
     return count > take_positions(count - bad, first_places(documents.query))
 
 
+def rows_reached(finite, documents, causal):
+    """Bool `[B, H, T, 1]`: the rows of a document that see one of its bad."""
+    reached = rows_after(finite, documents)
+    if causal:
+        return reached
+    before = rows_after(ops.flip(finite, 2), backwards(documents))
+    return ops.logical_or(reached, ops.flip(before, 2))
+
+
 def spoil_state(state, spoilt):
     """NaN in the state `[B, H, D, V]` if it is that of a bad row."""
-    nan = ops.cast(float("nan"), state.dtype)
-    return ops.where(spoilt[:, :, -1:], nan, state)
+    return ops.where(spoilt[:, :, -1:], _nan_like(state), state)
+
+
+class Uncontained:
+    """Heads as they are, where there are no documents to keep apart."""
+
+    def __init__(self, query, key, value):
+        self.heads = query, key, value
+
+    def spoil(self, x):
+        return x
+
+    take_in = spoil_state = spoil
+
+
+class Contained:
+    """Heads of packed documents without what is not finite, and where it was.
+
+    0 times NaN is NaN, in the products of the backward pass too: there one
+    document would reach the gradients of others, although each output is
+    selected.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`.
+        value: tensor `[B, H, T, V]`.
+        documents: `Documents` of one sequence.
+        causal: bool, whether what is not finite reaches later queries only.
+
+    Attributes:
+        heads: query, key and value, 0 where they are not finite.
+        spoilt: bool tensor `[B, H, T, 1]`, the queries that see it.
+    """
+
+    def __init__(self, query, key, value, documents, causal=True):
+        self.documents = documents
+        of_queries, of_keys = finite_rows(query), finite_rows(key, value)
+        self.heads = (
+            select(of_queries, query),
+            select(of_keys, key),
+            select(of_keys, value),
+        )
+        self.reached = rows_reached(of_keys, documents, causal)
+        self.spoilt = ops.logical_or(self.reached, ops.logical_not(of_queries))
+
+    def spoil(self, output):
+        """NaN in the output `[B, H, T, V]` of queries that see it."""
+        return ops.where(self.spoilt, _nan_like(output), output)
+
+    def take_in(self, state):
+        """A leaf of the state before, likewise; counts stay."""
+        if not _is_sum(state):
+            return state
+        axes = tuple(range(2, len(state.shape)))
+        finite = ops.all(ops.isfinite(state), axis=axes, keepdims=True)
+        bad = ops.reshape(
+            ops.logical_not(finite), (*ops.shape(state)[:2], 1, 1)
+        )
+        first = spread(self.documents.query == 0, rank=4, axis=2)
+        bad = ops.logical_and(bad, first)
+        self.reached = ops.logical_or(self.reached, bad)
+        self.spoilt = ops.logical_or(self.spoilt, bad)
+        return select(finite, state)
+
+    def spoil_state(self, state):
+        """NaN in a leaf of the state after, if its document is a bad one."""
+        if not _is_sum(state):
+            return state
+        bad = self.reached[:, :, -1:]
+        ones = [1] * (len(state.shape) - 2)
+        bad = ops.reshape(bad, (*ops.shape(state)[:2], *ones))
+        return ops.where(bad, _nan_like(state), state)
+
+
+def _is_sum(state):
+    """Whether a leaf is `[B, H, ...]` of floating point."""
+    dtype = backend.standardize_dtype(state.dtype)
+    return len(state.shape) > 2 and backend.is_float_dtype(dtype)
+
+
+def _nan_like(x):
+    return ops.cast(float("nan"), x.dtype)

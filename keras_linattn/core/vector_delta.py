@@ -29,7 +29,7 @@ def vector_delta_product(
     beta,
     log_decay,
     state,
-    carry,
+    loop,
     chunk_size,
     starts=None,
 ):
@@ -43,8 +43,7 @@ def vector_delta_product(
         log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
             where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start, breaks)`, see
-            `mechanisms/_chunk_carry.py`.
+        loop: callable, `loop_over_chunks` of `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.
         starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
             Defaults to `None`: each row is one document.
@@ -72,7 +71,7 @@ def vector_delta_product(
         overlaps,
         decays,
         state,
-        carry,
+        loop,
         chunks,
     )
     return join_chunks(output, length), state

@@ -13,6 +13,7 @@ from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.documents import with_next
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import select
@@ -208,7 +209,7 @@ def last_keys(near, x, window):
     return take_positions(x, near.last)
 
 
-def leaving_keys(x, window, mask=None, holds=False):
+def leaving_keys(x, window, mask=None, holds=False, documents=None):
     """The keys that leave the window where each query comes to it.
 
     Args:
@@ -218,10 +219,21 @@ def leaving_keys(x, window, mask=None, holds=False):
             Defaults to `None`.
         holds: bool, whether the first W - 1 are held from before. Then also
             the key that leaves behind the last query. Defaults to `False`.
+        documents: `Documents`, or `None`, its default: each row is one. A key
+            of another document than the query's does not leave.
 
     Returns:
         Tensor `[B, H, T, F]`, or `[B, H, T + 1, F]`; 0 where none leaves.
     """
+    if documents is not None:
+        held = window - 1 if holds else 0
+        numbers = spread(with_held(documents.key, held), rank=4, axis=2)
+        of_keys, keys = (
+            leaving_keys(y, window, mask, holds) for y in (numbers, x)
+        )
+        of_queries = with_next(documents) if holds else documents
+        of_queries = spread(of_queries.query, rank=4, axis=2)
+        return select(ops.equal(of_keys, of_queries), keys)
     before = window - 1 if holds else 0
     if mask is None:
         if holds:
@@ -288,7 +300,8 @@ def attend_near(query, key, value, near):
         Tensor `[B, H, T, V]`; 0 where nothing is seen.
     """
     key, value, finite = contained(key, value)
-    scores = near_scores(query, key, near)
+    of_queries = finite_rows(query)
+    scores = near_scores(select(of_queries, query), key, near)
     if scores.shape[-1] == 1:  # Keras warns of a softmax over one entry
         weights = ops.ones_like(scores)
     else:
@@ -297,4 +310,6 @@ def attend_near(query, key, value, near):
     output = matmul(weights, keys_of(near, value))
     sees_any = ops.any(near.pairs, axis=-1, keepdims=True)
     output = spoil_near(select(sees_any, output), finite, near)
-    return join_chunks(output, ops.shape(query)[2])
+    output = join_chunks(output, ops.shape(query)[2])
+    nothing = ops.cast(float("nan"), output.dtype)
+    return ops.where(of_queries, output, nothing)

@@ -4,6 +4,7 @@ import inspect
 
 import keras
 from keras import ops
+from keras import tree
 
 from keras_linattn.core.arguments import takes_numpy
 from keras_linattn.core.documents import documents_of
@@ -12,6 +13,8 @@ from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.poison import Contained
+from keras_linattn.core.poison import Uncontained
 from keras_linattn.mechanisms._checks import check_heads
 from keras_linattn.mechanisms._checks import check_other_lengths
 from keras_linattn.mechanisms._states import check_state_dtype
@@ -68,7 +71,12 @@ class Mechanism(keras.layers.Layer):
     """
 
     traits = Traits()
+    # By name of each weight: which of its axes is that of the heads, `None`
+    # for a weight that they share. Says also that heads do not meet: each
+    # may be computed on another device. `None`: nothing is known.
+    head_axes = None
     num_hosts = 0  # layers that attend through this object, set by them
+    keeps_near = False  # whether what is not finite reaches near queries only
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -131,15 +139,16 @@ class Mechanism(keras.layers.Layer):
         options, key_mask, query_mask = self._packed(
             segment_ids, key_mask, query_mask
         )
-        query, key, value = self._prepare(query, key, value, key_mask, causal)
+        query, key, value = self._prepare(
+            query, key, value, key_mask, causal, segment_ids is not None
+        )
         if is_empty(query.shape, key.shape):
             return ops.cast(self._see_nothing(query, key, value), dtype)
         # NaN behind the mask must not reach a product, nor its gradients.
         query = hide(query, query_mask)
+        contained = self._contained(query, key, value, options, causal)
         output = self.attend(
-            query,
-            key,
-            value,
+            *contained.heads,
             key_mask=key_mask,
             query_mask=query_mask,
             causal=causal,
@@ -147,8 +156,52 @@ class Mechanism(keras.layers.Layer):
             **options,
         )
         if segment_ids is not None:
-            output = hide(output, query_mask)
+            output = hide(contained.spoil(output), query_mask)
         return ops.cast(output, dtype)
+
+    def call_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        key_mask=None,
+        query_mask=None,
+        causal=False,
+        training=None,
+        **options,
+    ):
+        """A call for a piece of the sequence, on a device of its own.
+
+        Args:
+            pieces: `core.devices.Pieces`.
+            query, key, value, key_mask, query_mask: this device's piece.
+            causal, training: see `Mechanism`.
+            **options: further arguments of `attend_pieces`.
+        """
+        dtype = query.dtype
+        query, key, value = self._prepare(query, key, value, key_mask, causal)
+        output = self.attend_pieces(
+            pieces,
+            hide(query, query_mask),
+            key,
+            value,
+            key_mask=key_mask,
+            causal=causal,
+            **options,
+        )
+        return ops.cast(output, dtype)
+
+    def attend_pieces(
+        self, pieces, query, key, value, *, key_mask, causal, **options
+    ):
+        """Computes the output for a piece of the sequence on this device.
+
+        A mechanism with the trait `splits` writes it. Arguments are those of
+        `attend`, of the piece, and `pieces`, `core.devices.Pieces`, through
+        which devices tell each other what they need to know.
+        """
+        raise self._must_define("attend_pieces")
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
         """`layer_call` itself: the layer around it is what is recomputed."""
@@ -247,15 +300,25 @@ class Mechanism(keras.layers.Layer):
         self.check_recurrent()
         dtype = query.dtype
         packed, key_mask, _ = self._packed(segment_ids, key_mask)
-        query, key, value = self._prepare(query, key, value, key_mask)
+        query, key, value = self._prepare(
+            query, key, value, key_mask, packed=segment_ids is not None
+        )
         spec = self.state_spec(query.shape[1], query.shape[3], value.shape[3])
         state = widened(state, spec, query.dtype)
         if is_empty(query.shape):
             output = self._see_nothing(query, key, value)
         else:
+            contained = self._contained(query, key, value, packed)
+            state = tree.map_structure(contained.take_in, state)
             output, state = self.advance(
-                state, query, key, value, key_mask=key_mask, **packed, **options
+                state,
+                *contained.heads,
+                key_mask=key_mask,
+                **packed,
+                **options,
             )
+            output = contained.spoil(output)
+            state = tree.map_structure(contained.spoil_state, state)
         return ops.cast(output, dtype), stored(state, spec)
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
@@ -269,13 +332,15 @@ class Mechanism(keras.layers.Layer):
         key_mask=None,
         query_mask=None,
         causal=False,
+        segment_ids=None,
         **options,
     ):
         # Refuse while the model is made, not when the first batch arrives.
-        self.check_call(query.shape, key.shape, value.shape, causal)
+        shapes = query.shape, key.shape, value.shape
+        self.check_call(*shapes, causal, packed=segment_ids is not None)
         for x in (query, key, value):
             accumulation_dtype(x.dtype)
-        shape = self.compute_output_shape(query.shape, key.shape, value.shape)
+        shape = self.compute_output_shape(*shapes)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self):
@@ -291,16 +356,27 @@ class Mechanism(keras.layers.Layer):
             **{name: getattr(self, name) for name in own},
         }
 
-    def _prepare(self, query, key, value, key_mask, causal=True):
+    def _prepare(self, query, key, value, key_mask, causal=True, packed=False):
         """Checked, in the accumulation dtype, nothing behind a masked key."""
-        self.check_call(query.shape, key.shape, value.shape, causal)
-        key, value = check_other_lengths(self, query, key, value, causal)
+        shapes = query.shape, key.shape, value.shape
+        self.check_call(*shapes, causal, packed)
+        key, value = check_other_lengths(
+            self, query, key, value, causal, packed
+        )
         # Of all three: a cast would let integers pass.
         dtype, *_ = [accumulation_dtype(x.dtype) for x in (query, key, value)]
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
+
+    def _contained(self, query, key, value, packed, causal=True):
+        """Heads of documents such that no product brings them together."""
+        documents = packed.get("documents")
+        apart = documents is None or not documents.one_sequence
+        if apart or self.keeps_near:
+            return Uncontained(query, key, value)
+        return Contained(query, key, value, documents, causal)
 
     def _packed(self, segment_ids, key_mask, query_mask=None):
         """`documents` as an option of `attend`, and the masks with padding."""
@@ -361,7 +437,7 @@ class Mechanism(keras.layers.Layer):
                 "'linear_transformer'."
             )
 
-    def check_call(self, query, key, value, causal=False):
+    def check_call(self, query, key, value, causal=False, packed=False):
         """Raises a `ValueError` if heads of these shapes cannot be attended.
 
         Static facts only: values and unknown sizes are never looked at.
@@ -371,8 +447,10 @@ class Mechanism(keras.layers.Layer):
             key: tuple, shape `[B, H, S, D]`.
             value: tuple, shape `[B, H, S, V]`.
             causal: bool. Defaults to `False`.
+            packed: bool, whether rows hold several documents: then only the
+                length of a document is bounded. Defaults to `False`.
         """
-        check_heads(self, query, key, value, causal)
+        check_heads(self, query, key, value, causal, packed)
 
 
 def constructor_arguments(cls):

@@ -8,7 +8,7 @@ from keras_linattn.core.lengths import require_at_run_time
 from keras_linattn.core.lengths import with_length_of
 
 
-def check_heads(mechanism, query, key, value, causal):
+def check_heads(mechanism, query, key, value, causal, packed=False):
     """Raises a `ValueError` if heads of these shapes cannot be attended.
 
     Args: see `Mechanism.check_call`.
@@ -48,14 +48,14 @@ def check_heads(mechanism, query, key, value, causal):
             "`use_causal_mask=True` to `LinearMultiHeadAttention`, or use "
             "another mechanism."
         )
-    check_known_lengths(mechanism, query, key, causal, received)
+    check_known_lengths(mechanism, query, key, causal, received, packed)
 
 
 def _differ(size, other):
     return size is not None and other is not None and size != other
 
 
-def check_known_lengths(mechanism, query, key, causal, received):
+def check_known_lengths(mechanism, query, key, causal, received, packed=False):
     """Raises a `ValueError` if known lengths break a rule.
 
     Args:
@@ -64,13 +64,15 @@ def check_known_lengths(mechanism, query, key, causal, received):
         key: tuple, shape `[B, H, S, D]`.
         causal: bool.
         received: str, the shapes, for the error.
+        packed: bool, whether rows hold several documents, whose own lengths
+            count then. Defaults to `False`.
     """
     lengths = {n for n in (query[2], key[2]) if isinstance(n, int)}
     # JAX exports a length as a symbol, which compares but is not an int.
     differ = None not in (query[2], key[2]) and query[2] != key[2]
     if _of_one_length(mechanism, causal) and differ:
         raise ValueError(_not_as_long(mechanism, causal, received))
-    for shape in _bounded(mechanism, query, key):
+    for shape in _bounded(mechanism, query, key, packed):
         if isinstance(shape[2], int) and shape[2] > mechanism.sequence_length:
             raise ValueError(_too_long(mechanism, received))
     grid = getattr(mechanism, "grid", None)
@@ -82,7 +84,7 @@ def check_known_lengths(mechanism, query, key, causal, received):
         )
 
 
-def check_other_lengths(mechanism, query, key, value, causal):
+def check_other_lengths(mechanism, query, key, value, causal, packed=False):
     """The rules that `check_known_lengths` could not check, at run time.
 
     Args:
@@ -91,6 +93,7 @@ def check_other_lengths(mechanism, query, key, value, causal):
         key: tensor `[B, H, S, D]`.
         value: tensor `[B, H, S, V]`.
         causal: bool.
+        packed: bool, see there.
 
     Returns:
         Key and value; where they must be as long as the query they are.
@@ -99,7 +102,7 @@ def check_other_lengths(mechanism, query, key, value, causal):
     if _of_one_length(mechanism, causal):
         rule = _not_as_long(mechanism, causal, received)
         key, value = with_length_of(query, [key, value], rule)
-    for x in _bounded(mechanism, query, key):
+    for x in _bounded(mechanism, query, key, packed):
         if x.shape[2] is None:
             fits = ops.shape(x)[2] <= mechanism.sequence_length
             require_at_run_time(fits, _too_long(mechanism, received))
@@ -110,10 +113,10 @@ def _of_one_length(mechanism, causal):
     return causal or not mechanism.traits.cross
 
 
-def _bounded(mechanism, query, key):
+def _bounded(mechanism, query, key, packed):
     """Those of the two whose length `sequence_length` bounds."""
     traits = mechanism.traits
-    if not traits.needs_length or mechanism.sequence_length is None:
+    if packed or not traits.needs_length or mechanism.sequence_length is None:
         return ()
     return (query, key) if traits.positional else (key,)
 

@@ -5,72 +5,122 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import keep
 from keras_linattn.core.chunks import scan
 from keras_linattn.core.chunks import scans_in_parallel
-from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import split_at
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 
 
 class _Cell(keras.layers.Layer):
-    """One chunk of an RNN: gives the state before it, and the one after."""
+    """One chunk of an RNN, all of whose tensors are flat.
 
-    def __init__(self, advance, rows, width, columns, **kwargs):
+    Args:
+        advance: callable, see `loop_over_chunks`.
+        shapes: list of the static shapes of a chunk's inputs.
+        state_shape: that of the state.
+        output_shape: that of a chunk's output.
+        **kwargs: arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(self, advance, shapes, state_shape, output_shape, **kwargs):
         super().__init__(**kwargs)
         self.advance = advance
-        self.input_shape_, self.state_shape = (rows, width), (rows, columns)
-        self.state_size = self.output_size = rows * columns
+        self.shapes, self.state_shape = shapes, state_shape
+        self.ends = [
+            sum(map(math.prod, shapes[: i + 1])) for i in range(len(shapes) - 1)
+        ]
+        self.state_size = math.prod(state_shape)
+        self.output_size = math.prod(output_shape)
 
     def call(self, inputs, states):
-        inputs = ops.reshape(inputs, (-1, *self.input_shape_))
+        parts = split_at(inputs, self.ends) if self.ends else [inputs]
+        parts = tuple(
+            ops.reshape(part, (-1, *shape))
+            for part, shape in zip(parts, self.shapes, strict=True)
+        )
         state = ops.reshape(states[0], (-1, *self.state_shape))
-        after = self.advance(inputs, state)
-        return states[0], [ops.reshape(after, (-1, self.state_size))]
+        output, state = self.advance(parts, state)
+        return (
+            ops.reshape(output, (-1, self.output_size)),
+            [ops.reshape(state, (-1, self.state_size))],
+        )
 
 
-def loop_over_chunks(advance, inputs, start):
-    """The states before each chunk, and the one after the last.
+@backends.with_fast_forms
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """A recurrence from chunk to chunk.
 
     A `keras.layers.RNN` over the chunks: of all loops, the one that has
     gradients, free lengths and export on every backend.
 
     Args:
-        advance: callable `(input, state)` on `[..., D, W]` and `[..., D, X]`
-            that returns the next state.
-        inputs: tensor `[B, H, N, D, W]`.
+        advance: callable of a chunk's inputs, a tuple of tensors
+            `[..., rows, columns]`, and the state `[..., D, X]` before it. It
+            returns the chunk's output and the state after it.
+        inputs: tuple of tensors `[B, H or 1, N, rows, columns]`, of the
+            state's dtype, the first with H.
         start: tensor `[B, H, D, X]`, the state before the first chunk.
+        output_shape: pair of ints, rows and columns of a chunk's output.
+
+    Returns:
+        Tensor `[B, H, N, *output_shape]` and tensor `[B, H, D, X]`.
+    """
+    if inputs[0].shape[2] == 1:
+        output, after = advance(tuple(x[:, :, 0] for x in inputs), start)
+        return ops.expand_dims(output, 2), after
+    batch, heads, count = ops.shape(inputs[0])[:3]
+    shapes = [tuple(x.shape[-2:]) for x in inputs]
+    cell = _Cell(
+        advance, shapes, start.shape[-2:], output_shape, dtype=start.dtype
+    )
+    rnn = keras.layers.RNN(
+        cell, return_sequences=True, return_state=True, dtype=start.dtype
+    )
+    flat = [
+        ops.reshape(
+            ops.broadcast_to(x, (batch, heads, count, *shape)),
+            (batch * heads, count, math.prod(shape)),
+        )
+        for x, shape in zip(inputs, shapes, strict=True)
+    ]
+    outputs, after = rnn(
+        ops.concatenate(flat, axis=-1),
+        initial_state=[ops.reshape(start, (batch * heads, cell.state_size))],
+    )
+    return (
+        ops.reshape(outputs, (batch, heads, count, *output_shape)),
+        ops.reshape(after, ops.shape(start)),
+    )
+
+
+def states_of_chunks(advance, inputs, start):
+    """The states before each chunk, and the one after the last.
+
+    Args:
+        advance: callable of a chunk's inputs and the state before it, which
+            returns the state after it.
+        inputs: see `loop_over_chunks`.
+        start: likewise.
 
     Returns:
         Tensor `[B, H, N, D, X]` and tensor `[B, H, D, X]`.
     """
-    if inputs.shape[2] == 1:
-        after = advance(inputs[:, :, 0], start)
-        return ops.expand_dims(start, 2), after
-    batch, heads, count = ops.shape(inputs)[:3]
-    rows, width = inputs.shape[-2:]
-    columns = start.shape[-1]
-    cell = _Cell(advance, rows, width, columns, dtype=inputs.dtype)
-    rnn = keras.layers.RNN(
-        cell, return_sequences=True, return_state=True, dtype=inputs.dtype
-    )
-    before, after = rnn(
-        ops.reshape(inputs, (batch * heads, count, rows * width)),
-        initial_state=[ops.reshape(start, (batch * heads, rows * columns))],
-    )
-    return (
-        ops.reshape(before, (batch, heads, count, rows, columns)),
-        ops.reshape(after, (batch, heads, rows, columns)),
-    )
+
+    def keep_before(inputs, state):
+        return state, advance(inputs, state)
+
+    return loop_over_chunks(keep_before, inputs, start, start.shape[-2:])
 
 
 def carry_chunks(transition, update, start, breaks=None):
-    """`loop_over_chunks` of S_(n+1) = A_n S_n + U_n.
+    """`states_of_chunks` of S_(n+1) = A_n S_n + U_n.
 
     Args:
-        transition: tensor `[B, H, N, D, D]`, A, or its diagonal as
-            `[B, H, N, D, 1]` or `[B, H, N, 1, 1]`.
+        transition: tensor `[B, H, N, D, 1]` or `[B, H, N, 1, 1]`, the diagonal
+            of A.
         update: tensor `[B, H, N, D, V]`, U.
         start: tensor `[B, H, D, V]`.
         breaks: bool tensor `[B, 1, N, 1, 1]`, the chunks that drop the state
@@ -80,21 +130,18 @@ def carry_chunks(transition, update, start, breaks=None):
     Returns:
         Tensor `[B, H, N, D, V]` and tensor `[B, H, D, V]`.
     """
-    width = transition.shape[-1]
-    times = ops.multiply if width == 1 else matmul
     if scans_in_parallel(update):
-        return _carry_in_parallel(times, transition, update, start, breaks)
+        return _carry_in_parallel(transition, update, start, breaks)
 
     def advance(inputs, state):
-        return times(inputs[..., :width], state) + inputs[..., width:]
+        update, transition = inputs
+        return transition * state + update
 
-    shape = (*ops.shape(update)[:-1], width)
-    transition = ops.broadcast_to(transition, shape)
-    inputs = ops.concatenate([transition, update], axis=-1)
-    return loop_over_chunks(*with_breaks(advance, inputs, breaks), start)
+    inputs = update, transition
+    return states_of_chunks(*with_breaks(advance, inputs, breaks), start)
 
 
-def _carry_in_parallel(times, transition, update, start, breaks):
+def _carry_in_parallel(transition, update, start, breaks):
     """`carry_chunks` by `scan`, of all chunks and of the state before them."""
     if breaks is not None:
         transition = keep(transition, breaks)
@@ -109,14 +156,14 @@ def _carry_in_parallel(times, transition, update, start, breaks):
 
     def combine(earlier, later):
         (first, state), (then, update) = earlier, later
-        return [times(then, first), times(then, state) + update]
+        return [then * first, then * state + update]
 
     states = scan(combine, elements)[1]
     return states[:, :, :-1], states[:, :, -1]
 
 
 def merge_chunks(merge, chunks, start, breaks=None):
-    """`loop_over_chunks` of an associative `merge(chunk, state)`.
+    """`states_of_chunks` of an associative `merge(chunk, state)`.
 
     Args:
         merge: callable on tensors `[..., D, X]`, a chunk's own state and the
@@ -126,10 +173,14 @@ def merge_chunks(merge, chunks, start, breaks=None):
         breaks: bool tensor `[B, 1, N, 1, 1]`, see `carry_chunks`.
 
     Returns:
-        Those of `loop_over_chunks`.
+        Those of `states_of_chunks`.
     """
     if not scans_in_parallel(chunks):
-        return loop_over_chunks(*with_breaks(merge, chunks, breaks), start)
+
+        def advance(inputs, state):
+            return merge(*inputs, state)
+
+        return states_of_chunks(*with_breaks(advance, (chunks,), breaks), start)
     states = ops.concatenate([ops.expand_dims(start, 2), chunks], axis=2)
     if breaks is None:
         breaks = ops.zeros_like(chunks[:1, :1, :, :1, :1], dtype="bool")
@@ -148,8 +199,8 @@ def with_breaks(advance, inputs, breaks):
     """Lets a loop drop its state where a document ends.
 
     Args:
-        advance: callable `(input, state)`, see `loop_over_chunks`.
-        inputs: tensor `[B, H, N, D, W]`.
+        advance: callable, see `loop_over_chunks`.
+        inputs: tuple of tensors `[B, H, N, rows, columns]`.
         breaks: bool tensor `[B, 1, N, 1, 1]`, or `None`.
 
     Returns:
@@ -157,14 +208,12 @@ def with_breaks(advance, inputs, breaks):
     """
     if breaks is None:
         return advance, inputs
-    breaks = ops.broadcast_to(breaks, (*ops.shape(inputs)[:-1], 1))
-    breaks = ops.cast(breaks, inputs.dtype)
 
     def advance_anew(inputs, state):
-        state = keep(state, inputs[..., :1] > 0)
-        return advance(inputs[..., 1:], state)
+        *inputs, cut = inputs
+        return advance(tuple(inputs), keep(state, cut > 0))
 
-    return advance_anew, ops.concatenate([breaks, inputs], axis=-1)
+    return advance_anew, (*inputs, ops.cast(breaks, inputs[0].dtype))
 
 
 class _PositionCell(keras.layers.Layer):

@@ -4,7 +4,11 @@ import keras
 
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.masks import hide
+from keras_linattn.core.numerics import matmul
+from keras_linattn.core.products import append_ones
+from keras_linattn.core.products import divide_by_last
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._traits import Traits
 
@@ -39,6 +43,7 @@ class KernelMechanism(Mechanism):
         causal=True,
         recurrent=True,
         packs=True,
+        splits=True,
         cost="(T + S) R V",
         state="R (V + 1)",
     )
@@ -82,6 +87,15 @@ class KernelMechanism(Mechanism):
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
         return attend_causally(query, key, value, documents=documents)[0]
+
+    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+        query = self.query_features(query)
+        key = hide(self.key_features(key), key_mask)
+        own = key_value_product(key, append_ones(value))
+        if causal:
+            state = pieces.sum_before(own)
+            return attend_causally(query, key, value, state)[0]
+        return divide_by_last(matmul(query, pieces.sum(own)))
 
     def attend_both_ways(self, query, key, value, key_mask, documents=None):
         """Computes the output without a causal mask.

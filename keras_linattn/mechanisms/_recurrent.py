@@ -6,13 +6,16 @@ import keras
 from keras import ops
 
 from keras_linattn.core import backends
+from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
-from keras_linattn.core.numerics import mean
+from keras_linattn.core.numerics import divide_by_size
+from keras_linattn.core.numerics import matmul
 from keras_linattn.core.poison import run_contained
+from keras_linattn.core.products import key_value_product
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
@@ -24,22 +27,12 @@ EPSILON = 1e-5  # added to mean squares
 
 def normalise_rows(x):
     """Each row divided by its root mean square: RMSNorm, nothing learned."""
-    return _divided_by_size(x, mean, EPSILON)
+    return divide_by_size(x, x.shape[-1], EPSILON)
 
 
 def unit_rows(x, epsilon=EPSILON):
     """Each row divided by its length; a row of 0 stays 0."""
-    return _divided_by_size(x, ops.sum, epsilon)
-
-
-def _divided_by_size(x, reduce, epsilon):
-    """x / sqrt(reduce(x^2) + epsilon), rows of 1e30 included."""
-    # Of large rows the squares overflow: their largest entry is taken as 1.
-    largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
-    scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
-    x = x * scale
-    square = reduce(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(square + epsilon * ops.square(scale))
+    return divide_by_size(x, 1, epsilon)
 
 
 class RecurrentMechanism(Mechanism):
@@ -91,10 +84,15 @@ class RecurrentMechanism(Mechanism):
         explicit=False,
         key_order_free=False,
         packs=True,
+        splits=True,
         cost="T (C + D) V",
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
+    # Does each row of S only fade? If not, the next state is another linear
+    # function of S. A class that writes `one_step` or `chunked` says it anew,
+    # if it has the trait `splits`.
+    state_fades = True
 
     def __init__(self, output_norm=True, **kwargs):
         super().__init__(**kwargs)
@@ -232,13 +230,45 @@ class RecurrentMechanism(Mechanism):
         query, key = self.features(query, key)
         if query.shape[2] == 1:
             output, state = self.one_step(query, key, value, gates, state)
-        else:
-            output, state = self._in_chunks(
-                query, key, value, gates, state, documents
-            )
-        if self.output_norm:
-            output = normalise_rows(output)
-        return output, state
+            return self._normalised(output), state
+        return self._in_chunks(query, key, value, gates, state, documents)
+
+    def attend_pieces(
+        self, pieces, query, key, value, *, key_mask, causal, inputs=None
+    ):
+        """All that a piece does to a state S is S' = A S + U, and o + p S.
+
+        A itself is a state, that of an identity with values of 0: a pass from
+        [0, I] gives U and A, o and p. Devices exchange U and A.
+        """
+        query = hide(query, key_mask)
+        gates = self._visible_gates(query, key_mask, inputs)
+        query, key = self.features(query, key)
+        columns = value.shape[-1]
+        state = ops.zeros_like(
+            key_value_product(key[:, :, :1], value[:, :, :1])
+        )
+        identity = ops.zeros_like(state[..., :1]) + ops.eye(key.shape[-1])
+        value = ops.concatenate([value, ops.zeros_like(key)], axis=-1)
+        identity = ops.cast(identity, state.dtype)
+        before = ops.concatenate([state, identity], axis=-1)
+        with backends.inputs_given_in(self.compute_dtype):
+            output, effect = self._product(before, query, key, value, *gates)
+        if self.state_fades:  # then A is diagonal
+            update, factor = ops.split(effect, [columns], axis=-1)
+            factor = ops.sum(factor, axis=-1, keepdims=True)
+            effect = ops.concatenate([update, factor], axis=-1)
+
+        def merge(effect, state):
+            update, factor = ops.split(effect, [columns], axis=-1)
+            if self.state_fades:
+                return factor * state + update
+            return matmul(factor, state) + update
+
+        state = pieces.before(effect, merge, state)
+        output, reading = ops.split(output, [columns], axis=-1)
+        output = output + matmul(reading, state)
+        return self._normalised(output)
 
     def _visible_gates(self, query, key_mask, inputs):
         batch, heads, length, _ = ops.shape(query)
@@ -256,6 +286,22 @@ class RecurrentMechanism(Mechanism):
         )
 
     def _in_chunks(self, query, key, value, gates, state, documents):
+        with backends.inputs_given_in(self.compute_dtype):
+            if documents is not None:
+                heads = query, key, value
+                return self._attend(state, *heads, *gates, documents=documents)
+            tensors = query, key, value, *gates
+            return run_in_segments(self._attend, state, tensors)
+
+    def _attend(self, state, query, key, value, *gates, documents=None):
+        heads = query, key, value
+        output, state = self._product(
+            state, *heads, *gates, documents=documents
+        )
+        return self._normalised(output), state
+
+    def _product(self, state, query, key, value, *gates, documents=None):
+        """Output, before its normalisation, and state."""
         size = fitting_size(self.chunk_size, query.shape[2])
         starts = starts_of(documents)
 
@@ -271,7 +317,7 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        with backends.inputs_given_in(self.compute_dtype):
-            return run_contained(
-                chunked, key, value, *gates, documents=documents
-            )
+        return run_contained(chunked, key, value, *gates, documents=documents)
+
+    def _normalised(self, output):
+        return normalise_rows(output) if self.output_norm else output

@@ -36,6 +36,8 @@ class Traits:
             `inputs`. Defaults to `False`.
         packs: keeps documents that are packed into one row apart, see
             `segment_ids` of `Mechanism`. Defaults to `False`.
+        splits: a sequence may be split over devices by its length, and
+            `attend_pieces` computes a piece. Defaults to `False`.
         needs_length: takes an argument `sequence_length` and works up
             to that length, or up to the one it is built with. Defaults to
             `False`. The models pass it, and `grid`, where they know it.
@@ -71,6 +73,7 @@ class Traits:
     equal_dims: bool = False
     gated: bool = False
     packs: bool = False
+    splits: bool = False
     needs_length: bool = False
     tolerance: float = 1e-5
     cost: str = ""

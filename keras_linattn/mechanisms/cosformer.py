@@ -23,6 +23,8 @@ from keras import ops
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import first_places
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import spread
+from keras_linattn.core.poison import rows_reached
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -53,7 +55,10 @@ def feature_map(x, position, sequence_length):
 
 
 def positions(query, key, documents=None):
-    """Positions of queries and keys, in their documents: `(B or 1, T)`."""
+    """Positions of queries and keys, in their documents: `(B or 1, T)`.
+
+    Padding behind a document goes on counting.
+    """
     if documents is None:
         return _places(query), _places(key)
     of_query = _places(query) - first_places(documents.query)
@@ -75,10 +80,11 @@ class CosFormer(KernelMechanism):
     as good as on the right. A query whose features meet no key's gives 0.
 
     Args:
-        sequence_length: int > 0 or `None`, M, no input is longer. The cosine
-            falls to 0 at this distance: the nearer M is to the lengths in
-            use, the stronger the weighting. Defaults to `None`: the length of
-            the input that the mechanism is built with.
+        sequence_length: int > 0 or `None`, M, no input is longer, and with
+            `segment_ids` no document: a position from M on gives NaN. The
+            cosine falls to 0 at this distance: the nearer M is to the lengths
+            in use, the stronger the weighting. Defaults to `None`: the length
+            of the input that the mechanism is built with.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
@@ -109,6 +115,8 @@ class CosFormer(KernelMechanism):
         state="2 D (V + 1)",
         source="Qin et al. 2022, arXiv 2202.08791",
     )
+
+    head_axes = {}
 
     def __init__(self, sequence_length=None, **kwargs):
         super().__init__(**kwargs)
@@ -147,15 +155,47 @@ class CosFormer(KernelMechanism):
         documents=None,
     ):
         of_query, of_key = positions(query, key, documents)
+        spoil = None
+        if documents is not None and documents.one_sequence:
+            spoil = self._too_long(of_query, key_mask, documents, causal)
+            of_query = of_key = self._known(of_query)
         query = self._features(query, of_query)
         key = hide(self._features(key, of_key), key_mask)
         if causal:
-            return attend_causally(query, key, value, documents=documents)[0]
-        return kernel_attention(query, key, value, documents)
+            output, _ = attend_causally(query, key, value, documents=documents)
+        else:
+            output = kernel_attention(query, key, value, documents)
+        return output if spoil is None else spoil(output)
 
     def _features(self, x, position):
         position = ops.expand_dims(position, 1)
         return feature_map(x, position, self.sequence_length)
+
+    def _known(self, position):
+        """Positions with features: NaN would reach other documents' gradients.
+
+        `_too_long` says which were beyond M.
+        """
+        return ops.minimum(position, self.sequence_length - 1)
+
+    def _too_long(self, position, mask, documents, causal):
+        """A function that writes NaN where too long a document is seen."""
+        known = position < self.sequence_length
+        own = spread(ops.logical_not(known), rank=4, axis=2)
+        # Padding behind a document goes on counting.
+        shown = (
+            known
+            if mask is None
+            else ops.logical_or(known, ops.logical_not(mask))
+        )
+        reached = rows_reached(spread(shown, rank=4, axis=2), documents, causal)
+        reached = ops.logical_or(reached, own)
+
+        def spoil(output):
+            nothing = ops.cast(float("nan"), output.dtype)
+            return ops.where(reached, nothing, output)
+
+        return spoil
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -173,8 +213,14 @@ class CosFormer(KernelMechanism):
         # Documents after the first one start anew.
         in_first = True if documents is None else documents.query == 0
         position = position + ops.where(in_first, before, 0)
-        query, key = (self._features(x, position) for x in (query, key))
+        known = position
+        if documents is not None:
+            known = self._known(position)
+        query, key = (self._features(x, known) for x in (query, key))
         output, sums = attend_causally(
             query, hide(key, key_mask), value, state["sums"], documents
         )
+        if documents is not None:
+            spoil = self._too_long(position, key_mask, documents, causal=True)
+            output = spoil(output)
         return output, {"sums": sums, "position": position[:, -1] + 1}

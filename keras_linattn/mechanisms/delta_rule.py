@@ -24,7 +24,7 @@ from keras import ops
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import delta_step
 from keras_linattn.core.numerics import matmul
-from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.mechanisms._recurrent import RecurrentMechanism
 from keras_linattn.mechanisms._recurrent import unit_rows
 from keras_linattn.mechanisms._registry import register
@@ -83,6 +83,9 @@ class DeltaRule(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2406.06484",
     )
 
+    state_fades = False  # keys mix its rows
+    head_axes = {"beta_kernel": 1, "beta_bias": 0}
+
     def __init__(
         self,
         output_norm=True,
@@ -126,7 +129,7 @@ class DeltaRule(RecurrentMechanism):
     def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         heads = query, key, value
         return delta_product(
-            *heads, *gates, state, carry_chunks, chunk_size, starts
+            *heads, *gates, state, loop_over_chunks, chunk_size, starts
         )
 
     def one_step(self, query, key, value, gates, state):

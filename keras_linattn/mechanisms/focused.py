@@ -92,6 +92,7 @@ class Focused(KernelMechanism):
         state="D (V + 1)",
         source="Han et al. 2023, arXiv 2308.00442",
     )
+    head_axes = {"kernel": None}
 
     def __init__(self, focusing_power=3, kernel_size=5, grid=None, **kwargs):
         super().__init__(**kwargs)

@@ -103,6 +103,13 @@ class GatedDelta(DeltaRule):
         DeltaRule.traits, source="Yang et al. 2025, arXiv 2412.06464"
     )
 
+    head_axes = {
+        **DeltaRule.head_axes,
+        "decay_kernel": 1,
+        "decay_bias": 0,
+        "log_rate": 0,
+    }
+
     def build_gates(self, input_dim, heads, key_dim):
         super().build_gates(input_dim, heads, key_dim)
         self.decay_kernel = self.add_weight(

@@ -80,6 +80,8 @@ class GatedLinear(RecurrentMechanism):
         source="Yang et al. 2024, arXiv 2312.06635",
     )
     chunk_size = 16
+    state_fades = True
+    head_axes = {"down": None, "up": 1, "bias": 0}
 
     def __init__(
         self, gate_rank=16, temperature=16, output_norm=True, **kwargs

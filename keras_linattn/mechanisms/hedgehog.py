@@ -58,10 +58,13 @@ class Hedgehog(KernelMechanism):
         causal=True,
         recurrent=True,
         packs=True,
+        splits=True,
         cost="(T + S) D (D + V)",
         state="2 D (V + 1)",
         source="Zhang et al. 2024, arXiv 2402.04347",
     )
+
+    head_axes = {"query_map": 0, "key_map": 0}
 
     def __init__(self, tied=False, **kwargs):
         super().__init__(**kwargs)

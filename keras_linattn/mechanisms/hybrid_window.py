@@ -20,6 +20,9 @@ authors' fastest kernels go in steps; g starts at 1 / 2.
 from keras import ops
 
 from keras_linattn.core.chunks import join_chunks
+from keras_linattn.core.documents import backwards
+from keras_linattn.core.documents import starts_of
+from keras_linattn.core.documents import with_next
 from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
@@ -94,10 +97,12 @@ class HybridWindow(WindowMechanism, Hedgehog):
         cross=False,
         recurrent=True,
         key_order_free=False,
+        packs=True,
         cost="T (W + D) (D + V)",
         state="W (D + V) + 2 D (V + 1)",
         source="Zhang et al. 2024, arXiv 2410.10254",
     )
+    head_axes = {"query_map": 0, "key_map": 0, "window_factor": 0}
 
     def __init__(self, window=64, skip_hidden=True, tied=False, **kwargs):
         super().__init__(window, skip_hidden, tied=tied, **kwargs)
@@ -112,19 +117,37 @@ class HybridWindow(WindowMechanism, Hedgehog):
         )
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
+        self,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        query_mask,
+        causal,
+        training,
+        documents=None,
     ):
-        near = self.near(ops.shape(query)[2], causal, key_mask)
+        length = ops.shape(query)[2]
+        near = self.near(length, causal, key_mask, documents=documents)
         sums = near_sums(query, key, value, near, self._factor(query))
         features = self.query_features(query)
         entries = entries_of(key, value, key_mask)
-        sums = sums + self._far_sums(features, entries, key, key_mask)[0]
+        dim = key.shape[-1]
+        ahead, _ = self._far_sums(
+            features, entries, dim, key_mask, documents=documents
+        )
+        sums = sums + ahead
         if not causal:
             # What lies behind is what lies ahead of the reversed sequence.
             features, entries = (ops.flip(x, 2) for x in (features, entries))
             if key_mask is not None:
                 key_mask = ops.flip(key_mask, 1)
-            behind, _ = self._far_sums(features, entries, key, key_mask)
+            if documents is not None:
+                documents = backwards(documents)
+            behind, _ = self._far_sums(
+                features, entries, dim, key_mask, documents=documents
+            )
             sums = sums + ops.flip(behind, 2)
         return divide_by_last(sums)
 
@@ -132,18 +155,24 @@ class HybridWindow(WindowMechanism, Hedgehog):
         factor = ops.sigmoid(ops.cast(self.window_factor, like.dtype))
         return ops.reshape(factor, (1, -1, 1, 1, 1))
 
-    def _far_sums(self, query, entries, key, key_mask, state=None):
+    def _far_sums(
+        self, query, entries, key_dim, key_mask, state=None, documents=None
+    ):
         """The share of all keys that have left the window, and their state."""
         if not self.skip_hidden:
             key_mask = None
         elif key_mask is not None:
             key_mask = ops.cast(key_mask, "bool")
-        entries = leaving_keys(
-            entries, self.window, key_mask, holds=state is not None
-        )
-        key, value, seen = split_entries(entries, key.shape[-1])
+        holds = state is not None
+        entries = leaving_keys(entries, self.window, key_mask, holds, documents)
+        key, value, seen = split_entries(entries, key_dim)
         key = select(seen > 0.5, self.key_features(key))
-        return causal_product(query, key, append_ones(value), state)
+        if holds and documents is not None:
+            documents = with_next(documents)
+        starts = starts_of(documents)
+        return causal_product(
+            query, key, append_ones(value), state, starts=starts
+        )
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """Dict of the `window`, see `local`, and of the `sums` beyond it."""
@@ -152,9 +181,9 @@ class HybridWindow(WindowMechanism, Hedgehog):
             "window": self.window_spec(num_heads, key_dim, value_dim),
         }
 
-    def advance(self, state, query, key, value, *, key_mask):
+    def advance(self, state, query, key, value, *, key_mask, documents=None):
         entries, near, window = self.take_in(
-            state["window"], key, value, key_mask
+            state["window"], key, value, key_mask, documents
         )
         keys, values, _ = split_entries(entries, key.shape[-1])
         sums = near_sums(query, keys, values, near, self._factor(query))
@@ -162,7 +191,12 @@ class HybridWindow(WindowMechanism, Hedgehog):
         features = self.query_features(query)
         features = ops.pad(features, [(0, 0), (0, 0), (0, 1), (0, 0)])
         far, after = self._far_sums(
-            features, entries, key, key_mask, state["sums"]
+            features,
+            entries,
+            key.shape[-1],
+            key_mask,
+            state["sums"],
+            documents,
         )
         sums = sums + far[:, :, :-1]
         return divide_by_last(sums), {"sums": after, "window": window}

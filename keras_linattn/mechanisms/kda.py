@@ -24,7 +24,7 @@ from keras import ops
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
-from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms.delta_rule import DeltaRule
 from keras_linattn.mechanisms.gated_delta import add_step_weights
@@ -79,6 +79,15 @@ class KDA(DeltaRule):
         DeltaRule.traits, source="Kimi Team 2025, arXiv 2510.26692"
     )
 
+    state_fades = False
+    head_axes = {
+        **DeltaRule.head_axes,
+        "down": None,
+        "up": 1,
+        "decay_bias": 0,
+        "log_rate": 0,
+    }
+
     def __init__(self, gate_rank=None, **kwargs):
         super().__init__(**kwargs)
         if gate_rank is not None and (
@@ -114,7 +123,7 @@ class KDA(DeltaRule):
     def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         heads = query, key, value
         return vector_delta_product(
-            *heads, *gates, state, carry_chunks, chunk_size, starts
+            *heads, *gates, state, loop_over_chunks, chunk_size, starts
         )
 
     def one_step(self, query, key, value, gates, state):

@@ -69,13 +69,15 @@ def relative_features(query):
     return feature_map(query - ops.stop_gradient(-ops.relu(-largest)))
 
 
-def position_weights(key, key_mask=None, axis=2):
+def position_weights(key, key_mask=None, axis=2, pieces=None):
     """phi(k) over its feature's largest below 1, its sums and their logs.
 
     Args:
         key: tensor of rank 4.
         key_mask: bool tensor `(B, S)`, or `None`.
         axis: int, where S is.
+        pieces: `core.devices.Pieces`, of which this device has the keys of
+            one, or `None`, its default: of the whole sequence.
 
     Returns:
         Tensor of the shape of `key`, 0 where masked, and two without `axis`:
@@ -84,23 +86,31 @@ def position_weights(key, key_mask=None, axis=2):
     """
     shown = hide(key, key_mask, axis, LOWEST)
     most = ops.stop_gradient(max_along(shown, axis, LOWEST))
+    if pieces is not None:
+        most = pieces.max(most)
     most = -ops.relu(-most)  # at most 0
     weights = hide(feature_map(key - most), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
+    if pieces is not None:
+        total = pieces.sum(total)
     filled = total > 0
     log = ops.log(ops.where(filled, total, ops.ones_like(total))) + most
     log = ops.where(filled, log, ops.zeros_like(log))
     return weights, ops.squeeze(total, axis), ops.squeeze(log, axis)
 
 
-def attend_both_ways(query, key, value, key_mask=None, documents=None):
+def attend_both_ways(
+    query, key, value, key_mask=None, documents=None, pieces=None
+):
     """The output without a causal mask, exact at any size of the heads."""
     if documents is not None:
         query, key = log_feature_map(query), log_feature_map(key)
         return log_kernel_attention(query, key, value, key_mask, documents)
-    weights, total, log = position_weights(key, key_mask)
+    weights, total, log = position_weights(key, key_mask, pieces=pieces)
     scores = log_feature_map(query) + ops.expand_dims(log, 2)
     summary = key_value_product(weights, value)
+    if pieces is not None:
+        summary = pieces.sum(summary)
     summary = safe_divide(summary, ops.expand_dims(total, -1))
     return matmul(masked_softmax(scores), summary)
 
@@ -151,11 +161,13 @@ class LinearTransformer(KernelMechanism):
         causal=True,
         recurrent=True,
         packs=True,
+        splits=True,
         separable=True,
         cost="(T + S) D V",
         state="D (V + 1)",
         source="Katharopoulos et al. 2020, arXiv 2006.16236",
     )
+    head_axes = {}
 
     def __init__(self, feature_map=None, **kwargs):
         super().__init__(**kwargs)
@@ -203,6 +215,13 @@ class LinearTransformer(KernelMechanism):
                 query, key, value, key_mask, documents
             )
         return attend_both_ways(query, key, value, key_mask, documents)
+
+    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+        if causal or self.feature_map is not None:
+            return super().attend_pieces(
+                pieces, query, key, value, key_mask=key_mask, causal=causal
+            )
+        return attend_both_ways(query, key, value, key_mask, pieces=pieces)
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

@@ -147,10 +147,13 @@ class Local(WindowMechanism):
         recurrent=True,
         key_order_free=False,
         packs=True,
+        splits=True,
         cost="T W (D + V)",
         state="W (D + V)",
         source="Beltagy et al. 2020, arXiv 2004.05150",
     )
+    head_axes = {}
+    keeps_near = True
 
     def __init__(self, window=256, skip_hidden=True, **kwargs):
         super().__init__(window, skip_hidden, **kwargs)
@@ -170,6 +173,34 @@ class Local(WindowMechanism):
         length = ops.shape(query)[2]
         near = self.near(length, causal, key_mask, documents=documents)
         return attend_near(query, key, value, near)
+
+    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+        before = self.window - 1
+        length = ops.shape(query)[2]
+        if before > length:
+            raise ValueError(
+                "A window may reach into the next device's piece of the "
+                f"sequence, not beyond it. Received: window={self.window}, "
+                f"pieces of {length} positions. Use fewer devices or a "
+                "shorter window."
+            )
+        entries = entries_of(key, value, key_mask)
+        if before == 0:
+            near = self.near(length, causal, key_mask)
+            return attend_near(query, key, value, near)
+        if causal:
+            # What the piece before this one holds at its end.
+            nothing = ops.zeros_like(entries[:, :, :before])
+            *_, held = self.take_in(nothing, key, value, key_mask)
+            state = pieces.from_left(held)
+            return self.advance(state, query, key, value, key_mask=key_mask)[0]
+        halo = pieces.from_left(entries[:, :, -before:])
+        entries = [halo, entries, pieces.from_right(entries[:, :, :before])]
+        entries = ops.concatenate(entries, axis=2)
+        key, value, seen = split_entries(entries, key.shape[-1])
+        near = self.near(length + 2 * before, False, seen[:, 0, :, 0] > 0.5)
+        query = ops.pad(query, [(0, 0), (0, 0), (before, before), (0, 0)])
+        return attend_near(query, key, value, near)[:, :, before:-before]
 
     def state_spec(self, num_heads, key_dim, value_dim):
         """`[B, H, W - 1, D + V + 1]`; the last column is 1 where visible."""

@@ -66,6 +66,14 @@ class Mamba2(RecurrentMechanism):
         source="Dao, Gu 2024, arXiv 2405.21060",
     )
 
+    state_fades = True
+    head_axes = {
+        "step_kernel": 1,
+        "step_bias": 0,
+        "log_rate": 0,
+        "skip": 0,
+    }
+
     def build_gates(self, input_dim, heads, key_dim):
         self.step_kernel = self.add_weight(
             name="step_kernel", shape=(input_dim, heads), autocast=False

@@ -127,6 +127,19 @@ def add_chunk(chunk, state):
     return ops.concatenate([largest, sums], axis=-1)
 
 
+def state_of(key, value):
+    """The state of positions alone, `[..., D, V + 2]`.
+
+    Args:
+        key: tensor `[..., C, D]`, `HIDDEN` where masked.
+        value: tensor `[..., C, V + 1]`, with a last column of 1.
+    """
+    largest = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
+    largest = maximum(largest, FLOOR)
+    sums = key_value_product(ops.exp(key - largest), value)
+    return ops.concatenate([ops.swapaxes(largest, -1, -2), sums], axis=-1)
+
+
 def attend_causally(query, key, value, visible, state, documents=None):
     """The factorised reading over the keys s <= t.
 
@@ -157,10 +170,7 @@ def attend_in_chunks(state, query, key, value, visible, starts=None):
     key, value = split_chunks(key, size), split_chunks(append_ones(value), size)
     key = ops.where(split_chunks(visible, size), key, HIDDEN)
     lasting = key if chunks is None else ops.where(chunks.last, key, HIDDEN)
-    own = ops.stop_gradient(ops.max(lasting, axis=-2, keepdims=True))
-    own = maximum(own, FLOOR)
-    sums = key_value_product(ops.exp(lasting - own), value)
-    chunk = ops.concatenate([ops.swapaxes(own, -1, -2), sums], axis=-1)
+    chunk = state_of(lasting, value)
     before, state = merge_chunks(add_chunk, chunk, state, breaks_of(chunks))
     past = ops.stop_gradient(ops.swapaxes(largest_of(before), -1, -2))
     blocks = Blocks(key, past, chunks)
@@ -404,10 +414,12 @@ class ModifiedLinformer(Mechanism):
         recurrent=True,
         separable=True,
         packs=True,
+        splits=True,
         cost="(T + S) D V",
         state="D V",
         source="Verma 2020, arXiv 2101.10277",
     )
+    head_axes = {}
 
     def __init__(self, reading="factorised", **kwargs):
         super().__init__(**kwargs)
@@ -424,6 +436,7 @@ class ModifiedLinformer(Mechanism):
                 recurrent=False,
                 separable=False,
                 packs=False,
+                splits=False,
             )
 
     def attend(
@@ -449,6 +462,21 @@ class ModifiedLinformer(Mechanism):
         forms = attend_within, attend_factorised
         heads = query, hide(key, key_mask, value=LOWEST), value
         return attend_documents(*forms, *heads, documents, LOWEST)
+
+    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+        shown = hide(key, key_mask, value=HIDDEN)
+        own = state_of(shown, append_ones(value))
+        if causal:
+            state = self.initial_state_for(query, value)
+            apart = isinstance(state, tuple)
+            state = ops.concatenate(state, axis=-1) if apart else state
+            state = pieces.before(own, add_chunk, state)
+            state = (state[..., :1], state[..., 1:]) if apart else state
+            return self.advance(state, query, key, value, key_mask=key_mask)[0]
+        largest = pieces.max(own[..., :1])
+        sums = pieces.sum(ops.exp(own[..., :1] - largest) * own[..., 1:])
+        summary = safe_divide(sums[..., :-1], sums[..., -1:])
+        return matmul(masked_softmax(query, axis=-1), summary)
 
     def factors(self, query, key, key_mask=None):
         weights, total = position_weights(key, key_mask, axis=1)

@@ -124,6 +124,7 @@ class Nystromformer(Mechanism):
         state="M (D + V)",
         source="Xiong et al. 2021, arXiv 2102.03902",
     )
+    head_axes = {"kernel": 1}
 
     def __init__(
         self, num_landmarks=64, num_iterations=6, kernel_size=None, **kwargs

@@ -121,6 +121,7 @@ class PolaFormer(KernelMechanism):
         state="2 D (V + 2)",
         source="Meng et al. 2025, arXiv 2501.15061",
     )
+    head_axes = {"scale": 0, "power": 0, "kernel": None}
 
     def __init__(self, alpha=4.0, kernel_size=5, grid=None, **kwargs):
         super().__init__(**kwargs)

@@ -175,6 +175,8 @@ class Softmax(Mechanism):
         source="Vaswani et al. 2017, arXiv 1706.03762",
     )
 
+    head_axes = {}
+
     def __init__(self, cache_length=None, **kwargs):
         super().__init__(**kwargs)
         self.cache_length = cache_length

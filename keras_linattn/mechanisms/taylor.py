@@ -95,6 +95,7 @@ class Taylor(KernelMechanism):
         state="(1 + D + D (D + 1) / 2) (V + 1)",
         source="Arora et al. 2024, arXiv 2402.18668",
     )
+    head_axes = {}
 
     def query_features(self, query):
         return over_largest(feature_map(query), axis=-1)

@@ -72,6 +72,7 @@ class XCA(Mechanism):
         state="D^2",
         source="El-Nouby et al. 2021, arXiv 2106.09681",
     )
+    head_axes = {"temperature": 0}
 
     def build(self, query_shape, key_shape, value_shape):
         self.temperature = self.add_weight(

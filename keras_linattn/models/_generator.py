@@ -19,7 +19,8 @@ class Generator:
     and imported where it is used only.
     """
 
-    _sampler = "top_k"
+    _sampler = "top_k"  # as given
+    _made_sampler = None  # of a name or a config
     generate_function = None  # compiled at the first use
 
     def compile(
@@ -54,21 +55,29 @@ class Generator:
             optimizer, loss, weighted_metrics=weighted_metrics, **kwargs
         )
         self._sampler = sampler
+        self._made_sampler = None
         self.generate_function = None
 
-    def get_compile_config(self):
-        config = super().get_compile_config()
+    def get_config(self):
+        # Not with what `compile` was given: `keras.models.clone_model` hands
+        # that to a plain model.
         sampler = self._sampler
-        if config and not isinstance(sampler, (str, dict)):
+        if not isinstance(sampler, (str, dict)):
             sampler = keras.saving.serialize_keras_object(sampler)
-        return {**config, "sampler": sampler} if config else config
+        return {**super().get_config(), "sampler": sampler}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        sampler = config.pop("sampler", cls._sampler)
+        model = super().from_config(config)
+        # A sampler's own config waits until KerasHub is imported.
+        model._sampler = sampler
+        return model
 
     def compile_from_config(self, config):
-        # The sampler's own config waits until KerasHub is imported.
-        sampler = config.get("sampler", "top_k")
-        config = {k: v for k, v in config.items() if k != "sampler"}
         config = keras.saving.deserialize_keras_object(config)
-        self.compile(**config, sampler=sampler)
+        self.compile(**config, sampler=self._sampler)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -79,10 +88,12 @@ class Generator:
     @property
     def sampler(self):
         """The `keras_hub.samplers.Sampler` that `generate` uses."""
-        if isinstance(self._sampler, (str, dict)):
+        if not isinstance(self._sampler, (str, dict)):
+            return self._sampler
+        if self._made_sampler is None:
             hub = decoding.import_keras_hub()
-            self._sampler = hub.samplers.get(self._sampler)
-        return self._sampler
+            self._made_sampler = hub.samplers.get(self._sampler)
+        return self._made_sampler
 
     def generate_step(self, inputs, stop_token_ids=None):
         """Continues a batch of prompts; what `generate` compiles.

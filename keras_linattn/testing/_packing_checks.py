@@ -277,11 +277,11 @@ def check_packed_gradients(subject):
     names = [path_within(mechanism, v) for v in mechanism.trainable_variables]
     for causal in subject.traits.forms:
         together, apart, states = _packed_and_alone(
-            subject, mechanism, inputs, causal, cotangent
+            subject, mechanism, inputs, causal
         )
-        given = [*arrays, *states]
+        variables = mechanism.trainable_variables
         found, expected = (
-            sum(gradients(f, given, mechanism.trainable_variables), [])
+            sum(gradients(f, [*arrays, *states], variables, [cotangent]), [])
             for f in (together, apart)
         )
         labels = [*HEADS, *["state"] * len(states), *names]
@@ -293,25 +293,59 @@ def check_packed_gradients(subject):
                 10 * subject.traits.tolerance,
                 f"gradient of {name}, causal={causal}",
             )
+        _compare_without_a_document(
+            inputs, together, states, variables, cotangent, causal
+        )
 
 
-def _packed_and_alone(subject, mechanism, inputs, causal, cotangent):
-    """Two functions of heads and leaves of a state, and those leaves."""
-    alone, cotangent = Alone(), ops.convert_to_tensor(cotangent)
+def _compare_without_a_document(
+    inputs, total, states, variables, cotangent, causal
+):
+    """NaN in one document leaves the others' gradients, bit for bit.
+
+    Here, where the gradients are compiled already.
+    """
+    place = IDS == [[2], [3]]
+    spread = place[:, None, :, None]
+    cotangent = np.where(spread, np.float32(0), cotangent)
+    expected, found = (
+        gradients(
+            total,
+            [getattr(given, name) for name in HEADS] + states,
+            variables,
+            [cotangent],
+        )[0]
+        for given in (_spoil(inputs, HEADS, place, x) for x in (0.0, np.nan))
+    )
+    for name, one, other in zip(HEADS, found, expected):
+        np.testing.assert_array_equal(
+            np.where(spread, 0, one),
+            np.where(spread, 0, other),
+            f"gradient of {name} next to a document of NaN, causal={causal}",
+        )
+    for one, other in zip(found[3:], expected[3:], strict=True):
+        np.testing.assert_array_equal(one, other, "gradient of the state")
+
+
+def _packed_and_alone(subject, mechanism, inputs, causal):
+    """Two functions of heads, leaves of a state and a cotangent; the leaves."""
+    alone = Alone()
     key_mask, query_mask = (ops.convert_to_tensor(x) for x in inputs.masks())
     ids = ops.convert_to_tensor(IDS)
     mask = ops.convert_to_tensor(alone.mask(inputs.masks()[0]))
     recurrent = causal and subject.traits.recurrent
     if not (recurrent and _ignores_padding(mechanism)):
 
-        def together(*heads):
+        def together(*tensors):
+            *heads, cotangent = tensors
             options = {"key_mask": key_mask, "query_mask": query_mask}
             output = mechanism(
                 *heads, causal=causal, segment_ids=ids, **options
             )
             return ops.sum(output * cotangent)
 
-        def apart(*heads):
+        def apart(*tensors):
+            *heads, cotangent = tensors
             options = {"key_mask": mask, "query_mask": mask}
             heads = map(alone.take, heads)
             output = mechanism(*heads, causal=causal, **options)
@@ -330,14 +364,16 @@ def _packed_and_alone(subject, mechanism, inputs, causal, cotangent):
         ]
         return keras.tree.pack_sequence_as(state, every)
 
-    def together(query, key, value, *leaves):
+    def together(query, key, value, *tensors):
+        *leaves, cotangent = tensors
         before = state_of(leaves)
         output, after = mechanism.step(
             before, query, key, value, key_mask=key_mask, segment_ids=ids
         )
         return ops.sum(output * cotangent) + _sum_after(mechanism, after)
 
-    def apart(query, key, value, *leaves):
+    def apart(query, key, value, *tensors):
+        *leaves, cotangent = tensors
         before = keras.tree.map_structure(alone.states, state_of(leaves))
         heads = map(alone.take, (query, key, value))
         output, after = mechanism.step(before, *heads, key_mask=mask)

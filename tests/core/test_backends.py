@@ -10,12 +10,14 @@ import pytest
 from keras import ops
 
 from keras_linattn import config
+from keras_linattn import mechanisms
 from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 
 LONG = thresholds.SHORTEST + 65
 
@@ -32,6 +34,17 @@ def positive(*shape):
 def summed_up(state, query, key, value):
     output, state = causal_product(query, key, value, state)
     return output, state
+
+
+def fading(inputs, state):
+    """One chunk of `loop_over_chunks`: its output and the next state."""
+    update, decay = inputs
+    return ops.sum(state, axis=-1, keepdims=True), decay * state + update
+
+
+def with_state(key, value):
+    """A causal function for `run_contained`."""
+    return key + value, ops.sum(key, axis=2, keepdims=True)
 
 
 def documents(*starts):
@@ -69,9 +82,16 @@ ARGUMENTS = {
         normal(3, 4, 2, 6),
         normal(2, 6),
     ),
+    "divide_by_size": lambda: (normal(2, 9, 4), 4, 1e-5),
     "largest_rows": lambda: (
         normal(9, 4),
         ops.convert_to_tensor([0, 1, 1, 2, 2, 2, 3, 4, 4], dtype="int32"),
+    ),
+    "loop_over_chunks": lambda: (
+        fading,
+        (normal(2, 3, 7, 4, 5), positive(2, 3, 7, 1, 1) / 9),
+        normal(2, 3, 4, 5),
+        (4, 1),
     ),
     "looped_sums": lambda: (
         normal(1, 2, 19, 3, 4),
@@ -79,6 +99,22 @@ ARGUMENTS = {
         normal(1, 1, 19, 1, 1) > 0.5,
     ),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
+    "read_chunks": lambda: (
+        (
+            normal(2, 3, 9, 5, 3),  # U
+            normal(2, 3, 9, 10, 4) / 9,
+            normal(2, 3, 9, 5, 5) / 9,
+            normal(2, 3, 9, 4, 5) / 9,
+            positive(2, 3, 9, 1, 1) / 9,
+        ),
+        normal(2, 3, 4, 3),
+        loop_over_chunks,
+    ),
+    "run_contained": lambda: (
+        with_state,
+        normal(2, 3, 9, 4),
+        normal(2, 3, 9, 4),
+    ),
     "run_in_segments": lambda: (
         summed_up,
         normal(1, 2, 5, 3),
@@ -88,7 +124,7 @@ ARGUMENTS = {
     "sum_over_positions": lambda: (normal(2, 9, 6), normal(2, 9, 5)),
 }
 
-# Their only fast forms are kernels for a GPU: see `tests/gpu`.
+# torch: kernels for a GPU, see `tests/gpu`; JAX: segments, see below.
 ON_CUDA = (
     "delta_product",
     "fading_product",
@@ -106,20 +142,21 @@ def of_parts(result, name):
     return [ops.convert_to_numpy(x) for x in keras.tree.flatten(result)]
 
 
-def call(function, arguments):
+def call(function, arguments, **options):
     """`function(*arguments)` without gradients, as for inference."""
     if keras.backend.backend() != "torch":
-        return function(*arguments)
+        return function(*arguments, **options)
     import torch
 
     with torch.no_grad():
-        return function(*arguments)
+        return function(*arguments, **options)
 
 
 def has_fast_form(name):
     return hasattr(backends.current(), name)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("name", sorted(ARGUMENTS))
 def test_fast_form_equals_the_portable_one(name):
     function, arguments = backends.DISPATCHED[name], ARGUMENTS[name]()
@@ -133,6 +170,20 @@ def test_fast_form_equals_the_portable_one(name):
     ):
         # Sums over hundreds of positions, in another order.
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gated_delta", "gated_linear"])
+def test_recurrences_in_segments_equal_the_whole(name):
+    mechanism = mechanisms.get(name)
+    heads = [normal(1, 2, LONG, size) for size in (4, 4, 3)]
+    found = call(mechanism, heads, causal=True)
+    config.set_fast_forms(False)
+    try:
+        wanted = call(mechanism, heads, causal=True)
+    finally:
+        config.set_fast_forms(True)
+    found, wanted = (ops.convert_to_numpy(x) for x in (found, wanted))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 def test_every_dispatched_function_is_compared():

@@ -14,6 +14,7 @@ from keras_linattn.testing import timing
 from tools.bench import runtime
 
 BACKEND = keras.backend.backend()
+pytestmark = pytest.mark.every_case
 SHAPES = [(1, 2, 512), (2, 3, 700), (3, 1, 577)]  # B, H, T
 RANK, DIM = 5, 3
 

@@ -48,6 +48,7 @@ def test_equals_a_loop(case):
         np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize("case", CASES)
 def test_the_fast_form_equals_the_portable_one(case):
     inputs = (*map(ops.convert_to_tensor, arrays(*case)), case[2])

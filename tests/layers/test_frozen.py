@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 
 from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
@@ -74,6 +75,7 @@ def test_frozen_cell_freezes_its_attention():
     assert cell.weights and not trained(cell)
 
 
+@slow_to_compile
 def test_frozen_in_a_file(tmp_path):
     """A block of a model, and one block whose mechanism alone is frozen."""
     model = models.TextClassifier(

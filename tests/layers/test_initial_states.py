@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn
@@ -67,6 +68,7 @@ def test_a_cell_and_its_rnn():
     assert facts(rnn.get_initial_state(3)) == facts(cell.get_initial_state(3))
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", OF_FEATURES)
 def test_blocks_are_told_the_features(name):
     layer = OF_FEATURES[name]()

@@ -14,6 +14,7 @@ from helpers import assert_same_documents
 from helpers import documents
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn as kl
@@ -101,6 +102,7 @@ def test_packed_is_separate(make, mechanism, causal):
     assert np.isnan(after[0, 7:10]).all()
 
 
+@slow_to_compile
 @pytest.mark.parametrize("mechanism", PACKING)
 def test_cross_attention_is_within_pairs_of_documents(mechanism):
     if not mechanisms.get(mechanism).traits.cross:
@@ -178,6 +180,7 @@ def fed(call, x, ids, sizes, state):
     return np.concatenate(parts, axis=1), numpy(state)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", ["attention", "decoder", "group"])
 def test_the_first_document_goes_on_and_the_last_is_kept(name):
     layer, call = streaming(name)
@@ -198,6 +201,7 @@ def test_the_first_document_goes_on_and_the_last_is_kept(name):
 # --- Policies, recomputation, refusals
 
 
+@slow_to_compile
 def test_ids_are_not_rounded_in_half_precision():
     """Which would make one document of 256 and 257."""
     ids = np.repeat([[256, 257]], 3, axis=1)

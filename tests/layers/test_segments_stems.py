@@ -9,6 +9,7 @@ from helpers import assert_same_documents
 from helpers import documents
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 
 import keras_linattn as kl
 
@@ -40,6 +41,7 @@ def test_convolution_starts_each_document_from_zeros():
         np.testing.assert_array_equal(spoilt[place], together[place])
 
 
+@slow_to_compile
 def test_convolution_goes_on_from_a_state_and_keeps_the_last_document():
     layer = kl.layers.CausalConvolution(4)
     x, start = random(*SEGMENT_IDS.shape, 3), random(2, 3, 3, seed=1)
@@ -167,6 +169,7 @@ def test_a_document_that_begins_inside_a_group_is_found():
     assert nan.tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
+@slow_to_compile
 def test_an_hourglass_of_packed_documents():
     """Merged, attended, extended: as each document alone."""
     merge, extend = kl.layers.TokenMerging(4, 6), kl.layers.TokenExtension(4)

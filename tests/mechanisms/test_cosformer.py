@@ -7,6 +7,7 @@ from keras import ops
 from keras_linattn.mechanisms.cosformer import CosFormer
 from keras_linattn.mechanisms.cosformer import feature_map
 from keras_linattn.testing import random_inputs
+from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._subject import run
 from keras_linattn.testing.references._common import transpose
 
@@ -102,3 +103,37 @@ def test_state_holds_the_position():
     _, state = mechanism.step(state, *heads)
     _, state = mechanism.step(state, *heads)
     assert ops.convert_to_numpy(state["position"]).tolist() == [12, 12]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_documents_are_bounded_and_not_rows(causal):
+    """Padding behind a document may be longer than that."""
+    ids = np.repeat([[1, 0, 2, 3]], [8, 12, 9, 6], axis=1).astype("int32")
+    inputs = random_inputs(batch=1, queries=35, keys=35)
+    heads = [inputs.query, inputs.key, inputs.value]
+    mechanism = CosFormer(sequence_length=8)
+    packed = run(mechanism, inputs, causal, segment_ids=ids)
+    places = slice(29, 35)
+    alone = inputs.replace(
+        **{
+            name: getattr(inputs, name)[:, :, places]
+            for name in ("query", "key", "value")
+        }
+    )
+    np.testing.assert_allclose(
+        packed[:, :, places], run(mechanism, alone, causal), atol=1e-5
+    )
+    too_long = np.isnan(packed).any(axis=(0, 1, 3))
+    # Without a causal mask the whole document sees the ninth key.
+    np.testing.assert_array_equal(
+        np.flatnonzero(too_long), [28] if causal else np.arange(20, 29)
+    )
+    shown = ops.convert_to_tensor(ids[:, None, :, None] != 2)
+
+    def total(query, key, value):
+        output = mechanism(query, key, value, causal=causal, segment_ids=ids)
+        return ops.sum(ops.where(shown, output, 0))
+
+    found, _ = gradients(total, heads, [])
+    finite = np.isfinite(np.concatenate(found, axis=-1)).all(axis=(0, 1, 3))
+    assert finite[ids[0] != 2].all()

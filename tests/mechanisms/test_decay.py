@@ -11,7 +11,7 @@ from keras_linattn.core.decay import decay_between
 from keras_linattn.core.decay import running_decay
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import inverse_unit_lower
-from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 from keras_linattn.testing._backends import gradients
@@ -109,7 +109,7 @@ def test_delta_rule_recalls_every_value_under_orthogonal_keys():
         start = ops.zeros((1, 1, 4, 3))
         log_decay = ops.zeros_like(beta)
         heads = (key, key, value, beta, log_decay, start)
-        return delta_product(*heads, carry_chunks, chunk_size=4)[0]
+        return delta_product(*heads, loop_over_chunks, 4)[0]
 
     np.testing.assert_allclose(quick(recall, [key, value]), value, atol=1e-6)
 

@@ -9,6 +9,7 @@ from keras_linattn.core.fading import fading_product
 from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
+from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 from keras_linattn.testing._backends import quick
@@ -54,7 +55,7 @@ def test_decays_of_any_strength_match_float64():
 
     def whole(*heads):
         state = ops.zeros((*sizes[:2], FEATURES, 5))
-        return vector_delta_product(*heads, state, carry_chunks, 64)[0]
+        return vector_delta_product(*heads, state, loop_over_chunks, 64)[0]
 
     query, key, value, beta, log_decay = (x.astype("float64") for x in heads)
     expected = _state.loop(

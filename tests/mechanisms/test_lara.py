@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn.mechanisms.lara import LinearRandomized
@@ -72,6 +73,7 @@ def test_one_landmark_weighs_the_keys_for_all_queries():
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
+@slow_to_compile
 def test_many_samples_tend_to_softmax_attention():
     """With noise of D^(1/4), which follows the proposals' densities."""
     inputs = random_inputs(batch=1, queries=5, keys=5)

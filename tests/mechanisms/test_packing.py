@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import mechanisms
@@ -131,6 +132,7 @@ class HalvingInChunks(Halving):
         raise AssertionError("not for several documents")
 
 
+@slow_to_compile
 @pytest.mark.parametrize("cls", [Halving, HalvingInChunks])
 def test_a_recurrence_of_ones_own_packs(cls):
     inputs = random_inputs(queries=9, keys=9)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn.mechanisms.performer import Performer
@@ -78,6 +79,7 @@ def test_estimate_of_the_kernel_is_unbiased():
     assert (error < 5 * spread).all(), error / spread
 
 
+@slow_to_compile
 def test_error_falls_with_the_root_of_the_features():
     """Slope of log error on log R, over 8 draws each, is -1/2.
 

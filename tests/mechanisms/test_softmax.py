@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
@@ -10,6 +11,7 @@ from keras_linattn.mechanisms import Softmax
 from keras_linattn.testing import random_inputs
 
 
+@slow_to_compile
 def test_past_the_cache_all_is_nan():
     """From the first position that would need one key more."""
     inputs = random_inputs(queries=12, keys=12)

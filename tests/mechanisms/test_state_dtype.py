@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
@@ -36,6 +37,7 @@ def test_default_is_the_dtype_of_the_sums():
 
 
 # Of modified_linformer's state the largest key is an exponent.
+@slow_to_compile
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
@@ -59,6 +61,7 @@ def test_layers_return_and_declare_it(name, kept):
     assert dtypes(copy.get_initial_state(2)) == kept
 
 
+@slow_to_compile
 def test_large_keys_keep_their_digits():
     """Keys of hundreds: bfloat16 would round them by more than 1."""
     rng = np.random.default_rng(1)

@@ -14,6 +14,7 @@ import pytest
 from helpers import FirstValues
 from helpers import fed
 from helpers import predict
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn.export import export_saved_model
@@ -175,6 +176,7 @@ def test_learns_by_heart():
     assert losses[-1] < 0.2 < losses[0]
 
 
+@slow_to_compile
 def test_remat_changes_no_loss_and_no_state():
     losses, outputs = [], []
     for remat in (False, True):
@@ -463,6 +465,22 @@ def test_compiled_reloads_with_its_sampler(hub, tmp_path):
     assert loaded.sampler.get_config() == model.sampler.get_config()
 
 
+@pytest.mark.once
+def test_compiled_clones():
+    """To a plain model, whose `compile` knows no sampler."""
+    model = lm()
+    model.compile(keras.optimizers.Adam(0.5), sampler="greedy")
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    assert clone.optimizer.learning_rate == 0.5
+    tokens = sentences()
+    np.testing.assert_array_equal(
+        predict(clone, tokens), predict(model, tokens)
+    )
+    assert CausalLM.from_config(model.get_config())._sampler == "greedy"
+
+
+@slow_to_compile
 @pytest.mark.filterwarnings("ignore:.*does not have a `quantize`")
 def test_quantized_reloads(tmp_path):
     model = lm()

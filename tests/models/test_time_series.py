@@ -119,13 +119,15 @@ def test_learns_a_season_and_the_spread():
     series[:, :24][rng.random((64, 24)) < 0.5] = np.nan
     series = series[..., None].astype("float32")
     model = TimeSeriesForecaster(**ALONE, dropout=0.0)
-    model.compile(keras.optimizers.Adam(0.02), QuantileLoss(model.quantiles))
+    loss = QuantileLoss(model.quantiles)
+    model.compile(keras.optimizers.Adam(0.01), loss)
     history, future = series[:, :24], series[:, 24:]
     future[::2, 1] = np.nan  # targets may be missing
-    options = {"batch_size": 64, "epochs": 40, "verbose": 0}
+    options = {"batch_size": 64, "epochs": 100, "verbose": 0}
     losses = model.fit(history, future, **options).history["loss"]
-    # A constant has a loss of about 0.24, the sine itself of 0.09.
-    assert losses[-1] < 0.16 < losses[0]
+    constant = np.nanquantile(future, model.quantiles)
+    constant = np.broadcast_to(constant, (*future.shape, 3))
+    assert losses[-1] < 0.85 * float(loss(future, constant)) < losses[0]
     low, _, high = np.moveaxis(predict(model, history), -1, 0)
     inside = ((low <= future) & (future <= high))[np.isfinite(future)]
     assert 0.5 < inside.mean() < 1

@@ -165,7 +165,7 @@ def test_search_finds_a_guide(page):
         page.click("label[for=__search].md-header__button")
     # Key by key: the search listens to the keys.
     page.locator("input.md-search__input").press_sequentially("packed")
-    result = page.locator(".md-search-result__link").first
+    result = page.locator(".md-search-result__link[href*='packing.html']").first
     result.wait_for()
     result.click()
     page.wait_for_url("**/packing.html*")
@@ -183,3 +183,22 @@ def test_navigation_leads_to_a_guide(page):
     page.click("nav .md-nav__link:has-text('How it works'):visible")
     page.wait_for_url("**/how_it_works.html")
     assert page.locator("h1").inner_text().startswith("How it works")
+
+
+def test_model_runs_in_the_browser(page, site):
+    if not (site / "browser" / "ort").is_dir():
+        pytest.skip("needs docs/browser/model.onnx and npm")
+    page.goto("/browser.html")
+    page.wait_for_function(
+        "document.getElementById('demo-answer').textContent.includes('bytes')"
+    )
+    assert page.locator("#demo-answer").inner_text().startswith("crude oil: ")
+    page.fill("#demo-text", "net profit rose to 5 mln dlrs, or 12 cts a share")
+    page.click("#demo-run")
+    page.wait_for_function(
+        "document.getElementById('demo-answer').textContent.includes(' 42 b')"
+    )
+    assert page.locator("#demo-answer").inner_text().startswith("earnings: ")
+    shown = page.locator("#demo-parts span")
+    assert shown.count() == 11  # four bytes each
+    assert "net profit rose" in page.locator("#demo-parts").inner_text()

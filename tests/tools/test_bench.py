@@ -39,6 +39,7 @@ def test_times_of_cases_that_take_turns(bench, kind):
         assert len(result["processor"]) == 2 and min(result["faults"]) >= 0
 
 
+@pytest.mark.once
 def test_the_floor_is_four_products_and_their_gradients(bench):
     cases, layers = bench("cases"), bench("layers")
     shape = cases.Shape(5, 8, 2)

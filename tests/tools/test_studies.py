@@ -67,19 +67,21 @@ def test_an_unknown_task_is_refused(run, capsys):
     assert "--task must be of a task. Received: b." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pipelines", "listops", "language_model"])
-def test_pages_are_those_of_their_results(run, name, tmp_path):
-    docs = ROOT / "docs"
+@pytest.mark.parametrize(
+    "study", ["pipelines", "listops", "language_model", "linearize"]
+)
+def test_pages_are_those_of_their_results(run, study, tmp_path):
+    docs, name = ROOT / "docs", run.STUDIES[study].page or study
     for ending in ("json", "md"):
         text = (docs / f"{name}.{ending}").read_text(encoding="utf-8")
         (tmp_path / f"{name}.{ending}").write_text(text, encoding="utf-8")
-    assert run.main([name, "--report-only", "--out", str(tmp_path)]) == 0
+    assert run.main([study, "--report-only", "--out", str(tmp_path)]) == 0
     text = (docs / f"{name}.md").read_text(encoding="utf-8")
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     for result in json.loads((docs / f"{name}.json").read_text())["results"]:
-        tasks = run.STUDIES[name].tasks
-        expected = (result["example"], *result["arguments"])
-        assert tasks[result["task"]] == expected
+        example, *arguments = run.STUDIES[study].tasks[result["task"]]
+        assert result["example"] == pathlib.Path(example).name
+        assert result["arguments"] == arguments
 
 
 def test_rows_are_what_an_example_takes(run):
@@ -88,3 +90,37 @@ def test_rows_are_what_an_example_takes(run):
     first, local = arguments_of("gated_delta + local, 16")
     assert first == "gated_delta"
     assert json.loads(local) == {"name": "local", "window": 16}
+
+
+def test_linearize_makes_its_rows_from_one_teacher(run, tmp_path):
+    study = importlib.import_module("tools.studies.linearize")
+    tasks = importlib.import_module("tools.studies.tasks")
+    rows = run.mechanisms.LINEARIZE
+    assert len(rows) == len(set(rows)) == 13
+    made = study.Study(tasks.Recall(0, smoke=True), tmp_path)
+    for row, steps in ((rows[-1], 2), (rows[0], 20), (rows[4], 0)):
+        model = made.row(row)
+        assert made.steps == steps
+        assert 0 <= made.task.score(model) <= 100
+    names = {path.name for path in tmp_path.glob("*.keras")}
+    assert names == {"teacher.keras", "window-16.keras"}
+    second = study.Study(tasks.Recall(0, smoke=True), tmp_path)
+    second.row(rows[0])
+    assert second.seconds == 0  # found, not trained again
+
+
+def test_a_row_s_part_of_the_teacher_s_gain(run):
+    rows = [
+        {"task": "a", "mechanism": name, "backend": "torch", "seed": seed}
+        | {"parameters": 1, "seconds": 1.0, "metrics": {"bits": value + seed}}
+        | {"steps": 40}
+        for name, value in (
+            (run.mechanisms.TEACHER, 2.0),
+            (run.mechanisms.NOTHING, 4.0),
+            ("hedgehog: swap only", 2.5),
+        )
+        for seed in (0, 1)
+    ]
+    table = run.report.table(run.report.rows_of(rows))
+    assert "of the teacher's gain, %" in table[0]
+    assert "| 75.0 (75.0 to 75.0) | 40 | 2 |" in table[-1]

@@ -25,7 +25,7 @@ NOTES = """\
   process, round after round, each with a call before the one that is timed.
 - Processor: the same ratio of the seconds of all cores, which a busy machine
   changes less; then the page faults of a call.
-- First call: compilation and one call, at the length of the last column.
+- First call: compilation and one call, at each length.
 - Memory: the largest resident memory during a call over that before it, when
   the input is there, each case in a process of its own, with
   `MALLOC_MMAP_THRESHOLD_=65536` (glibc then keeps no freed tensor). `encoder`
@@ -124,7 +124,7 @@ def times_table(runs, kind, title):
     rows, used = [], []
     for name in runs[-1]["results"]:
         cells = [time_cell(run["results"], name) for run in runs]
-        cells.append(first_cell(runs[-1]["results"][name]))
+        cells.append(first_cell([run["results"][name] for run in runs]))
         rows.append([f"`{name}`", *cells])
         cells = [processor_cell(run["results"], name) for run in runs]
         used.append([f"`{name}`", *cells])
@@ -146,8 +146,10 @@ def ratios(results, name, measure="rounds"):
     return None if None in rounds else np.divide(*rounds)
 
 
-def first_cell(result):
-    return f"{result['first']:.1f} s" if "first" in result else ""
+def first_cell(results):
+    """Seconds of first calls, one for each length."""
+    known = [f"{x['first']:.1f}" for x in results if "first" in x]
+    return f"{', '.join(known)} s" if known else ""
 
 
 def processor_cell(results, name):
@@ -172,7 +174,7 @@ def models_table(runs):
         results = run["results"]
         for name, result in results.items():
             cells = time_cell(results, name), processor_cell(results, name)
-            row = [f"`{run['model']}`: {name}", *cells, first_cell(result)]
+            row = [f"`{run['model']}`: {name}", *cells, first_cell([result])]
             rows.append(row)
     if not rows:
         return []

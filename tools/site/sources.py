@@ -12,6 +12,8 @@ import shutil
 
 import nbconvert
 
+from tools.site import browser
+
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "keras_linattn"
 ROOT_PAGES = ("CHANGELOG", "CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY")
@@ -29,6 +31,8 @@ def collect(folder):
         (folder / f"{name.lower()}.md").write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "LICENSE", folder / "LICENSE")
     write_reference(folder / "api")
+    if (folder / "browser" / "model.onnx").is_file():
+        browser.fetch_runtime(folder / "browser" / "ort")
     for path in (folder / "notebooks").glob("*.ipynb"):
         write_notebook(path)
     for path in folder.glob("*.md"):
@@ -57,7 +61,11 @@ def write_notebook(path):
         (path.parent / name).write_bytes(content)
     title, _, rest = body.partition("\n")
     note = f"[Download this notebook]({path.name}), or read the "
-    note += f"[script](../examples/{path.stem}.py).\n"
+    note += f"[script](../examples/{path.stem}.py)."
+    if '"output_type"' in path.read_text(encoding="utf-8"):
+        note += " The outputs are those of one run on two CPU cores that had"
+        note += " other work, so the times are not a benchmark."
+    note += "\n"
     path.with_suffix(".md").write_text(
         f"{title}\n\n{note}{rest}", encoding="utf-8"
     )

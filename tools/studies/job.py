@@ -19,7 +19,7 @@ from tools.studies.mechanisms import arguments_of
 class NoAttention(keras_linattn.mechanisms.Mechanism):
     """Returns zeros: shows what a model can do without attention."""
 
-    traits = keras_linattn.mechanisms.Traits(explicit=False)
+    traits = keras_linattn.mechanisms.Traits(causal=True, explicit=False)
 
     def attend(self, query, key, value, **unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
@@ -42,11 +42,14 @@ def run(job):
         "peak_mb": round((_machine.peak_memory() - before) / 1e6),
         "history": names["history"].history,
         "machine": _machine.machine(),
+        **({"steps": names["steps"]} if "metrics" in names else {}),
     }
 
 
 def metrics_of(names):
     """Finds the scores in an example's namespace, accuracies in percent."""
+    if "metrics" in names:
+        return names["metrics"]
     if "bits" in names:
         return {"bits per byte": names["bits"]}
     if "accuracy" in names:

@@ -18,3 +18,24 @@ def arguments_of(row):
     """Returns a row's command-line arguments: those in `ROWS`, or a name."""
     entries = ROWS.get(row, (row,))
     return [x if isinstance(x, str) else json.dumps(x) for x in entries]
+
+
+# The rows of the study `linearize`: what attends, and how it was trained.
+TEACHER, NOTHING = "softmax: teacher", "no attention"
+WINDOW = 16
+STUDENTS = {"hedgehog": None, f"hedgehog, window {WINDOW}": WINDOW}
+METHODS = (
+    "from scratch, all steps",
+    "from scratch",
+    "swap only",
+    "swap, fine-tuning",
+    "transfer, LoRA",
+)
+LORA = METHODS[-1]
+WINDOW_OFF = f"hedgehog, window {WINDOW}: {LORA}, window off"
+LINEARIZE = (
+    TEACHER,
+    NOTHING,
+    *(f"{name}: {method}" for name in STUDENTS for method in METHODS),
+    WINDOW_OFF,
+)

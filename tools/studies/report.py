@@ -5,9 +5,12 @@ import itertools
 import matplotlib
 import numpy as np
 
+from tools.studies import mechanisms
+
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
+MANY = 10  # rows, of which the names do not fit side by side
 LEAST_SPAN = 4  # points, of an axis in percent
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 NOTE = (
@@ -48,9 +51,44 @@ def rows_of(results):
             },
             "seconds": np.mean([x["seconds"] for x in group]),
             "peak_mb": np.mean([x.get("peak_mb", np.nan) for x in group]),
+            "seeds": [x["seed"] for x in group],
+            "steps": group[0].get("steps"),
         }
         for key, group in groups.items()
     ]
+
+
+def gains(rows):
+    """What each row has of the teacher's gain over no attention, in percent.
+
+    Args:
+        rows: those of a task, from `rows_of`.
+
+    Returns:
+        Dict from the number of a row to a value for each seed; empty if there
+        is no teacher.
+    """
+    found = {(row["mechanism"], row["backend"]): scores(row) for row in rows}
+    result = {}
+    for number, row in enumerate(rows):
+        ends = [
+            found.get((name, row["backend"]), {})
+            for name in (mechanisms.NOTHING, mechanisms.TEACHER)
+        ]
+        shared = [x for x in row["seeds"] if all(x in end for end in ends)]
+        if shared:
+            result[number] = [
+                100
+                * (scores(row)[seed] - ends[0][seed])
+                / (ends[1][seed] - ends[0][seed])
+                for seed in shared
+            ]
+    return result
+
+
+def scores(row):
+    """Dict from seed to the first metric."""
+    return dict(zip(row["seeds"], next(iter(row["metrics"].values()))))
 
 
 def page(content, rows, name, head):
@@ -73,16 +111,22 @@ def machine(facts):
 def table(rows):
     """Returns the lines of a Markdown table."""
     metrics = list(rows[0]["metrics"])
-    heads = ["mechanism", "backend", *metrics, "seeds", "parameters"]
+    gained = gains(rows)
+    heads = ["mechanism", "backend", *metrics]
+    heads += ["of the teacher's gain, %", "steps"] if gained else []
+    heads += ["seeds", "parameters"]
     heads += ["training, s", "peak memory, MB"]
     lines = [
         f"| {' | '.join(heads)} |",
         f"| --- | --- |{' ---: |' * (len(heads) - 2)}",
     ]
-    for row in rows:
+    for number, row in enumerate(rows):
         values = list(row["metrics"].values())
         cells = [f"`{row['mechanism']}`", row["backend"]]
         cells += [spread(*item) for item in row["metrics"].items()]
+        if gained:
+            of_row = gained.get(number)
+            cells += [spread("%", of_row) if of_row else "", str(row["steps"])]
         cells += [str(len(values[0])), f"{row['parameters']:,}"]
         peak = "" if np.isnan(row["peak_mb"]) else f"{row['peak_mb']:.0f}"
         cells += [f"{row['seconds']:.0f}", peak]
@@ -102,10 +146,11 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
+    width = 8 if len(rows) > MANY * len(tasks) else 4
     figure, axes = pyplot.subplots(
         1,
         len(tasks),
-        figsize=(1 + 4 * len(tasks), 4.5),
+        figsize=(1 + width * len(tasks), 4.5),
         squeeze=False,
         layout="constrained",
     )
@@ -113,6 +158,8 @@ def plot(rows, path):
         group = [row for row in rows if row["task"] == task]
         if len(group[0]["metrics"]) > 1:
             plot_lines(axis, group)
+        elif len(group) > MANY:
+            plot_lying(axis, group)
         else:
             plot_dots(axis, group)
         axis.set_title(task)
@@ -144,6 +191,17 @@ def plot_dots(axis, rows):
     axis.margins(x=0.3)
     for label in axis.get_xticklabels():
         label.set(rotation=35, ha="right", rotation_mode="anchor")
+
+
+def plot_lying(axis, rows):
+    """Draws a line for each of many rows, the first one on top."""
+    for number, row in enumerate(rows):
+        ((name, values),) = row["metrics"].items()
+        axis.plot(values, [number] * len(values), "o", alpha=0.7)
+    labels = [label_of(row).replace("\n", ", ") for row in rows]
+    axis.set_yticks(range(len(rows)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel(name)
 
 
 def label_of(row):

@@ -41,10 +41,12 @@ class Study:
         tasks: dict from a task's name to its example and its arguments.
         mechanisms: names, or keys of `mechanisms.ROWS`, compared unless
             `--mechanism` says otherwise.
+        page: name of the files, that of the study by default.
     """
 
     tasks: dict
     mechanisms: tuple
+    page: str | None = None
 
 
 STUDIES = {
@@ -62,7 +64,17 @@ STUDIES = {
         ("modified_linformer", "softmax"),
     ),
     "associative_recall": Study(
-        {"associative recall": ("associative_recall.py",)},
+        {
+            "associative recall": ("associative_recall.py",),
+            "1,200 steps": ("associative_recall.py", "--epochs", "6"),
+            "256 pairs": (
+                "associative_recall.py",
+                "--epochs",
+                "20",
+                "--pairs",
+                *("16", "64", "256"),
+            ),
+        },
         (
             "softmax",
             "linear_transformer",
@@ -81,6 +93,18 @@ STUDIES = {
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
+    ),
+    "linearize": Study(
+        {
+            name: ("../tools/studies/linearize.py", "--task", task)
+            for name, task in (
+                ("associative recall", "recall"),
+                ("ListOps, short", "listops"),
+                ("20 Newsgroups, bytes", "bytes"),
+            )
+        },
+        mechanisms.LINEARIZE,
+        page="linearize_study",
     ),
 }
 
@@ -198,7 +222,8 @@ def main(arguments=None):
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False, markup=False)
-    stem = options.out / options.study
+    page = STUDIES[options.study].page or options.study
+    stem = options.out / page
     results = Results(stem.with_suffix(".json"))
     failed = 0
     if not options.report_only:

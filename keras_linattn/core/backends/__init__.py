@@ -35,6 +35,10 @@ DISPATCHED = {}  # by name: each function that may have fast forms
 def fast_forms():
     """Returns whether fast forms are in use.
 
+    They were measured on one device. Where a `keras.distribution` spreads
+    arrays over several, a loop over a part of the positions, or a reshape that
+    joins batch and heads, would send whole arrays.
+
     Returns:
         bool.
 
@@ -44,7 +48,7 @@ def fast_forms():
     >>> config.fast_forms()
     True
     """
-    return _FAST_FORMS
+    return _FAST_FORMS and keras.distribution.distribution() is None
 
 
 def set_fast_forms(enabled):
@@ -96,7 +100,7 @@ def with_fast_forms(portable):
 
 def has_fast_form(dispatch):
     """Returns whether the current backend has a fast form, and uses it."""
-    return _FAST_FORMS and hasattr(current(), dispatch.__name__)
+    return fast_forms() and hasattr(current(), dispatch.__name__)
 
 
 def per_backend(portable):

@@ -1,6 +1,7 @@
 """JAX: fast forms, recomputation, and compiling for tests and benchmarks."""
 
 import functools
+import inspect
 import itertools
 
 import jax
@@ -9,9 +10,15 @@ from jax import export
 from keras import ops
 
 from keras_linattn.core import chunks
+from keras_linattn.core import decay
+from keras_linattn.core import delta
+from keras_linattn.core import fading
+from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
 from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.backends.thresholds import UNROLLED
+from keras_linattn.core.devices import no_distribution
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -71,6 +78,7 @@ def run_in_segments(function, state, tensors):
     """
     batch, _, length, _ = tensors[0].shape
     known = isinstance(batch, int) and isinstance(length, int)
+    known = known and not inspect.ismethod(function)
     if not known or length < SHORTEST or jax.default_backend() != "cpu":
         return NotImplemented
     size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
@@ -90,9 +98,107 @@ def _segment_of(function):
     return jax.checkpoint(advance)
 
 
+def _products_in_segments(product):
+    """The fast form of a recurrence over chunks, see `run_in_segments`."""
+
+    signature = inspect.signature(product)
+
+    def fast_form(*args, **kwargs):
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        *tensors, state, loop, chunk_size, starts = given.args
+        packed = starts is not None
+        function = _segment_function(product, loop, chunk_size, packed)
+        tensors = (*tensors, starts) if packed else tensors
+        return run_in_segments(function, state, tensors)
+
+    return fast_form
+
+
+@functools.cache  # few: constants of mechanisms
+def _segment_function(product, loop, chunk_size, packed):
+    def function(state, *tensors):
+        *tensors, starts = tensors if packed else (*tensors, None)
+        return product.portable(*tensors, state, loop, chunk_size, starts)
+
+    return function
+
+
+delta_product = _products_in_segments(delta.delta_product)
+vector_delta_product = _products_in_segments(vector_delta.vector_delta_product)
+scalar_decay_product = _products_in_segments(decay.scalar_decay_product)
+vector_decay_product = _products_in_segments(decay.vector_decay_product)
+fading_product = _products_in_segments(fading.fading_product)
+
+
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """Unrolled, if the chunks are few, as within a segment."""
+    count = inputs[0].shape[2]
+    if not (isinstance(count, int) and count <= UNROLLED):
+        return NotImplemented
+    state, outputs = start, []
+    for n in range(count):
+        output, state = advance(tuple(x[:, :, n] for x in inputs), state)
+        outputs.append(output)
+    return ops.stack(outputs, 2), state
+
+
 def sum_over_positions(weights, x):
     """By `einsum`: XLA is slow at a product of a transposed array."""
     return ops.einsum("bsr,bsf->brf", weights, x)
+
+
+# --- Several devices, see core/devices.py ----------------------------------
+
+
+def on_each_device(function, arrays, axes, output_axes, mesh):
+    """By `shard_map`: collectives are those that `function` writes out."""
+
+    def alone(*parts):
+        with no_distribution():
+            return function(*parts)
+
+    specs = tuple(jax.sharding.PartitionSpec(*names) for names in axes)
+    return jax.shard_map(
+        alone,
+        mesh=mesh.backend_mesh,
+        in_specs=specs,
+        out_specs=jax.sharding.PartitionSpec(*output_axes),
+        check_vma=False,
+    )(*arrays)
+
+
+def whole_features(x):
+    """Says nothing of the other axes."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or isinstance(x, keras.KerasTensor):
+        return x
+    free = (jax.sharding.PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    spec = jax.sharding.PartitionSpec(*free, None)
+    mesh = distribution.device_mesh.backend_mesh
+    sharding = jax.sharding.NamedSharding(mesh, spec)
+    return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def piece_place(name):
+    return jax.lax.axis_index(name)
+
+
+def gather_pieces(x, name):
+    return jax.lax.all_gather(x, name)
+
+
+def sum_pieces(x, name):
+    return jax.lax.psum(x, name)
+
+
+def max_pieces(x, name):
+    return jax.lax.pmax(x, name)
+
+
+def shift_pieces(x, name, count, by):
+    pairs = [(i, i + by) for i in range(count) if 0 <= i + by < count]
+    return jax.lax.ppermute(x, name, pairs)
 
 
 # --- What only JAX needs ---------------------------------------------------

@@ -28,6 +28,54 @@ def looped_sums(x, start, breaks):
     return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
 
 
+def read_chunks(inputs, state, loop):
+    """With a loop over the states only, of one product each.
+
+    Its loops keep what gradients need in lists, which takes long.
+    """
+    own, reading, scores, lasting, decay, *limits = inputs
+    if limits:
+        return NotImplemented
+    read, query = ops.split(reading, 2, axis=-2)
+    transition = decay * ops.eye(read.shape[-1], dtype=read.dtype)
+    transition = transition - ops.matmul(lasting, read)
+    update = ops.matmul(lasting, own)
+
+    def advance(chunk, state):
+        update, transition = chunk
+        return state, ops.matmul(transition, state) + update
+
+    chunks = update, transition
+    before, state = loop(advance, chunks, state, state.shape[-2:])
+    query = query - ops.matmul(scores, read)
+    return ops.matmul(scores, own) + ops.matmul(query, before), state
+
+
+def loop_over_chunks(advance, inputs, start, output_shape):
+    """By arrays of tensors, whose chunks need not be flat and side by side."""
+    count = inputs[0].shape[2]
+    if count is None or count == 1:
+        return NotImplemented
+    arrays = [
+        tf.TensorArray(x.dtype, count).unstack(ops.moveaxis(x, 2, 0))
+        for x in inputs
+    ]
+
+    def body(number, state, outputs):
+        chunk = tuple(array.read(number) for array in arrays)
+        output, state = advance(chunk, state)
+        return number + 1, state, outputs.write(number, output)
+
+    outputs = tf.TensorArray(start.dtype, count)
+    _, state, outputs = tf.while_loop(
+        lambda number, *_: number < count,
+        body,
+        (0, start, outputs),
+        maximum_iterations=count,
+    )
+    return ops.moveaxis(outputs.stack(), 0, 2), state
+
+
 # --- Lengths that only the run time knows ---------------------------------
 
 

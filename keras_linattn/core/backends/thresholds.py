@@ -9,7 +9,9 @@ float32; docs/benchmarks.md has the tables.
 | DOCUMENT_CHUNK | 128 | with two running sums, fewer chunks are faster |
 | SHORTEST | 512 | below, separate parts cost more than they save |
 | SEGMENT | 256 | positions that XLA keeps in a CPU's cache |
+| SEGMENT_OF_TORCH | 512 | likewise; 256 is slower, and so is the whole |
 | GROUP | 8 | chunks whose running sum is unrolled |
+| UNROLLED | 8 | chunks; a scan of more compiles sooner |
 | SHORT_FOR_TORCH | 2048 | its softmax kernel is slower on longer sequences |
 """
 
@@ -17,5 +19,7 @@ CHUNK_SIZE = 64
 DOCUMENT_CHUNK = 128
 SHORTEST = 512
 SEGMENT = 256
+SEGMENT_OF_TORCH = 512
 GROUP = 8
+UNROLLED = 8
 SHORT_FOR_TORCH = 2048

@@ -6,6 +6,7 @@ read.
 
 import keras
 
+from keras_linattn.core.devices import Split
 from keras_linattn.layers._arguments import above_one
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers.attention._head_transform import convolution_spec
@@ -36,6 +37,24 @@ def check(layer):
     if layer.rope_max_wavelength is not None:
         _check_number(layer, "rope_max_wavelength", 1)
         _check_rotary_size(layer)
+
+
+def check_split(layer):
+    """Raises a `ValueError` if a distribution would cut a head in two."""
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return
+    layout = distribution.get_tensor_layout(f"{layer.path}/query/kernel")
+    name = layout.axes[1] if layout and len(layout.axes) > 1 else None
+    count = Split(distribution.device_mesh).devices(name)
+    heads = {n for n, _ in projected_heads(layer).values()}
+    if any(n % count for n in heads):
+        raise ValueError(
+            "The number of devices that heads are split over must divide the "
+            f"number of heads. Received: {sorted(heads)} heads for {count} "
+            f"devices along the mesh's axis {name!r}, in {layer.path!r}. Use "
+            "a mesh with fewer devices on this axis, or other `num_heads`."
+        )
 
 
 def _check_number(layer, name, least):

@@ -11,6 +11,7 @@ from keras import ops
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
 from keras_linattn.core.boundaries import with_padding
+from keras_linattn.core.devices import current_split
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.lengths import is_empty
@@ -44,6 +45,7 @@ from keras_linattn.layers.attention import _head_options
 from keras_linattn.layers.attention._head_transform import HeadTransform
 from keras_linattn.layers.attention._head_transform import Places
 from keras_linattn.layers.attention._head_transform import places_of
+from keras_linattn.mechanisms._devices import attend_on_devices
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -259,6 +261,7 @@ class LinearMultiHeadAttention(BaseLayer):
     def build(self, query_shape, value_shape, key_shape=None):
         key_shape = key_shape or value_shape
         check_input_shapes(query_shape, value_shape, key_shape)
+        _head_options.check_split(self)
         rank = len(query_shape)
         sizes = _head_options.projected_heads(self)
         # In the order of Keras' layer: `set_weights` depends on it.
@@ -466,8 +469,12 @@ class LinearMultiHeadAttention(BaseLayer):
             )
         else:
             options.update(query_mask=query_mask, causal=use_causal_mask)
-            heads = self.mechanism(
-                queries, keys, values, training=training, **options
+            heads = attend_on_devices(
+                self.mechanism,
+                (queries, keys, values),
+                self._split(),
+                training=training,
+                **options,
             )
         heads = hide(heads, query_mask)
         output = self._output(heads, projected, query, training)
@@ -475,6 +482,10 @@ class LinearMultiHeadAttention(BaseLayer):
             scores = self.mechanism.attention_scores(queries, keys, **options)
             return output, scores
         return (output, self._state_of(after)) if return_state else output
+
+    def _split(self):
+        """Which devices have which heads; `None` without a distribution."""
+        return current_split(self._query_dense.variables[0])
 
     def _places(
         self, query, key, query_mask, key_mask, segment_ids, before, causal
@@ -700,8 +711,10 @@ class LinearMultiHeadAttention(BaseLayer):
         projected = project(self._query_dense, query)
         queries = self._heads("query", projected, places, before, after)
         if state is None:
-            heads = self.mechanism(
-                queries,
+            heads = attend_on_devices(
+                self.mechanism,
+                (queries, keys.pop("key"), keys.pop("value")),
+                self._split(),
                 **keys,
                 query_mask=query_mask,
                 causal=True,
@@ -809,7 +822,9 @@ class LinearMultiHeadAttention(BaseLayer):
             check_segment_ids(segment_ids, query, value, use_causal_mask)
             self.mechanism.check_packs()
         queries, keys, values = self._head_shapes(query.shape, value.shape)
-        self.mechanism.check_call(queries, keys, values, use_causal_mask)
+        self.mechanism.check_call(
+            queries, keys, values, use_causal_mask, segment_ids is not None
+        )
         if attention_mask is not None:
             self._key_mask_from(attention_mask, value)
         if initial_state is not None or return_state:

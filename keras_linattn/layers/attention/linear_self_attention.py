@@ -101,10 +101,10 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def build(self, input_shape):
         super().build(input_shape, input_shape)
-        # Refuse while the model is made, not when the first batch arrives.
-        self.mechanism.check_call(
-            *self._head_shapes(input_shape, input_shape), self.causal
-        )
+        # Refuse while the model is made, not when the first batch arrives. A
+        # call, which knows of documents, looks at their longest length.
+        shapes = self._head_shapes(input_shape, input_shape)
+        self.mechanism.check_call(*shapes, self.causal, packed=True)
 
     def call(
         self,

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
+from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
@@ -272,7 +273,7 @@ class LinearTransformerDecoder(TransformerBlock):
             )
         visible = combine_masks(decoder_padding_mask)
         x = ops.cast(decoder_sequence, self.compute_dtype)
-        x = inputs = hide(x, visible)
+        x = inputs = whole_features(hide(x, visible))
         caches = []
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)

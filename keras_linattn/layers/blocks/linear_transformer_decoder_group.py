@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
+from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
@@ -210,7 +211,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             check_segment_ids(decoder_segment_ids, decoder_sequence)
             visible, _ = with_padding(decoder_segment_ids, visible, None)
         x = ops.cast(decoder_sequence, self.compute_dtype)
-        x = hide(x, visible)
+        x = whole_features(hide(x, visible))
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None
         names, own = self._own_parts if streams else [], {}

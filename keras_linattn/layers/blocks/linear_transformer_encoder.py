@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_linattn.core.boundaries import with_padding
+from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
@@ -160,7 +161,7 @@ class LinearTransformerEncoder(TransformerBlock):
         if segment_ids is not None:
             check_segment_ids(segment_ids, inputs)
             visible, _ = with_padding(segment_ids, visible, visible)
-        inputs = hide(inputs, visible)
+        inputs = whole_features(hide(inputs, visible))
         options = {
             "query_mask": visible,
             "value_mask": visible,

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_linattn.core.boundaries import LookingBack
 from keras_linattn.core.boundaries import numbers_and_mask
+from keras_linattn.core.devices import current_split
+from keras_linattn.core.devices import on_each_device
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
@@ -136,6 +138,43 @@ class CausalConvolution(BaseLayer):
             check_segment_ids(segment_ids, inputs)
             numbers, mask = numbers_and_mask(segment_ids, mask)
             documents = LookingBack(numbers, last)
+        split = _split(self, inputs, initial_state, documents)
+        if split is not None:
+            output = self._call_in_pieces(inputs, mask, split)
+            if not return_state:
+                return output
+            # Of the whole sequence, whose output nobody asks for here.
+            _, state = self._convolve(inputs, mask, None, None)
+            return output, state
+        output, state = self._convolve(inputs, mask, initial_state, documents)
+        return (output, state) if return_state else output
+
+    def _call_in_pieces(self, inputs, mask, split):
+        """Each device convolves its piece, behind the end of the one before."""
+        variables = [x for x in (self.kernel, self.bias) if x is not None]
+        features = split.heads
+        arrays = [inputs, *(x.value for x in variables)]
+        axes = [(split.batch, split.length, features), (None, features)]
+        axes = [*axes, (features,)][: len(arrays)]
+        if mask is not None:
+            arrays.append(mask)
+            axes.append((split.batch, split.length))
+
+        def convolve(x, *others):
+            with keras.StatelessScope() as scope:
+                for pair in zip(variables, others):
+                    scope.add_update(pair)
+                mask = others[len(variables)] if mask_given else None
+                end = hide(x, mask)[:, 1 - self.kernel_size :]
+                before = split.pieces.from_left(end)
+                return self._convolve(x, mask, before, None, moves=False)[0]
+
+        mask_given = mask is not None
+        return on_each_device(convolve, arrays, axes, axes[0], split.mesh)
+
+    def _convolve(self, inputs, mask, initial_state, documents, moves=True):
+        """The output, and the state after the inputs."""
+        last = self.kernel_size - 1
         x = past = ops.cast(inputs, self.compute_dtype)
         start = end = None
         if mask is not None:
@@ -147,7 +186,7 @@ class CausalConvolution(BaseLayer):
             # A gap between two documents is seen by neither.
             x = past if documents is None else hide(x, mask)
         # What is 0 may stand anywhere before the first position.
-        moves = initial_state is not None and mask is not None
+        moves = moves and initial_state is not None and mask is not None
         if initial_state is None:
             initial_state = self.get_initial_state(ops.shape(inputs)[0])
         window = _window(
@@ -168,8 +207,6 @@ class CausalConvolution(BaseLayer):
         output = self.activation(output)
         if self.use_residual:
             output = output + x
-        if not return_state:
-            return output
         state = _state_after(window, last, end, documents)
         return output, ops.cast(state, initial_state.dtype)
 
@@ -205,6 +242,25 @@ class CausalConvolution(BaseLayer):
             "use_bias": self.use_bias,
             "use_residual": self.use_residual,
         }
+
+
+def _split(layer, inputs, initial_state, documents):
+    """How devices share out the inputs, if they do so by their length.
+
+    `heads` are the features, whose part on a device is whole heads.
+    """
+    if initial_state is not None or documents is not None:
+        return None
+    split = current_split(layer.kernel)
+    if split is None or split.pieces is None or not ops.is_tensor(inputs):
+        return None
+    batch, length = inputs.shape[:2]
+    count = split.pieces.count
+    if length % count or length // count < layer.kernel_size:
+        return None
+    if batch % split.devices(split.batch):
+        split = split._replace(batch=None)
+    return split
 
 
 def _window(before, x, start):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import numpy
+from helpers import slow_to_compile
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies
@@ -51,6 +52,7 @@ def outputs(layer, folded, *inputs, **masks):
     return result
 
 
+@pytest.mark.once
 def test_those_that_say_so_are_separable():
     found = [
         name
@@ -189,6 +191,7 @@ def test_folding_is_fewer_multiplications():
     assert folding_pays((1, 1023, 512, 64, 64, 512))
 
 
+@slow_to_compile
 def test_what_cannot_fold_does_not():
     assert not folds(make(use_gate=True))
     assert not folds(make(dtype="mixed_bfloat16"))
@@ -267,6 +270,7 @@ def test_a_subclass_is_not_bypassed():
     )
 
 
+@slow_to_compile
 def test_causal_calls_and_scores_do_not_fold(monkeypatch):
     x = random(0, 2, 40, 8)
     causal, layer = make(causal=True), make()

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearMultiHeadAttention
@@ -86,6 +87,7 @@ def assert_same(found, expected, atol=1e-5):
     )
 
 
+@slow_to_compile
 @pytest.mark.parametrize("options", [QUERIES_OF_KEYS, VALUES_OF_KEYS])
 def test_whole_is_pieces_is_token_by_token(options):
     layer = attention(options)
@@ -152,6 +154,7 @@ def test_grouped_heads_are_repeated_heads():
     )
 
 
+@slow_to_compile
 def test_bidirectional_and_cross_attention_have_the_options():
     """Padding of queries and of keys changes nothing."""
     layer = LinearMultiHeadAttention(**QUERIES_OF_KEYS)
@@ -189,6 +192,7 @@ def test_is_a_cell_of_keras_rnn():
     assert_same(quick(rnn, [X]), quick(layer, [X]))
 
 
+@slow_to_compile
 def test_saves(tmp_path):
     symbol = keras.Input((None, 6))
     layer = LinearSelfAttention(**VALUES_OF_KEYS, causal=True)

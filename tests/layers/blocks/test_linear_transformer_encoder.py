@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearTransformerEncoder
@@ -149,6 +150,7 @@ def test_remat_changes_no_gradient(mechanism, normalize_first, dropout):
         np.testing.assert_array_equal(one, other)
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     ("policy", "eager"), [("float32", True), ("mixed_bfloat16", False)]
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import numpy
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn.layers import MaskedAveragePooling
@@ -278,6 +279,7 @@ def test_extension_keeps_hidden_tokens_apart():
     assert np.isfinite(numpy(TokenExtension(3)(x, merged))[:, :2]).all()
 
 
+@slow_to_compile
 def test_extension_has_the_mask_of_the_tokens():
     tokens = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 4, mask_zero=True)(tokens)

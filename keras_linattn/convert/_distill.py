@@ -1,0 +1,377 @@
+"""Distillation: a converted model learns to do what its teacher does."""
+
+import inspect
+import pathlib
+
+import keras
+from keras import ops
+
+from keras_linattn.convert import _backups
+from keras_linattn.convert._pairs import check_batch
+from keras_linattn.convert._pairs import pair_layers
+from keras_linattn.convert._trainable import enable_lora
+from keras_linattn.convert._trainable import lora_variables
+from keras_linattn.convert._trainable import merge_lora
+from keras_linattn.convert._trainable import only_trainable
+from keras_linattn.convert._trainable import projections
+from keras_linattn.convert._trainable import separate
+from keras_linattn.convert._transfer import AttentionTransfer
+from keras_linattn.convert._transfer import feature_map_variables
+from keras_linattn.convert._transfer import with_feature_maps
+
+SMALLEST = 1e-7  # of a probability in a logarithm, as in Keras' losses
+
+
+def distill(
+    student,
+    teacher,
+    x,
+    y=None,
+    sample_weight=None,
+    *,
+    layers=None,
+    transfer_epochs=1,
+    transfer_loss="outputs",
+    transfer_optimizer=None,
+    epochs=1,
+    optimizer=None,
+    loss=None,
+    metrics=None,
+    weighted_metrics=None,
+    teacher_weight=0.5,
+    teacher_loss=None,
+    temperature=1.0,
+    from_logits=None,
+    lora_rank=8,
+    lora_alpha=None,
+    backup_dir=None,
+    callbacks=None,
+    **fit_options,
+):
+    """Trains a converted model with the model that it was made from.
+
+    1. **Attention transfer** trains the mechanisms' weights only (the feature
+       maps of `hedgehog` or `hybrid_window`): each attention layer gets the
+       inputs of the teacher's layer and learns to give its outputs. All layers
+       learn in the same pass over the data. No labels are needed.
+    2. **Fine-tuning** trains the whole student on the task's loss, the
+       teacher's outputs, or both. By default only adapters of low rank (LoRA)
+       on the attention layers' projections are trained, and the mechanisms'
+       weights; the adapters are merged at the end.
+
+    Both stages are Keras' own `fit`: data, callbacks, progress bars and mixed
+    precision are as there. The student is changed in place; the teacher is not.
+
+    Args:
+        student: built `keras.Model`, such as `linearize(teacher)`.
+        teacher: built `keras.Model` with softmax attention.
+        x: data, as `fit` takes it: arrays, a `keras.utils.PyDataset`, a
+            `tf.data.Dataset`, a torch `DataLoader`. A Python generator must
+            not end in the first stage.
+        y: labels, as `fit` takes them. Not needed for `epochs=0`, and for
+            `teacher_weight=1`.
+        sample_weight: as `fit` takes it, for the second stage.
+        layers: optional dict from the path of an attention layer of the
+            student to that of a layer of the teacher, for a student that has
+            fewer layers or other names. Defaults to `None`: equal paths.
+        transfer_epochs: int >= 0, passes over the data for attention transfer.
+            Defaults to 1.
+        transfer_loss: `"outputs"`, the squared error of the outputs (LoLCATs),
+            or `"weights"`, the cross-entropy of the attention weights
+            (Hedgehog), whose memory grows with the square of the length.
+            Defaults to `"outputs"`.
+        transfer_optimizer: optimizer of attention transfer. Defaults to `None`:
+            Adam with a learning rate of 0.01.
+        epochs: int >= 0, passes over the data for fine-tuning. Defaults to 1.
+        optimizer: optimizer of fine-tuning. Defaults to `None`: Adam with
+            a learning rate of 0.001.
+        loss: loss of the task, as `compile` takes it. Defaults to `None`: the
+            one that the teacher is compiled with.
+        metrics: metrics of fine-tuning, as `compile` takes them.
+        weighted_metrics: likewise.
+        teacher_weight: float in [0, 1], the part of the loss that compares
+            with the teacher's outputs: 0 is the task only, 1 the teacher only.
+            Defaults to 0.5.
+        teacher_loss: loss of the teacher's and the student's outputs, as
+            `compile` takes it. Defaults to `None`: the divergence of the
+            distributions over the last axis.
+        temperature: float > 0, by which the logits of both are divided before
+            they are compared. Defaults to 1.
+        from_logits: bool, whether the models' outputs are logits. Defaults to
+            `None`: as `loss` says.
+        lora_rank: int > 0, rank of the adapters, or `None` to train all that
+            is trainable in the student. Defaults to 8.
+        lora_alpha: float, see `keras.layers.Dense`. Defaults to `None`:
+            `lora_rank`.
+        backup_dir: folder in which each epoch saves what it has trained. The
+            same call, with a new student, then goes on after the last whole
+            epoch. Delete the folder to start again. Defaults to `None`.
+        callbacks: list of callbacks, for both stages.
+        **fit_options: further arguments of `fit`, for both stages:
+            `batch_size`, `steps_per_epoch`, `validation_data`, `verbose`, ...
+
+    Returns:
+        Dict of the stages' `keras.callbacks.History`: `transfer` and
+        `finetune`.
+
+    Raises:
+        ValueError: if a model is not built; if student and teacher do not
+            match; if there is no feature map to train; if the data does not
+            fit; if an argument is out of range.
+
+    Example:
+
+    >>> import keras, keras_linattn, numpy as np
+    >>> def model(attention):
+    ...     inputs = keras.Input((None, 8))
+    ...     x = attention(inputs, inputs)
+    ...     x = keras.layers.GlobalAveragePooling1D()(x)
+    ...     outputs = keras.layers.Dense(3, activation="softmax")(x)
+    ...     return keras.Model(inputs, outputs)
+    >>> teacher = model(keras.layers.MultiHeadAttention(2, 4, name="mix"))
+    >>> teacher.compile(loss="sparse_categorical_crossentropy")
+    >>> student = model(keras_linattn.LinearMultiHeadAttention(
+    ...     2, 4, mechanism="hedgehog", name="mix"))
+    >>> x, y = np.ones((4, 5, 8), "float32"), np.array([0, 1, 2, 0])
+    >>> history = keras_linattn.distill(student, teacher, x, y, verbose=0)
+    >>> list(history["transfer"].history)
+    ['loss']
+
+    Sources: Zhang et al., 2024, arXiv 2410.10254 (LoLCATs: transfer, then
+    LoRA); Zhang et al., 2024, arXiv 2402.04347 (Hedgehog); Hinton, Vinyals,
+    Dean, 2015, arXiv 1503.02531 (the teacher's outputs).
+    """
+    _check_options(fit_options, transfer_epochs, epochs)
+    pairs = pair_layers(student, teacher, layers)
+    separate(student)
+    backup = pathlib.Path(backup_dir) if backup_dir is not None else None
+    histories = {}
+    if transfer_epochs:
+        learning = with_feature_maps(pairs)
+        histories["transfer"] = _transfer(
+            AttentionTransfer(student, teacher, learning, transfer_loss),
+            transfer_optimizer,
+            backup_path=backup and backup / "transfer.npz",
+            epochs=transfer_epochs,
+            callbacks=callbacks,
+            x=x,
+            y=y,
+            **fit_options,
+        )
+    if epochs:
+        model = Distillation(
+            student,
+            teacher,
+            teacher_weight,
+            _teacher_loss(teacher_loss, temperature, from_logits, loss, teacher)
+            if teacher_weight
+            else None,
+        )
+        loss = _task_loss(loss, teacher) if teacher_weight < 1 else None
+        model.compile(
+            _optimizer(optimizer, 1e-3),
+            loss,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+        )
+        histories["finetune"] = _finetune(
+            model,
+            pairs,
+            (lora_rank, lora_alpha),
+            backup_path=backup and backup / "finetune.npz",
+            epochs=epochs,
+            callbacks=callbacks,
+            x=x,
+            y=y,
+            sample_weight=sample_weight,
+            **fit_options,
+        )
+    return histories
+
+
+class Distillation(keras.Model):
+    """The student, trained on labels and on the teacher's outputs.
+
+    Args:
+        student: built `keras.Model`.
+        teacher: built `keras.Model`.
+        teacher_weight: float in [0, 1], see `distill`.
+        teacher_loss: `keras.losses.Loss`, or `None` with a weight of 0.
+    """
+
+    def __init__(self, student, teacher, teacher_weight, teacher_loss):
+        super().__init__(
+            name="distillation", dtype=student.dtype_policy, autocast=False
+        )
+        if not 0 <= teacher_weight <= 1:
+            raise ValueError(
+                "`teacher_weight` must be in [0, 1]. Received: "
+                f"teacher_weight={teacher_weight!r}."
+            )
+        self.student = student
+        self.teacher = teacher
+        self.teacher_weight = teacher_weight
+        self.teacher_loss = teacher_loss
+        self.built = True  # as its two models are
+
+    def call(self, x, training=None):
+        check_batch(x, self.student, "student")
+        return self.student(x, training=training)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        losses = []
+        if self.teacher_weight < 1:
+            if y is None:
+                raise ValueError(
+                    "The task's loss needs labels. Received: data without. "
+                    "Pass them as `y` or in the data, or `teacher_weight=1` to "
+                    "train on the teacher's outputs only."
+                )
+            of_task = super().compute_loss(
+                x, y, y_pred, sample_weight, training
+            )
+            losses.append((1 - self.teacher_weight) * of_task)
+        if self.teacher_weight > 0:
+            expected = self.teacher(x, training=False)
+            of_teacher = [
+                _compared(self.teacher_loss, a, b, sample_weight)
+                for a, b in zip(*map(_flat, (expected, y_pred)), strict=True)
+            ]
+            losses += [self.teacher_weight * x for x in of_teacher]
+        return sum(losses)
+
+
+def _compared(loss, expected, given, sample_weight):
+    if tuple(expected.shape[1:]) != tuple(given.shape[1:]):
+        raise ValueError(
+            "Student and teacher must have outputs of the same shape. "
+            f"Received: {tuple(given.shape)} and {tuple(expected.shape)}. Pass "
+            "`teacher_weight=0` to train on the task's loss only."
+        )
+    weighted = {} if sample_weight is None else {"sample_weight": sample_weight}
+    return loss(expected, given, **weighted)
+
+
+def _flat(outputs):
+    return keras.tree.flatten(outputs)
+
+
+class Divergence(keras.losses.Loss):
+    """KL divergence of the student's distribution from the teacher's.
+
+    Over the last axis, times the square of the temperature, so that gradients
+    keep their size (Hinton et al. 2015, section 2.1).
+
+    Args:
+        temperature: float > 0.
+        from_logits: bool, whether the outputs are logits.
+    """
+
+    def __init__(self, temperature=1.0, from_logits=True):
+        super().__init__("divergence", reduction="mean_with_sample_weight")
+        if not temperature > 0:
+            raise ValueError(
+                "`temperature` must be positive. Received: "
+                f"temperature={temperature!r}."
+            )
+        self.temperature = temperature
+        self.from_logits = from_logits
+
+    def call(self, y_true, y_pred):
+        if y_pred.shape[-1] == 1:
+            raise ValueError(
+                "One output is not a distribution. Received: outputs of shape "
+                f'{tuple(y_pred.shape)}. Pass `teacher_loss="mse"`.'
+            )
+        expected, given = map(self._log_probabilities, (y_true, y_pred))
+        terms = ops.exp(expected) * (expected - given)
+        return self.temperature**2 * ops.sum(terms, axis=-1)
+
+    def _log_probabilities(self, outputs):
+        outputs = ops.cast(outputs, "float32")
+        if not self.from_logits:
+            outputs = ops.log(ops.maximum(outputs, SMALLEST))
+        return ops.log_softmax(outputs / self.temperature, axis=-1)
+
+
+def _transfer(model, optimizer, **options):
+    """Attention transfer: the student's mechanisms learn, nothing else."""
+    variables = feature_map_variables(model.get_pairs())
+    model.compile(_optimizer(optimizer, 1e-2))
+    with only_trainable(model, variables):
+        return _backups.fit(model, variables, **options)
+
+
+def _finetune(model, pairs, lora, **options):
+    rank, alpha = lora
+    student = model.student
+    kept = [v for v in student.variables if not v.trainable]
+    if rank is None:
+        chosen = student.trainable_variables
+        with only_trainable(model, chosen):
+            return _backups.fit(model, chosen + kept, **options)
+    layers = [x for pair in pairs for x in projections(pair.student)]
+    layers = list({id(layer): layer for layer in layers}.values())
+    if not layers:
+        raise ValueError(
+            "LoRA needs projections that have `enable_lora`. The student's "
+            "attention layers have none. Pass `lora_rank=None`."
+        )
+    added = enable_lora(layers, rank, alpha)
+    try:
+        chosen = lora_variables(layers) + feature_map_variables(pairs)
+        with only_trainable(model, chosen):
+            return _backups.fit(model, chosen, **options)
+    finally:
+        merge_lora(added)
+
+
+def _check_options(options, transfer_epochs, epochs):
+    names = set(inspect.signature(keras.Model.fit).parameters)
+    unknown = sorted(set(options) - names | set(options) & {"initial_epoch"})
+    if unknown:
+        raise ValueError(
+            "Further arguments must be those of `keras.Model.fit`, without "
+            f"`initial_epoch`. Received: {', '.join(unknown)}."
+        )
+    for name, value in (
+        ("transfer_epochs", transfer_epochs),
+        ("epochs", epochs),
+    ):
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(
+                f"`{name}` must be an integer >= 0. Received: {name}={value!r}."
+            )
+
+
+def _optimizer(optimizer, learning_rate):
+    if optimizer is None:
+        return keras.optimizers.Adam(learning_rate)
+    return keras.optimizers.get(optimizer)
+
+
+def _task_loss(loss, teacher):
+    loss = getattr(teacher, "loss", None) if loss is None else loss
+    if loss is None:
+        raise ValueError(
+            "Fine-tuning needs the task's loss. Received: loss=None, and the "
+            "teacher is not compiled with one. Pass `loss=`, or "
+            "`teacher_weight=1` to train on the teacher's outputs only."
+        )
+    return loss
+
+
+def _teacher_loss(identifier, temperature, from_logits, loss, teacher):
+    if identifier is not None:
+        return keras.losses.get(identifier)
+    if from_logits is None:
+        loss = getattr(teacher, "loss", None) if loss is None else loss
+        if loss is None:
+            raise ValueError(
+                "`from_logits` must say whether the models' outputs are "
+                "logits, if no `loss` does. Received: from_logits=None."
+            )
+        from_logits = getattr(loss, "from_logits", False)
+    return Divergence(temperature, from_logits)

@@ -1,0 +1,87 @@
+"""What a stage trains: some variables, or adapters of low rank."""
+
+import contextlib
+
+from keras import ops
+
+
+def separate(model):
+    """Gives each variable of a model memory of its own.
+
+    Under JAX, assigning one variable to another lets both share an array. A
+    training step of student and teacher would then donate it twice.
+    """
+    for variable in model.variables:
+        variable.assign(ops.copy(variable.value))
+
+
+@contextlib.contextmanager
+def only_trainable(model, variables):
+    """Freezes all variables of a model but some, for a while.
+
+    Args:
+        model: `keras.Model`.
+        variables: iterable of those of its variables that stay trainable.
+    """
+    chosen = {id(variable) for variable in variables}
+    before = [(v, v.trainable) for v in model.variables]
+    try:
+        for variable, _ in before:
+            _set(variable, id(variable) in chosen)
+        yield
+    finally:
+        for variable, trainable in before:
+            _set(variable, trainable)
+
+
+def _set(variable, trainable):
+    # Seeds and counters are integers, which torch refuses to train.
+    if variable.trainable != trainable:
+        variable.trainable = trainable
+
+
+def projections(layer):
+    """The sublayers of an attention layer that can have LoRA, each once."""
+    return [
+        below
+        for below in layer._flatten_layers(include_self=False)
+        if hasattr(below, "enable_lora") and hasattr(below, "kernel")
+    ]
+
+
+def enable_lora(layers, rank, alpha=None):
+    """Adds adapters to all projections; returns those that got one here."""
+    changed = []
+    for dense in layers:
+        if not dense.lora_enabled:
+            dense.enable_lora(rank, lora_alpha=alpha)
+            changed.append(dense)
+    return changed
+
+
+def lora_variables(layers):
+    """The adapters' variables."""
+    return [
+        variable
+        for dense in layers
+        if dense.lora_enabled
+        for variable in (dense.lora_kernel_a, dense.lora_kernel_b)
+    ]
+
+
+def merge_lora(layers):
+    """Adds the adapters to the kernels, and removes them.
+
+    A quantized layer keeps its adapter: its kernel has too few bits.
+    """
+    for dense in layers:
+        if dense.quantization_mode is not None:
+            continue
+        kernel = dense.kernel + 0  # the sum, before a part of it changes
+        dense.lora_enabled = False
+        dense.lora_rank = dense.lora_alpha = None
+        dense._kernel.trainable = True
+        dense._kernel.assign(kernel)
+        for name in ("lora_kernel_a", "lora_kernel_b"):
+            # Not `delattr`, which searches for garbage each time.
+            dense._untrack_variable(vars(dense).pop(name))

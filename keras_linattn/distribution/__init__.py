@@ -1,0 +1,6 @@
+"""Models on several devices, with Keras' own `keras.distribution`."""
+
+from keras_linattn.distribution.layouts import layout_map as layout_map
+from keras_linattn.distribution.sequence_parallel import (
+    SequenceParallel as SequenceParallel,
+)

@@ -1,0 +1,92 @@
+"""Tensor parallelism: which device has which part of each weight."""
+
+import keras
+
+from keras_linattn.mechanisms._registry import weights_by_head
+
+# By the end of a variable's path: the axis that is shared out. Names are those
+# of our layers, of Keras' attention and of KerasHub's blocks.
+HEADS = {
+    "(query|key|value|gate)/kernel": 1,
+    "(query|key|value|gate)/bias": 0,
+    "attention_output/kernel": 0,
+    # Features of heads side by side: a part of them is whole heads.
+    "(query|key|value)_heads/convolution/kernel": 1,
+}
+FEEDFORWARD = {
+    "feedforward_(gate|intermediate)_dense/kernel": 1,
+    "feedforward_(gate|intermediate)_dense/bias": 0,
+    "feedforward_output_dense/kernel": 0,
+}
+# By features, whose number is always even: a vocabulary is often 257.
+EMBEDDINGS = {"embeddings": 1}
+VOCABULARY = {"embeddings": 0, "logits/kernel": 1, "logits/bias": 0}
+
+
+def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
+    """Returns the layouts of tensor parallelism, for any model with our layers.
+
+    Each device along an axis of the mesh has some of the heads, of the hidden
+    units of the feedforward networks, and of the features of embeddings, and
+    the weights of mechanisms that belong to its heads. All else is on every
+    device. A block sends what tensor parallelism always does: one sum of the
+    attention's outputs and one of the feedforward network's.
+
+    Variables are found by the ends of their paths, as in
+    `decoder_0/self_attention/query/kernel`, wherever the block stands in your
+    model. In the map that is returned you can replace a pattern, or add the
+    path of one variable: Keras looks for that first.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh`.
+        model_dim_name: str, the mesh's axis that shares out the heads. It must
+            divide the heads of each layer; a layer that it does not divide
+            raises a `ValueError` when it is built. Defaults to `"model"`.
+        split_vocabulary: bool, whether embeddings and the layer `logits` are
+            shared out by token rather than by feature. The axis must divide
+            the vocabulary. Defaults to `False`.
+
+    Returns:
+        `keras.distribution.LayoutMap`, for `keras.distribution.ModelParallel`
+        or `SequenceParallel`.
+
+    Raises:
+        ValueError: if the mesh has no axis of that name.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras
+    >>> from keras_linattn import distribution
+    >>> mesh = keras.distribution.DeviceMesh(
+    ...     (1, 1), ("batch", "model"), devices=["cpu:0"])
+    >>> layouts = distribution.layout_map(mesh)
+    >>> layouts["decoder_0/self_attention/query/kernel"].axes
+    (None, 'model')
+
+    Source: Shoeybi et al., 2019, arXiv 1909.08053, section 3.
+    """
+    if model_dim_name not in device_mesh.axis_names:
+        raise ValueError(
+            "The mesh must have the axis that shares out the heads. Received: "
+            f"model_dim_name={model_dim_name!r} for a mesh with the axes "
+            f"{tuple(device_mesh.axis_names)}. Name one of them, or make the "
+            f"mesh with an axis {model_dim_name!r}."
+        )
+    tables = VOCABULARY if split_vocabulary else EMBEDDINGS
+    axes = {**HEADS, **FEEDFORWARD, **tables, **_weights_of_mechanisms()}
+    layouts = keras.distribution.LayoutMap(device_mesh)
+    for pattern, axis in axes.items():
+        layouts[f"(.*/)?{pattern}"] = (None,) * axis + (model_dim_name,)
+    return layouts
+
+
+def _weights_of_mechanisms():
+    """By the ends of paths: the axis of the heads in mechanisms' weights."""
+    return {
+        # The name that Keras gives an object of the class, with its number.
+        f"{prefix}(_[0-9]+)?/{weight}": axis
+        for prefix, axes in weights_by_head().items()
+        for weight, axis in axes.items()
+        if axis is not None
+    }

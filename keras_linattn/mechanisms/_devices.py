@@ -1,0 +1,140 @@
+"""A mechanism's call on several devices, each with its part of the heads.
+
+Without it the compiler would have to find out how chunks, running sums and
+loops can be spread, and would often gather whole sequences instead.
+"""
+
+import keras
+from keras import ops
+
+from keras_linattn.core.devices import on_each_device
+
+# The axes of call arguments: batch, heads and length by these letters.
+HEADS = "bht"
+POSITIONS = "bt"
+# Methods that say how to attend, and those that say it of pieces.
+WHOLE = {"attend", "attend_both_ways", "advance", "chunked", "one_step"}
+IN_PIECES = {"attend_pieces", "state_fades"}
+OPTIONS = {
+    "key_mask": POSITIONS,
+    "query_mask": POSITIONS,
+    "inputs": POSITIONS,
+    "segment_ids": POSITIONS,
+}
+
+
+def attend_on_devices(mechanism, heads, split, **options):
+    """`mechanism(*heads, **options)` under a distribution, or without one.
+
+    Args:
+        mechanism: built `Mechanism`.
+        heads: tuple of query, key and value, `[B, H, T, .]`.
+        split: `core.devices.Split`, or `None` without a distribution.
+        **options: further arguments of a call.
+
+    Raises:
+        ValueError: if the length is split, and the mechanism, these options or
+            these lengths cannot be.
+    """
+    if split is None or not all(map(ops.is_tensor, heads)):
+        return mechanism(*heads, **options)
+    split = _fitting(split, mechanism, heads)
+    if split.pieces is not None:
+        _check_pieces(split.pieces, mechanism, heads, options)
+    elif not declares_weights(mechanism):
+        return mechanism(*heads, **options)
+    return _spread(mechanism, heads, split, options)
+
+
+def declares_weights(mechanism):
+    """Does `head_axes` say of every variable how heads share it?"""
+    axes = mechanism.head_axes
+    return axes is not None and all(
+        v.path.rpartition("/")[2] in axes for v in mechanism.variables
+    )
+
+
+def _fitting(split, mechanism, heads):
+    """`split` without the axes that must stay whole here."""
+    batch, count = heads[0].shape[:2]
+    if not isinstance(batch, int) or batch % split.devices(split.batch):
+        split = split._replace(batch=None)
+    if not declares_weights(mechanism) or count % split.devices(split.heads):
+        split = split._replace(heads=None)
+    return split
+
+
+def _check_pieces(pieces, mechanism, heads, options):
+    """Raises a `ValueError` if the length cannot be split."""
+    name = type(mechanism).__name__
+    if not offers_pieces(mechanism):
+        raise ValueError(
+            f"`{name}` cannot attend to a sequence whose length is split over "
+            f"devices. Received: {pieces.count} pieces. Use a mechanism with "
+            "the trait `splits`, such as 'linear_transformer', or split the "
+            "batch or the heads only."
+        )
+    lengths = [x.shape[2] for x in heads]
+    if any(length % pieces.count for length in lengths):
+        raise ValueError(
+            "The number of devices that the length is split over must divide "
+            f"it. Received: lengths {lengths}, {pieces.count} devices. Pad "
+            "the sequences."
+        )
+    if options.get("segment_ids") is not None:
+        raise ValueError(
+            "Documents that are packed into rows cannot be split over devices "
+            "by their length. Received: `segment_ids`. Give each document a "
+            "row of its own, or split the batch or the heads only."
+        )
+
+
+def offers_pieces(mechanism):
+    """Has the class that says how to attend also said how to in pieces?
+
+    A subclass with an `attend` of its own inherits an `attend_pieces` that
+    would give another answer.
+    """
+    if not mechanism.traits.splits:
+        return False
+    for cls in type(mechanism).__mro__:
+        if vars(cls).keys() & IN_PIECES:
+            return True
+        if vars(cls).keys() & WHOLE:
+            return False
+    return False
+
+
+def _spread(mechanism, heads, split, options):
+    given = {name: options.pop(name, None) for name in OPTIONS}
+    given = {name: x for name, x in given.items() if x is not None}
+    variables = mechanism.variables
+    weights = [v.value for v in variables]
+    letters = {"b": split.batch, "h": split.heads, "t": split.length}
+
+    def names(axes):
+        return tuple(letters[axis] for axis in axes)
+
+    axes = [_weight_axes(mechanism, v, split) for v in variables]
+    axes += [names(HEADS)] * 3 + [names(OPTIONS[name]) for name in given]
+
+    def attend(*arrays):
+        values, arrays = arrays[: len(weights)], arrays[len(weights) :]
+        further = dict(zip(given, arrays[3:], strict=True), **options)
+        with keras.StatelessScope() as scope:
+            # Not through the constructor, which asks for whole weights.
+            for variable, value in zip(variables, values, strict=True):
+                scope.add_update((variable, value))
+            if split.pieces is None:
+                return mechanism(*arrays[:3], **further)
+            return mechanism.call_pieces(split.pieces, *arrays[:3], **further)
+
+    arrays = [*weights, *heads, *given.values()]
+    return on_each_device(attend, arrays, axes, names(HEADS), split.mesh)
+
+
+def _weight_axes(mechanism, variable, split):
+    if split.heads is None:
+        return ()
+    axis = mechanism.head_axes[variable.path.rpartition("/")[2]]
+    return () if axis is None else (None,) * axis + (split.heads,)

@@ -1,0 +1,240 @@
+"""Child process: models on 4 virtual devices beside one, printed as JSON.
+
+    python several.py MODEL/MODE ...
+
+Prints for each how far losses and gradients of three steps are from those of
+one device, what is sent, and the memory of a device. Each step starts from the
+weights that one device had: a small rounding grows from step to step, in plain
+data parallelism, too.
+
+    python several.py memory MODEL/MODE
+
+compiles the step only, and prints a device's peak memory over that of one
+device, for sequences of `LENGTH`, an environment variable.
+
+    python several.py mechanisms NAME ...
+
+compares each mechanism that can be split by its length, without a model.
+"""
+
+import json
+import os
+import sys
+
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4"
+)
+
+import jax  # noqa: E402
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+
+import keras_linattn  # noqa: E402
+from keras_linattn import mechanisms  # noqa: E402
+from keras_linattn.core.devices import current_split  # noqa: E402
+from keras_linattn.distribution import SequenceParallel  # noqa: E402
+from keras_linattn.distribution import layout_map  # noqa: E402
+from keras_linattn.mechanisms._devices import attend_on_devices  # noqa: E402
+from tools._collectives import collectives  # noqa: E402
+
+LENGTH, BATCH, FEATURES = int(os.environ.get("LENGTH", 32)), 4, 16
+MIXED = {
+    "mechanism": ["gated_delta", {"name": "local", "window": 5}],
+    "attention_options": {"kernel_size": 3, "qk_norm": True, "use_gate": True},
+    "use_feedforward_gate": True,
+}
+
+
+def mesh(shape, *names):
+    return keras.distribution.DeviceMesh(shape, names)
+
+
+def tensor_parallel(shape):
+    layouts = layout_map(mesh(shape, "batch", "model"))
+    return keras.distribution.ModelParallel(layout_map=layouts)
+
+
+def all_three():
+    three = mesh((1, 2, 2), "batch", "sequence", "model")
+    return SequenceParallel(three, layout_map(three))
+
+
+CONFIGS = {"local": {"name": "local", "window": 4}}
+MODES = {
+    "one": lambda: None,
+    "data": keras.distribution.DataParallel,
+    "tensor": lambda: tensor_parallel((1, 4)),
+    "data-tensor": lambda: tensor_parallel((2, 2)),
+    "sequence": lambda: SequenceParallel(mesh((1, 4), "batch", "sequence")),
+    "data-sequence": lambda: SequenceParallel(
+        mesh((2, 2), "batch", "sequence")
+    ),
+    "sequence-tensor": all_three,
+}
+
+
+def make_model(kind):
+    sizes = {"hidden_dim": FEATURES, "num_layers": 2, "num_heads": 4}
+    if kind.startswith("text"):
+        sizes = {**sizes, "num_classes": 3, "num_buckets": 32, "dropout": 0.0}
+        if ":" in kind:
+            sizes["mechanism"] = kind.partition(":")[2]
+        return keras_linattn.models.TextClassifier(merge_factor=2, **sizes)
+    options = MIXED if kind == "mixed" else {"mechanism": kind}
+    return keras_linattn.models.CausalLM(**sizes, **options)
+
+
+def data(kind):
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 200, (BATCH, LENGTH)).astype("int32")
+    x[0, LENGTH * 5 // 8 :] = 0  # padding, whole pieces of it
+    if kind.startswith("text"):
+        return x, np.arange(BATCH) % 3
+    return x, rng.integers(1, 200, (BATCH, LENGTH)).astype("int32") * (x > 0)
+
+
+def compiled_step(model, kind, arrays):
+    """The gradients of a training step, compiled, and its weights."""
+
+    def loss(weights, others, x, y):
+        outputs, _ = model.stateless_call(weights, others, x, training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(
+            y, outputs, from_logits=not kind.startswith("text")
+        )
+        return keras.ops.sum(losses * keras.ops.cast(y > 0, "float32")) / 64
+
+    weights = [v.value for v in model.trainable_variables]
+    others = [v.value for v in model.non_trainable_variables]
+    layouts = [w.sharding for w in weights]
+    step = jax.jit(jax.value_and_grad(loss), out_shardings=(None, layouts))
+    step = step.lower(weights, others, *arrays).compile()
+    return step, weights, others
+
+
+def peak(kind, mode):
+    """Bytes that a device needs for a training step, as compiled."""
+    keras.distribution.set_distribution(MODES[mode]())
+    arrays = distributed(data(kind))
+    step, *_ = compiled_step(make_model(kind), kind, arrays)
+    memory = step.memory_analysis()
+    return (
+        memory.temp_size_in_bytes
+        + memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+    )
+
+
+def distributed(arrays):
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return arrays
+    return [
+        jax.device_put(x, distribution.get_data_layout(x.shape).backend_layout)
+        for x in arrays
+    ]
+
+
+def run(kind, mode, starts=None):
+    """Losses, gradients and first weights of all steps; the compiled step.
+
+    Args:
+        kind: str, see `make_model`.
+        mode: str, in `MODES`.
+        starts: list of lists, weights to start the steps from. Defaults to
+            `None`: those after the step before.
+    """
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
+    keras.distribution.set_distribution(MODES[mode]())
+    model = make_model(kind)
+    arrays = distributed(data(kind))
+    step, weights, others = compiled_step(model, kind, arrays)
+    losses, gradients, used = [], [], []
+    for number in range(3):
+        if starts is not None:
+            weights = [
+                jax.device_put(value, w.sharding)
+                for value, w in zip(starts[number], weights)
+            ]
+        used.append([np.asarray(w) for w in weights])
+        loss, found = step(weights, others, *arrays)
+        losses.append(float(loss))
+        gradients.append([np.asarray(g) for g in found])
+        weights = [
+            jax.device_put(w - 0.1 * g, w.sharding)
+            for w, g in zip(weights, found)
+        ]
+    return losses, gradients, used, step
+
+
+def farthest(found, wanted):
+    """The largest difference, relative to the largest number if above 1."""
+    pairs = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
+    return max(
+        float(np.abs(np.asarray(a) - b).max() / max(1, np.abs(b).max()))
+        for a, b in pairs
+    )
+
+
+def compare_mechanisms(name):
+    """How far outputs and gradients in pieces are from those of the whole."""
+    mechanism = mechanisms.get(CONFIGS.get(name, name))
+    rng = np.random.default_rng(0)
+    heads = [rng.normal(size=(2, 2, 16, 4)).astype("float32") for _ in range(4)]
+    mask = np.arange(16) < np.array([[16], [9]])
+    options = {"key_mask": mask, "query_mask": mask}
+    if mechanism.traits.gated:
+        options["inputs"] = rng.normal(size=(2, 16, 6)).astype("float32")
+    mechanism(*heads[:3], causal=mechanism.traits.forms[-1], **options)
+    far = 0
+    for causal in mechanism.traits.forms:
+
+        def loss(split, *heads):
+            output = attend_on_devices(
+                mechanism, heads[:3], split, causal=causal, **options
+            )
+            # The layers hide what hidden queries see.
+            output = output * mask[:, None, :, None]
+            return keras.ops.sum(output * heads[3]), output
+
+        def both(split):
+            function = jax.grad(loss, (1, 2, 3), has_aux=True)
+            return jax.jit(function, static_argnums=0)(split, *heads)
+
+        with keras.distribution.distribution().scope():
+            pieces = both(current_split())
+        whole = both(None)
+        far = max(far, farthest(pieces, whole))
+    return far
+
+
+def main(names):
+    wanted, report = {}, {}
+    if names[0] == "mechanisms":
+        keras.distribution.set_distribution(MODES["sequence"]())
+        report = {name: compare_mechanisms(name) for name in names[1:]}
+        names = []
+    elif names[0] == "memory":
+        kind, _, mode = names[1].rpartition("/")
+        report, names = peak(kind, mode) / peak(kind, "one"), []
+    for name in names:
+        kind, _, mode = name.rpartition("/")
+        if kind not in wanted:
+            wanted[kind] = run(kind, "one")
+        one = wanted[kind][3].memory_analysis()
+        losses, gradients, _, step = run(kind, mode, wanted[kind][2])
+        own = step.memory_analysis()
+        report[name] = {
+            "loss": farthest(losses, wanted[kind][0]),
+            "gradients": farthest(gradients, wanted[kind][1]),
+            "sent": [list(c) for c in collectives(step.as_text(), 4)],
+            "temporary": own.temp_size_in_bytes / one.temp_size_in_bytes,
+            "weights": own.argument_size_in_bytes / one.argument_size_in_bytes,
+        }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,120 @@
+"""Models on 4 virtual devices are those on one, and send what they must."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+import keras_linattn
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax", reason="`keras.distribution` is JAX's"
+)
+SMALLEST = ["mixed/data-tensor", "mixed/data-sequence"]
+MODELS = ("gated_delta", "mixed", "text")
+MODES = (
+    "data",
+    "tensor",
+    "data-tensor",
+    "sequence",
+    "data-sequence",
+    "sequence-tensor",
+)
+ALL = [f"{model}/{mode}" for model in MODELS for mode in MODES]
+
+
+def several(*names, **environment):
+    """What `several.py` finds, in a process with 4 devices."""
+    child = subprocess.run(
+        [sys.executable, str(HERE / "several.py"), *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=1800,
+    )
+    assert child.returncode == 0, child.stderr[-4000:]
+    return json.loads(child.stdout.splitlines()[-1])
+
+
+def check(report):
+    for name, found in report.items():
+        assert found["loss"] < 1e-5, name
+        assert found["gradients"] < 1e-5, name
+        check_sent(name, found["sent"])
+
+
+def check_sent(name, sent):
+    """No device gets a whole sequence of activations of its neighbours."""
+    length, features = 32, 16
+    if name.startswith("text"):
+        length //= 2  # merged
+    for kind, shapes, *_ in sent:
+        if "sequence" in name and kind in ("all-gather", "all-to-all"):
+            for shape in shapes:
+                assert length not in shape[1:], (name, kind, shape)
+                assert not {length // 4, features} <= set(shape), (name, shape)
+    kinds = [kind for kind, *_ in sent]
+    if name in ("gated_delta/sequence", "gated_delta/data-sequence"):
+        # One for each block, and their gradients.
+        assert kinds.count("all-gather") == kinds.count("reduce-scatter") == 2
+    if name == "gated_delta/tensor":
+        # The embedding's, its bias' and its kernel's: none in the blocks.
+        assert kinds.count("all-gather") <= 3
+
+
+def test_data_and_tensor_data_and_sequence():
+    report = several(*SMALLEST)
+    check(report)
+    assert report["mixed/data-tensor"]["weights"] < 0.75
+    assert report["mixed/data-sequence"]["temporary"] < 0.5
+
+
+@pytest.mark.release
+def test_all_splits_of_all_models():
+    check(several(*ALL))
+
+
+@pytest.mark.release
+def test_the_guide_runs_on_4_devices():
+    code = """
+import sys
+sys.path.insert(0, "tests")
+import several, pathlib, test_docs
+names = {}
+for block in test_docs.python_blocks(pathlib.Path("docs/several_devices.md")):
+    exec(block, names)
+assert len(names["devices"]) == 4
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{HERE}:{ROOT}"}
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, cwd=ROOT
+    )
+
+
+@pytest.mark.release
+def test_mechanisms_in_pieces():
+    names = {
+        name for name in keras_linattn.mechanisms.available() if splits(name)
+    }
+    assert {"gated_delta", "linear_transformer", "local"} <= names
+    for name, far in several("mechanisms", *sorted(names)).items():
+        assert far < 2e-5, name
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("model", ["gated_delta", "mixed", "text"])
+def test_a_quarter_of_a_long_sequence_is_a_third_of_the_memory(model):
+    assert several("memory", f"{model}/sequence", LENGTH="65536") <= 0.35
+
+
+def splits(name):
+    config = {"name": name}
+    if name == "linformer":
+        config["sequence_length"] = 16
+    return keras_linattn.mechanisms.get(config).traits.splits

@@ -1,0 +1,206 @@
+"""The tasks of the study `linearize`: data, models, optimizers, scores.
+
+Data and settings are those of the examples, whose functions are read from
+their files; only the attention differs.
+"""
+
+import ast
+import importlib
+import math
+import random
+import statistics
+import sys
+import types
+
+import keras
+import numpy as np
+
+import keras_linattn
+from tools import _process
+
+EXAMPLES = _process.ROOT / "examples"
+
+
+def definitions(example, names, answer=None, **settings):
+    """Some functions, classes and constants of an example, by name.
+
+    Args:
+        example: name of the file.
+        names: what to take from it.
+        answer: which of them to return. Defaults to `None`: all.
+        **settings: the example's global names that they use.
+    """
+    tree = ast.parse((EXAMPLES / example).read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if _name(node) in names]
+    settings |= {"keras": keras, "np": np}
+    exec(compile(tree, example, "exec"), settings)
+    return [settings[name] for name in answer or names]
+
+
+def _name(node):
+    if isinstance(node, ast.Assign):
+        return getattr(node.targets[0], "id", None)
+    return getattr(node, "name", None)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of rows drawn at random, the same ones for the same stream."""
+
+    def __init__(self, x, y, batch_size, steps, stream):
+        super().__init__()
+        self.arrays = x, y
+        self.batch_size, self.steps, self.stream = batch_size, steps, stream
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        generator = np.random.default_rng([*self.stream, index])
+        rows = generator.integers(len(self.arrays[0]), size=self.batch_size)
+        return tuple(array[rows] for array in self.arrays)
+
+
+class Recall:
+    """Associative recall; the score is the mean over the numbers of pairs.
+
+    Like the other tasks, it has `steps`, the teacher's training steps; the
+    `learning_rate` of training from scratch; the `loss` and the name of the
+    `score`.
+    """
+
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    learning_rate = 3e-3
+    score_name = "accuracy, %"
+
+    def __init__(self, seed, smoke):
+        self.seed = seed
+        self.steps, self.sizes, self.test_steps = 400, (4, 8, 16), 8
+        self.hidden, batch_size = 64, 32
+        if smoke:
+            self.steps, self.sizes, self.test_steps = 20, (2, 4), 1
+            self.hidden, batch_size = 16, 4
+        names = ("SYMBOLS", "draw", "RecallBatches")
+        self.symbols, _, self.data = definitions(
+            "associative_recall.py", names, batch_size=batch_size
+        )
+
+    def model(self, mechanism):
+        """A new model with a mechanism in all its blocks."""
+        inputs = keras.Input((None,), dtype="int32")
+        symbols = 1 + 2 * self.symbols
+        x = keras.layers.Embedding(symbols, self.hidden)(inputs)
+        for _ in range(2):
+            near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
+            near = keras.layers.Conv1D(self.hidden, 4, padding="causal")(near)
+            x = keras_linattn.LinearTransformerDecoder(
+                2 * self.hidden,
+                num_heads=2,
+                activation="gelu",
+                normalize_first=True,
+                mechanism=mechanism,
+            )(keras.layers.Add()([x, near]))
+        x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
+        return keras.Model(inputs, keras.layers.Dense(symbols)(x))
+
+    def batches(self, steps, stream):
+        """A data set of so many steps; each stream has data of its own."""
+        return self.data(self.sizes, steps, (0, self.seed, stream))
+
+    def score(self, model):
+        """The score on the test data, of a compiled model."""
+        scores = []
+        for pairs in self.sizes:
+            test = self.data([pairs], self.test_steps, (2,))
+            score = model.evaluate(test, verbose=0, return_dict=True)
+            scores.append(score["accuracy"])
+        return 100 * float(np.mean(scores))
+
+
+class ListOps:
+    """Nested operations on digits; the score is the accuracy."""
+
+    loss = "sparse_categorical_crossentropy"
+    learning_rate = 2e-3
+    score_name = "accuracy, %"
+
+    def __init__(self, seed, smoke):
+        self.seed = seed
+        self.steps, number, tested = 1500, 14000, 2000
+        self.batch_size = 32
+        self.sizes = {"hidden_dim": 64, "num_layers": 2, "num_buckets": 4096}
+        if smoke:
+            self.steps, number, tested, self.batch_size = 20, 64, 32, 4
+            self.sizes |= {"hidden_dim": 16, "num_buckets": 256}
+        self.tokens, draw_many = definitions(
+            "listops.py",
+            ("OPERATORS", "draw", "TOKENS", "draw_many"),
+            answer=("TOKENS", "draw_many"),
+            random=random,
+            statistics=statistics,
+            args=types.SimpleNamespace(seed=seed),
+            shortest=20,
+            longest=200,
+        )
+        x, y, _ = draw_many(number)
+        self.test = x[:tested], y[:tested]
+        self.train = x[tested:], y[tested:]
+
+    def model(self, mechanism):
+        return keras_linattn.models.TextClassifier(
+            num_classes=10,
+            vocabulary_size=len(self.tokens),
+            merge_factor=1,
+            mechanism=mechanism,
+            **self.sizes,
+        )
+
+    def batches(self, steps, stream):
+        stream = self.seed, stream
+        return Batches(*self.train, self.batch_size, steps, stream)
+
+    def score(self, model):
+        score = model.evaluate(*self.test, verbose=0, return_dict=True)
+        return 100 * score["accuracy"]
+
+
+class LanguageModel:
+    """The bytes of 20 Newsgroups; the score is in bits per byte."""
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learning_rate = 2e-3
+    score_name = "bits per byte"
+
+    def __init__(self, seed, smoke):
+        self.seed = seed
+        self.steps, length, self.batch_size, tested = 400, 256, 32, 1 << 18
+        self.sizes = {"hidden_dim": 128, "num_layers": 3}
+        if smoke:
+            self.steps, length, self.batch_size, tested = 20, 32, 4, 1024
+            self.sizes = {"hidden_dim": 16, "num_layers": 1}
+        (windows,) = definitions(
+            "language_model.py", ("windows",), length=length
+        )
+        sys.path.insert(0, str(EXAMPLES))
+        data = importlib.import_module("data")
+        (train, _), (test, _), _ = data.load_texts("20newsgroups")
+        self.train = windows(b"\n".join(train))
+        self.test = windows(b"\n".join(test)[:tested])
+
+    def model(self, mechanism):
+        return keras_linattn.models.CausalLM(mechanism=mechanism, **self.sizes)
+
+    batches = ListOps.batches
+
+    def score(self, model):
+        score = model.evaluate(
+            *self.test,
+            batch_size=self.batch_size,
+            verbose=0,
+            return_dict=True,
+        )
+        return score["loss"] / math.log(2)
+
+
+TASKS = {"recall": Recall, "listops": ListOps, "bytes": LanguageModel}
