@@ -38,8 +38,8 @@ def accumulation_dtype(dtype):
 def max_along(x, axis, initial):
     """The maximum along axes, which are kept, and at least `initial`.
 
-    `ops.max`, which under torch makes `initial` a tensor on the CPU, and then
-    fails on a GPU.
+    Used in place of `ops.max`, which fails on a GPU under torch: there it makes
+    `initial` a tensor on the CPU.
 
     Args:
         x: tensor; the axes may be empty.

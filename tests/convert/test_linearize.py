@@ -133,7 +133,7 @@ def test_one_error_names_all_that_cannot_be_converted():
         keras_linattn.linearize(model)
     text = str(error.value)
     assert "- masked: `attention_mask` must not depend" in text
-    assert "- own: Attention of a class of somebody's own" in text
+    assert "- own: Attention layers of other classes" in text
     assert "- fine" not in text
     assert keras_linattn.linearize(model, layers="fine")
 
