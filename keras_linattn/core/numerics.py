@@ -122,7 +122,7 @@ def divide_by_size(x, count, epsilon):
     Returns:
         Tensor of `x`'s shape.
     """
-    # Of large rows the squares overflow: their largest entry is taken as 1.
+    # Squares of large rows overflow: divide such rows by their largest entry.
     largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
     scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
     x = x * scale
