@@ -1,11 +1,9 @@
 """`keras-linattn export`: from a `.keras` file to what a server loads."""
 
-import importlib
 import os
-import sys
 
+from keras_linattn_cli import files
 from keras_linattn_cli.errors import UserError
-from keras_linattn_cli.errors import one_line
 
 
 def add_to(subparsers):
@@ -37,15 +35,7 @@ def add_to(subparsers):
         action="store_true",
         help="replace the SavedModel that is there",
     )
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="import this module first, so that it registers what the model "
-        "needs (may be given more than once)",
-    )
+    files.add_import_option(parser)
 
 
 def run(options):
@@ -54,8 +44,8 @@ def run(options):
     _check_paths(options)
     from keras_linattn import export
 
-    _import_modules(options.modules)
-    model = _load(options.model)
+    files.import_modules(options.modules)
+    model = files.load(options.model)
     if options.to == "serving":
         path = export.serving_directory(
             model, options.folder, options.name, options.version
@@ -88,12 +78,7 @@ def _check_options(options):
 
 
 def _check_paths(options):
-    if not os.path.exists(options.model):
-        raise UserError(
-            "The model must be a `.keras` file. "
-            f"Received: {options.model!r}, which does not exist. Write one "
-            "with `model.save('model.keras')`."
-        )
+    files.check_is_there(options.model)
     if options.to == "serving" or options.overwrite:
         return
     if os.path.lexists(options.folder):
@@ -102,33 +87,3 @@ def _check_paths(options):
             "exists. Choose another, or replace a SavedModel with "
             "`--overwrite`."
         )
-
-
-def _import_modules(modules):
-    # An installed script, unlike `python -m`, does not look here. Last, so
-    # that a stray file shadows no package.
-    if modules and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "`--import` takes a module that Python finds here. Received: "
-                f"{module!r}: {error}. Check its name, or run the command in "
-                "its folder."
-            ) from error
-
-
-def _load(path):
-    import keras
-
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # zipfile, h5py and Keras each raise their own
-        raise UserError(
-            "The model must be a whole `.keras` file, as `model.save` writes "
-            f"it, whose classes are registered. Received: {path!r}, which does "
-            f"not load: {type(error).__name__}: {one_line(error)} Save it "
-            "again, or name the module of its classes with `--import`."
-        ) from error

@@ -10,6 +10,7 @@ import sys
 
 from keras_linattn_cli import bench
 from keras_linattn_cli import export
+from keras_linattn_cli import linearize
 from keras_linattn_cli import list as list_
 from keras_linattn_cli.errors import UserError
 from keras_linattn_cli.errors import is_refusal
@@ -18,7 +19,7 @@ from keras_linattn_cli.errors import quiet_frameworks
 
 PROGRAM = "keras-linattn"
 DESCRIPTION = "Linear-time attention for Keras 3, on TensorFlow, JAX and torch"
-SUBCOMMANDS = (list_, bench, export)
+SUBCOMMANDS = (list_, bench, export, linearize)
 
 
 def main(arguments=None):

@@ -159,6 +159,16 @@ def test_mixed_stacks_page():
 
 
 @pytest.mark.once
+def test_linearize_page(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in python_blocks(ROOT / "docs" / "linearize.md"):
+        exec(block, namespace)
+    assert "hedgehog" in capsys.readouterr().out
+    assert (tmp_path / "linear.keras").is_file()
+
+
+@pytest.mark.once
 def test_distillation_page(capsys):
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "distillation.md"):

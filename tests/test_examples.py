@@ -78,7 +78,7 @@ def test_example_runs(name, tmp_path, monkeypatch):
     # What tools/studies reads.
     assert names["seconds"] > 0 and names["history"].history["loss"]
     assert names["model"].count_params() > 0
-    assert {"score", "accuracy"} & set(names)
+    assert {"score", "accuracy", "loss"} & set(names)
     assert (out / "model.keras").is_file()
     assert (out / picture).read_bytes()[:4] == b"\x89PNG"
     check = globals().get(f"check_{name}")

@@ -1,6 +1,7 @@
 """Copies weights from a model to its converted copy."""
 
 import keras
+from keras import ops
 
 from keras_linattn.mechanisms import Mechanism
 
@@ -61,5 +62,6 @@ def _assign(layer, old, new):
             "and convert before you quantize."
         )
     for one, other in zip(old, new):
-        other.assign(one)
+        # A copy: JAX would let both share one buffer, which training gives up.
+        other.assign(ops.copy(one))
         other.trainable = one.trainable

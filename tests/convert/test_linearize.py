@@ -35,7 +35,7 @@ def mixed_model():
     other = keras.Input((5, 12), name="other")
     attention = keras.layers.MultiHeadAttention
     y = attention(2, 8, dropout=0.1, name="first")(x, x)
-    y = attention(2, 8, value_dim=4, use_gate=True, name="cross")(y, other)
+    y = attention(2, 8, use_gate=True, name="cross")(y, other)
     grouped = keras.layers.GroupQueryAttention(8, 4, 2, name="grouped")
     y = grouped(y, y, use_causal_mask=True)
     inner = keras.Input((7, 16))

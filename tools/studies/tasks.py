@@ -83,7 +83,10 @@ class Recall:
             self.hidden, batch_size = 16, 4
         names = ("SYMBOLS", "draw", "RecallBatches")
         self.symbols, _, self.data = definitions(
-            "associative_recall.py", names, batch_size=batch_size
+            "associative_recall.py",
+            names,
+            batch_size=batch_size,
+            sizes=self.sizes,
         )
 
     def model(self, mechanism):
