@@ -62,6 +62,6 @@ def _assign(layer, old, new):
             "and convert before you quantize."
         )
     for one, other in zip(old, new):
-        # A copy: JAX would let both share one buffer, which training gives up.
+        # A copy: under JAX both would share an array, which training donates.
         other.assign(ops.copy(one))
         other.trainable = one.trainable
