@@ -172,7 +172,7 @@ def masked_softmax(x, visible=None, axis=-1):
 
 @backends.with_fast_forms
 def softmax_parts(x, visible=None, axis=-1):
-    """Weights and their sums over `axis`: the softmax, but for its division.
+    """Weights and their sums over `axis`: the softmax before its division.
 
     The arguments are those of `masked_softmax`.
 

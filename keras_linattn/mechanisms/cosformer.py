@@ -10,9 +10,9 @@ Cost: O((T + S) D V) time; state 2 D (V + 1) for each head and the position;
 works up to the length M (trait `needs_length`).
 Source: Qin, Sun, Deng, Li, Wei, Lv, Yan, Kong, Zhong, "cosFormer: rethinking
 softmax in attention", ICLR 2022, arXiv 2202.08791, equations 9 to 12.
-Differs from the paper: M is fixed rather than the length of the input, so
-that padding changes nothing and decoding knows it; no epsilon: a query none
-of whose features is a visible key's too gives 0.
+Differs from the paper: M is a constant, not the length of the input, so that
+padding changes nothing and decoding can use it. There is no epsilon: the output
+of a query is 0 if its products with all visible keys are 0.
 """
 
 import math
@@ -77,7 +77,8 @@ class CosFormer(KernelMechanism):
 
     Call arguments, result and errors: see `Mechanism`. Positions are those in
     the tensor; only their differences count, so that padding on the left is
-    as good as on the right. A query whose features meet no key's gives 0.
+    as good as on the right. The output of a query is 0 if its products with all
+    visible keys are 0.
 
     Args:
         sequence_length: int > 0 or `None`, M, the maximum length of an input,
