@@ -161,7 +161,7 @@ def test_wrong_arguments():
     for layers in ("nobody", 9, []):
         with pytest.raises(ValueError, match="The model has: 0: first"):
             keras_linattn.linearize(model, layers=layers)
-    with pytest.raises(ValueError, match="`window` goes with"):
+    with pytest.raises(ValueError, match="`window` needs"):
         keras_linattn.linearize(model, "linear_transformer", window=4)
 
 
