@@ -1,4 +1,4 @@
-"""`keras-linattn linearize`: a trained model's attention made linear."""
+"""`keras-linattn linearize`: makes a trained model's attention linear."""
 
 import os
 
@@ -15,31 +15,31 @@ def add_to(subparsers):
     parser.add_argument(
         "-o",
         "--out",
-        help="the .keras file to write (defaults to none: only the report)",
+        help="the .keras file to write (by default, only print the report)",
     )
     parser.add_argument(
         "--mechanism",
         default="hedgehog",
         metavar="NAME",
-        help="what takes the place of softmax (defaults to hedgehog)",
+        help="the mechanism to use in place of softmax (defaults to hedgehog)",
     )
     parser.add_argument(
         "--window",
         type=int,
-        help="attend exactly within so many positions",
+        help="attend exactly within this many positions",
     )
     parser.add_argument(
         "--layer",
         dest="layers",
         nargs="+",
         metavar="NAME",
-        help="convert these layers alone (defaults to all)",
+        help="convert only these layers (defaults to all)",
     )
     parser.add_argument(
         "--length",
         type=int,
         default=4096,
-        help="positions that the report counts with (defaults to 4096)",
+        help="length of the sequence in the report (defaults to 4096)",
     )
     parser.add_argument(
         "--overwrite",
@@ -70,7 +70,7 @@ def _check_out(options):
     if not options.out.endswith(".keras"):
         raise UserError(
             "A model is written as a `.keras` file. Received: "
-            f"--out {options.out!r}. Give it a name that ends so."
+            f"--out {options.out!r}. Give it a name that ends in `.keras`."
         )
     if os.path.lexists(options.out) and not options.overwrite:
         raise UserError(

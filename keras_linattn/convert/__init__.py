@@ -1,4 +1,4 @@
-"""Trained models turned linear, and models of other packages as ours."""
+"""Converts trained models to linear attention, and loads other packages'."""
 
 from keras_linattn.convert._distill import distill as distill
 from keras_linattn.convert._hub import register_names as _register_names

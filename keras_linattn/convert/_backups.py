@@ -1,7 +1,7 @@
-"""Stages of training that go on where an interrupted run ended.
+"""Lets a stage of training continue after an interrupted run.
 
-Not `keras.callbacks.BackupAndRestore`: it would save the teacher as well, and
-it restores LoRA's two factors as zeros, which get no gradients ever after.
+`keras.callbacks.BackupAndRestore` is not used: it would save the teacher too,
+and it restores LoRA's two factors as zeros, whose gradients stay 0.
 """
 
 import os
@@ -13,7 +13,7 @@ from keras import ops
 
 
 class Backup(keras.callbacks.Callback):
-    """Saves what training changes, with the optimizer, after each epoch.
+    """Saves the trained variables and the optimizer after each epoch.
 
     Args:
         path: `pathlib.Path` of an .npz file.
@@ -39,7 +39,7 @@ class Backup(keras.callbacks.Callback):
         unfinished = self.path.with_suffix(".part")
         with open(unfinished, "wb") as file:
             np.savez(file, epoch=epoch + 1, **arrays)
-        os.replace(unfinished, self.path)  # whole, or not at all
+        os.replace(unfinished, self.path)  # atomic: never half a file
 
 
 def fit(model, variables, backup_path, epochs, callbacks, **options):
@@ -48,7 +48,7 @@ def fit(model, variables, backup_path, epochs, callbacks, **options):
     Args:
         model: compiled `keras.Model`.
         variables: list of its variables that training changes.
-        backup_path: path of the backup, or `None` for a run that cannot go on.
+        backup_path: path of the backup, or `None` to save nothing.
         epochs: int.
         callbacks: list of callbacks, or `None`.
         **options: of `fit`.
@@ -86,7 +86,7 @@ def _restore(model, variables, path):
         ):
             raise ValueError(
                 "The backup must come from a run with the same student and "
-                f"options. Received: {path}, of other weights. Delete it, or "
+                f"options. Received: {path}, with other weights. Delete it, or "
                 "pass another `backup_dir`."
             )
         for name, variable in targets.items():
@@ -95,6 +95,6 @@ def _restore(model, variables, path):
 
 
 def _to_numpy(variable):
-    if variable.dtype == "bfloat16":  # which NumPy's files do not know
+    if variable.dtype == "bfloat16":  # which .npz files cannot store
         return ops.convert_to_numpy(ops.cast(variable.value, "float32"))
     return ops.convert_to_numpy(variable.value)

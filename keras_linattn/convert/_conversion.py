@@ -43,7 +43,7 @@ class Conversion:
     def copy(self, layer):
         """The copy of a layer or model, without its weights.
 
-        What appears twice in a model appears twice in the copy.
+        A layer that is shared in the model is shared in the copy.
         """
         if id(layer) not in self._copies:
             copy = self._made(layer)
@@ -88,7 +88,7 @@ class Conversion:
         )
 
     def _functional(self, model):
-        # What `keras.models.clone_model` does. That would also compile the
+        # As `keras.models.clone_model` does. That function also compiles the
         # copy, which fails for a loss that is not registered.
         inputs = keras.tree.map_structure(fresh_input, model.input)
         outputs = model._run_through_graph(
@@ -124,9 +124,9 @@ class Conversion:
 
 
 class StandIn(keras.Operation):
-    """Stands in a graph for a layer that could not be converted.
+    """Takes the place of a layer that could not be converted.
 
-    So that the others can be tried, and one error names all that fail.
+    The conversion can then go on, and one error names all layers that fail.
     """
 
     def __init__(self, layer):
@@ -138,18 +138,21 @@ class StandIn(keras.Operation):
 
 
 def _cause(error):
-    """The message without what Keras puts around it, in bold, in a call."""
+    """The message, without the text that Keras adds around an error in `call`.
+
+    Keras prints the message itself in bold.
+    """
     found = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
     return found[1] if found else str(error)
 
 
 def plain_copy(layer):
-    """Another layer of the same class and config."""
+    """A new layer of the same class and config."""
     return type(layer).from_config(layer.get_config())
 
 
 def is_plain_functional(model):
-    """Is it `keras.Model(inputs, outputs)`, not a class of somebody's own?"""
+    """Is it `keras.Model(inputs, outputs)`, not a subclass of the user's?"""
     return type(model).__module__.partition(".")[0] == "keras"
 
 

@@ -1,4 +1,4 @@
-"""Distillation: a converted model learns to do what its teacher does."""
+"""Distillation: trains a converted model to match its teacher."""
 
 import inspect
 import pathlib
@@ -48,19 +48,20 @@ def distill(
     callbacks=None,
     **fit_options,
 ):
-    """Trains a converted model with the model that it was made from.
+    """Trains a converted model to match the model that it was made from.
 
     1. **Attention transfer** trains the mechanisms' weights only (the feature
-       maps of `hedgehog` or `hybrid_window`): each attention layer gets the
-       inputs of the teacher's layer and learns to give its outputs. All layers
-       learn in the same pass over the data. No labels are needed.
+       maps of `hedgehog` or `hybrid_window`). Each attention layer gets the
+       inputs of the teacher's layer and learns to return its outputs. One pass
+       over the data trains all layers. No labels are needed.
     2. **Fine-tuning** trains the whole student on the task's loss, the
-       teacher's outputs, or both. By default only adapters of low rank (LoRA)
-       on the attention layers' projections are trained, and the mechanisms'
-       weights; the adapters are merged at the end.
+       teacher's outputs, or both. By default only the mechanisms' weights and
+       adapters of low rank (LoRA) on the attention layers' projections are
+       trained. The adapters are merged into the kernels at the end.
 
-    Both stages are Keras' own `fit`: data, callbacks, progress bars and mixed
-    precision are as there. The student is changed in place; the teacher is not.
+    Both stages call Keras' `fit`. Data, callbacks, progress bars and mixed
+    precision work as they do there. The student is changed in place; the
+    teacher is not changed.
 
     Args:
         student: built `keras.Model`, such as `linearize(teacher)`.
@@ -68,7 +69,7 @@ def distill(
         x: data, as `fit` takes it: arrays, a `keras.utils.PyDataset`, a
             `tf.data.Dataset`, a torch `DataLoader`. A Python generator must
             not end in the first stage.
-        y: labels, as `fit` takes them. Not needed for `epochs=0`, and for
+        y: labels, as `fit` takes them. Not needed with `epochs=0` or
             `teacher_weight=1`.
         sample_weight: as `fit` takes it, for the second stage.
         layers: optional dict from the path of an attention layer of the
@@ -86,38 +87,39 @@ def distill(
         optimizer: optimizer of fine-tuning. Defaults to `None`: Adam with
             a learning rate of 0.001.
         loss: loss of the task, as `compile` takes it. Defaults to `None`: the
-            one that the teacher is compiled with.
+            loss that the teacher is compiled with.
         metrics: metrics of fine-tuning, as `compile` takes them.
-        weighted_metrics: likewise.
-        teacher_weight: float in [0, 1], the part of the loss that compares
-            with the teacher's outputs: 0 is the task only, 1 the teacher only.
-            Defaults to 0.5.
-        teacher_loss: loss of the teacher's and the student's outputs, as
-            `compile` takes it. Defaults to `None`: the divergence of the
-            distributions over the last axis.
-        temperature: float > 0, by which the logits of both are divided before
-            they are compared. Defaults to 1.
+        weighted_metrics: weighted metrics of fine-tuning, as `compile` takes
+            them.
+        teacher_weight: float in [0, 1], the weight of `teacher_loss`; the
+            task's loss has the weight `1 - teacher_weight`. Defaults to 0.5.
+        teacher_loss: loss that compares the teacher's outputs with the
+            student's, as `compile` takes it. Defaults to `None`: the KL
+            divergence of the distributions over the last axis.
+        temperature: float > 0. The logits of both models are divided by it
+            before they are compared. Defaults to 1.
         from_logits: bool, whether the models' outputs are logits. Defaults to
-            `None`: as `loss` says.
-        lora_rank: int > 0, rank of the adapters, or `None` to train all that
-            is trainable in the student. Defaults to 8.
+            `None`: the `from_logits` of `loss`, `False` if it has none.
+        lora_rank: int > 0, rank of the adapters, or `None` to train all
+            trainable weights of the student. Defaults to 8.
         lora_alpha: float, see `keras.layers.Dense`. Defaults to `None`:
             `lora_rank`.
-        backup_dir: folder in which each epoch saves what it has trained. The
-            same call, with a new student, then goes on after the last whole
-            epoch. Delete the folder to start again. Defaults to `None`.
+        backup_dir: folder in which each epoch saves the trained weights. The
+            same call with a new student then continues after the last
+            finished epoch. Delete the folder to start again. Defaults to
+            `None`: nothing is saved.
         callbacks: list of callbacks, for both stages.
         **fit_options: further arguments of `fit`, for both stages:
             `batch_size`, `steps_per_epoch`, `validation_data`, `verbose`, ...
 
     Returns:
-        Dict of the stages' `keras.callbacks.History`: `transfer` and
-        `finetune`.
+        Dict of the `keras.callbacks.History` of each stage that was run, by
+        `"transfer"` and `"finetune"`.
 
     Raises:
-        ValueError: if a model is not built; if student and teacher do not
-            match; if there is no feature map to train; if the data does not
-            fit; if an argument is out of range.
+        ValueError: if a model is not built, if student and teacher do not
+            match, if there is no feature map to train, if the data does not
+            match the models' inputs, or if an argument is out of range.
 
     Example:
 
@@ -225,7 +227,7 @@ class Distillation(keras.Model):
         if self.teacher_weight < 1:
             if y is None:
                 raise ValueError(
-                    "The task's loss needs labels. Received: data without. "
+                    "The task's loss needs labels. Received: no labels. "
                     "Pass them as `y` or in the data, or `teacher_weight=1` to "
                     "train on the teacher's outputs only."
                 )
@@ -259,10 +261,11 @@ def _flat(outputs):
 
 
 class Divergence(keras.losses.Loss):
-    """KL divergence of the student's distribution from the teacher's.
+    """Computes the KL divergence of the student from the teacher.
 
-    Over the last axis, times the square of the temperature, so that gradients
-    keep their size (Hinton et al. 2015, section 2.1).
+    loss = c^2 sum_i p_i (log p_i - log q_i) over the last axis, with the
+    teacher's probabilities p, the student's q and the temperature c. The factor
+    c^2 keeps the size of the gradients (Hinton et al. 2015, section 2).
 
     Args:
         temperature: float > 0.
@@ -297,7 +300,7 @@ class Divergence(keras.losses.Loss):
 
 
 def _transfer(model, optimizer, **options):
-    """Attention transfer: the student's mechanisms learn, nothing else."""
+    """Attention transfer: trains the student's mechanisms only."""
     variables = feature_map_variables(model.get_pairs())
     model.compile(_optimizer(optimizer, 1e-2))
     with only_trainable(model, variables):
@@ -316,8 +319,9 @@ def _finetune(model, pairs, lora, **options):
     layers = list({id(layer): layer for layer in layers}.values())
     if not layers:
         raise ValueError(
-            "LoRA needs projections that have `enable_lora`. The student's "
-            "attention layers have none. Pass `lora_rank=None`."
+            "LoRA needs projections that have `enable_lora`. Received: a "
+            "student whose attention layers have no such projection. Pass "
+            "`lora_rank=None`."
         )
     added = enable_lora(layers, rank, alpha)
     try:
@@ -370,8 +374,9 @@ def _teacher_loss(identifier, temperature, from_logits, loss, teacher):
         loss = getattr(teacher, "loss", None) if loss is None else loss
         if loss is None:
             raise ValueError(
-                "`from_logits` must say whether the models' outputs are "
-                "logits, if no `loss` does. Received: from_logits=None."
+                "Without a `loss`, `from_logits` must say whether the models' "
+                "outputs are logits. Received: from_logits=None. Pass `True` "
+                "or `False`."
             )
         from_logits = getattr(loss, "from_logits", False)
     return Divergence(temperature, from_logits)

@@ -1,9 +1,8 @@
-"""Softmax attention layers that keep their class, around a mechanism.
+"""Attention layers of other packages that attend through a mechanism.
 
-A layer inside a block of somebody else's cannot be exchanged: its block makes
-it anew whenever it is loaded. Its class can: `exchange` makes the layer an
-object of a subclass, with the same variables, that attends through a
-mechanism.
+A layer inside a block of another package cannot be replaced, because the block
+makes it again whenever the block is loaded. `exchange` changes its class to a
+subclass with the same variables that attends through a mechanism.
 """
 
 import contextlib
@@ -23,9 +22,9 @@ from keras_linattn.mechanisms import Softmax
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """What a query may see, in parts, in place of a mask `(B, T, S)`.
+    """The parts of a mask `(B, T, S)`.
 
-    No tuple: Keras refuses an argument that mixes tensors and other values.
+    Not a tuple: Keras rejects an argument that mixes tensors and other values.
 
     Args:
         query: bool tensor `(B, T)`, or `None`.
@@ -39,7 +38,7 @@ class Masks:
 
 
 def masks_from(mask):
-    """The `Masks` of a mask that a layer was called with.
+    """Returns the `Masks` of a mask that a layer was called with.
 
     Raises:
         ValueError: if it may depend on the query.
@@ -50,10 +49,10 @@ def masks_from(mask):
 
 
 class ThroughMechanism:
-    """Attends through `self.mechanism`; a base of exchanged layers."""
+    """Base of exchanged layers, which attend through `self.mechanism`."""
 
     def _attend(self, query, key, value, masks, training=None):
-        """Attends over heads `(B, ..., H, D)`, as they are projected."""
+        """Attends over heads `(B, ..., H, D)`, as the layer projects them."""
         folding = AxisFolding(
             len(query.shape) - 1, getattr(self, "_attention_axes", None)
         )
@@ -79,14 +78,14 @@ class ThroughMechanism:
         )
 
     def _advance(self, query, key, value, cache, start):
-        """Attends after what a cache holds, see `_states`.
+        """Attends to new positions, from the state in a cache, see `_states`.
 
         Args:
             query: tensor `(B, T, H, D)`, new positions.
             key: tensor `(B, T, H, D)`.
             value: tensor `(B, T, H, D)`.
             cache: tensor `(B, N)`.
-            start: int or int tensor, the place of the first new position.
+            start: int or int tensor, the index of the first new position.
 
         Returns:
             Tensor `(B, T, H, D)`, and the new cache.
@@ -108,7 +107,7 @@ class ThroughMechanism:
         return heads, _states.packed(cache, state)
 
     def with_states(self, length):
-        """The mechanism; softmax with a cache of so many positions."""
+        """The mechanism; softmax gets a cache of `length` positions."""
         if isinstance(self.mechanism, Softmax):
             return _cached_softmax(length, self.mechanism.dtype_policy.name)
         return self.mechanism
@@ -120,8 +119,8 @@ class ThroughMechanism:
 
 
 def _places_in(cache, heads, key_dim, value_dim):
-    """How many positions an exact layer's cache `(B, N)` holds."""
-    # Without the limit of `_states`, and without the count of positions.
+    """Returns the number of positions in an exact layer's cache `(B, N)`."""
+    # Two columns are other numbers: the limit of `_states`, and a count.
     return (cache.shape[1] - 2) // (heads * (key_dim + value_dim))
 
 
@@ -219,7 +218,7 @@ class _RotaryHeads(ThroughMechanism):
         return self._output_dense(heads), cache
 
     def _projected(self, x, start):
-        """Query, key and value `(B, T, H, D)`, normalised and turned."""
+        """Query, key and value `(B, T, H, D)`, normalised and rotated."""
         query, key = self._query_dense(x), self._key_dense(x)
         if hasattr(self, "_query_dense_layer_norm"):
             query = self._query_dense_layer_norm(query)
@@ -270,12 +269,12 @@ def exchange(layer, mechanism):
         mechanism: `Mechanism`, which becomes the layer's.
 
     Raises:
-        ValueError: if the mechanism looks at more than the heads.
+        ValueError: if the mechanism has gates, which need the layer's input.
     """
     if mechanism.traits.gated:
         raise ValueError(
-            "A layer inside another one hands on its heads only, and this "
-            "mechanism has gates that depend on the layer's input. Received: "
+            "A mechanism with gates needs the layer's input, which attention "
+            "inside another layer does not pass on. Received: "
             f"`{type(mechanism).__name__}`. Use a mechanism without the trait "
             "`gated`, such as 'hedgehog' or 'linear_transformer'."
         )
@@ -294,7 +293,7 @@ def exchange(layer, mechanism):
 
 def _give(layer, mechanism):
     """Builds the mechanism of a built layer, under the layer's name."""
-    # States are in float32 under half-precision policies, too.
+    # States are in float32 under half-precision policies too.
     layer.autocast = False
     heads, key_dim, value_dim = layer.head_sizes()
     with contextlib.ExitStack() as stack:
@@ -304,7 +303,7 @@ def _give(layer, mechanism):
             *((None, heads, None, size) for size in (key_dim, key_dim)),
             (None, heads, None, value_dim),
         )
-    # A built layer takes no new state, but this one must.
+    # Keras locks a built layer; the mechanism must be added all the same.
     layer._tracker.unlock()
     layer.mechanism = mechanism
     layer._tracker.lock()

@@ -1,9 +1,9 @@
-"""KerasHub's backbones and tasks with other attention, under their own face.
+"""KerasHub's backbones and tasks with other attention, as their subclasses.
 
 `LinearGPT2Backbone` is a `GPT2Backbone` whose attention layers are exchanged
-when it is made, so also when it is loaded; `LinearGPT2CausalLM` is the task
-around it. They keep attributes, presets and `generate`, in which a state takes
-the place of the cache.
+when it is made, and therefore also when it is loaded. `LinearGPT2CausalLM` is
+its task. They keep attributes, presets and `generate`, which uses a state
+instead of the cache.
 """
 
 import functools
@@ -60,14 +60,14 @@ def convert_hub_model(model, mechanism, chosen):
     name = type(model).__name__
     if isinstance(model, ExchangedInside):
         raise ValueError(
-            "The model must not be converted yet. Received: a "
+            "A converted model cannot be converted again. Received: a "
             f"`{name}`. Convert the original with all `layers` at once."
         )
     if name not in NAMES:
         raise ValueError(
-            "Only some of KerasHub's families can be converted as they are. "
-            f"Received: `{name}`. They are {', '.join(FAMILIES)}, with their "
-            "backbones and tasks."
+            "`linearize` converts some of KerasHub's backbones and tasks. "
+            f"Received: `{name}`. Use a model of one of the families "
+            f"{', '.join(FAMILIES)}."
         )
     cls = hub_class(name)
     backbone = getattr(model, "backbone", None)
@@ -76,7 +76,7 @@ def convert_hub_model(model, mechanism, chosen):
         return cls.from_config({**model.get_config(), "attention": entries})
     config = model.get_config()
     config["backbone"] = convert_hub_model(backbone, mechanism, chosen)
-    # The very object: its vocabulary is not in its config.
+    # The same object, because its config does not have the vocabulary.
     config["preprocessor"] = model.preprocessor
     return cls.from_config(config)
 
@@ -89,7 +89,7 @@ def hub_class(name):
 
 @functools.cache
 def _classes(family):
-    """All subclasses of a family: `from_preset` looks for a task by class."""
+    """All subclasses of a family: `from_preset` finds a task by its class."""
     import keras_hub
 
     models = keras_hub.models
@@ -112,7 +112,7 @@ def _subclass(base, *bases, **attributes):
 
 
 class LinearBackbone(ExchangedInside):
-    """A backbone some of whose attention layers are exchanged.
+    """A backbone in which some attention layers are exchanged.
 
     Args:
         attention: list with an entry for each attention layer: the config of
@@ -133,8 +133,8 @@ class LinearCausalLM:
 
     def generate_step(self, inputs, stop_token_ids=None):
         lengths = ops.sum(ops.cast(inputs["padding_mask"], "int32"), axis=-1)
-        # The sampler begins with the last token that all prompts have, which
-        # a state must not have taken in already.
+        # The sampler begins with the last token of the shortest prompt, which
+        # the state must not include yet.
         object.__setattr__(self, "_seeds", ops.min(lengths) - 1)
         try:
             return super().generate_step(inputs, stop_token_ids)
@@ -167,11 +167,11 @@ class LinearCausalLM:
 
 
 class Later:
-    """Stands for a class that is made when it is first asked for.
+    """A placeholder for a class that is made at its first use.
 
-    Files name their classes, and KerasHub is imported in functions only. This
-    is what Keras finds under the name of a class in the meantime; it answers
-    as the class would.
+    A file contains the names of its classes, and making one of these classes
+    imports KerasHub. Until then Keras finds this object under the name of the
+    class. It has the attributes of the class that Keras needs.
     """
 
     def __init__(self, name):
@@ -192,7 +192,7 @@ class Later:
 
 
 def register_names():
-    """Makes files of converted KerasHub models load."""
+    """Registers the names of all converted classes, so that files load."""
     objects = keras.saving.get_custom_objects()
     for name in NAMES:
         objects.setdefault(f"keras_linattn>Linear{name}", Later(name))

@@ -1,4 +1,4 @@
-"""Blocks and models of any class, some of whose attention is exchanged."""
+"""Blocks and models of any class in which some attention is exchanged."""
 
 import functools
 import importlib
@@ -16,7 +16,7 @@ from keras_linattn.core.masks import combine_masks
 
 
 def entries_for(layer, mechanism, chosen):
-    """What a layer's copy needs to know of the attention inside it.
+    """Returns the entries that a layer's copy exchanges its attention by.
 
     Args:
         layer: block or model.
@@ -28,7 +28,7 @@ def entries_for(layer, mechanism, chosen):
         mechanism, or `None` if it is not chosen.
 
     Raises:
-        ValueError: if the class of one is not known.
+        ValueError: if a chosen layer is of an unknown class.
     """
     numbers = {id(attention) for attention in chosen}
     entries = []
@@ -37,9 +37,10 @@ def entries_for(layer, mechanism, chosen):
         if id(site.layer) in numbers:
             if heads_for(type(site.layer)) is None:
                 raise ValueError(
-                    "Inside another layer, attention must be of a class whose "
-                    f"parts are known. Received: `{type(site.layer).__name__}`"
-                    f" of {type(site.layer).__module__}."
+                    "Attention inside another layer must be of a known class. "
+                    f"Received: `{type(site.layer).__name__}` of "
+                    f"{type(site.layer).__module__}. Leave this layer out of "
+                    "`layers`."
                 )
             entry = keras.saving.serialize_keras_object(
                 _mechanism_for(site.layer, mechanism)
@@ -54,7 +55,7 @@ def _mechanism_for(layer, mechanism):
     )
     options = {"name": "mechanism", "dtype": layer.dtype_policy}
     if window is not None:
-        # Keras' window, exact, is linear in our form.
+        # Exact attention in a window is linear.
         return mechanisms.Local(window, skip_hidden=False, **options)
     return type(mechanism).from_config({**mechanism.get_config(), **options})
 
@@ -63,7 +64,7 @@ class ExchangedInside:
     """A base of layers that exchange attention layers inside themselves."""
 
     def _exchange_inside(self, attention):
-        """Exchanges the attention layers that there are.
+        """Exchanges the attention layers that have an entry.
 
         Args:
             attention: list, from `entries_for`.
@@ -80,11 +81,11 @@ class ExchangedInside:
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class LinearizedLayer(ExchangedInside):
-    """A layer of any class, some of whose attention layers are exchanged.
+    """A layer of any class in which some attention layers are exchanged.
 
-    The objects are of subclasses of it and of the layer's own class, all under
-    this one name in files, whose configs say which class it is. Made by
-    `linearize` or from a config, never by a constructor call.
+    Objects are of a subclass of this class and of the layer's own class. Files
+    contain this one name for all of them; the config names the layer's own
+    class. `linearize` and `from_config` make objects, the constructor does not.
     """
 
     @classmethod
@@ -94,19 +95,19 @@ class LinearizedLayer(ExchangedInside):
 
     @staticmethod
     def _restored(base, original, attention):
-        """The layer of a class and of the config of one."""
+        """Makes a layer from a class and the config of one of its objects."""
         cls = linearized_class(base)
         layer = super(LinearizedLayer, cls).from_config(original["config"])
         layer._original_config = original
         layer._attention_entries = attention
         if sites_of(layer):
-            # Made by the constructor, before they have weights.
+            # The constructor made them; they have no weights yet.
             layer._exchange_inside(attention)
         return layer
 
     def get_config(self):
-        # A layer whose config Keras makes up from its arguments has no other
-        # any more, since this class defines one.
+        # Keras can derive a config from the constructor's arguments, but not
+        # in a class that defines `get_config`: the original is kept for that.
         config = dict(self._original_config["config"])
         now = super().get_config()
         config.update({key: now[key] for key in config if key in now})
@@ -117,7 +118,7 @@ class LinearizedLayer(ExchangedInside):
 
 
 def linearize_inside(layer, mechanism, chosen):
-    """The same layer with other attention inside, without its weights.
+    """A copy of a layer with other attention inside, without its weights.
 
     Args:
         layer: block or model with a config.
@@ -148,7 +149,7 @@ def linearized_class(base):
         def build(self, *args, **kwargs):
             base.build(self, *args, **kwargs)
             entries = getattr(self, "_attention_entries", None)
-            # A functional model is built by its constructor, before them.
+            # The constructor builds a functional model before it has entries.
             if entries is not None and not _is_exchanged(self):
                 self._exchange_inside(entries)
 
@@ -157,7 +158,7 @@ def linearized_class(base):
     if hasattr(base, "_compute_self_attention_mask"):
         bases = (LinearizedLayer, MasksInParts, base)
     cls = type(f"Linear{base.__name__}", bases, namespace)
-    # Files name the base, which knows from the config what to make.
+    # Files contain the base's name; its config says which class to make.
     register = keras.saving.register_keras_serializable
     register("keras_linattn", name="LinearizedLayer")(cls)
     register("keras_linattn")(LinearizedLayer)
@@ -169,7 +170,7 @@ def _is_exchanged(layer):
 
 
 def _class_of(config):
-    """The class that a serialised layer is of."""
+    """The class of a serialised layer."""
     package = config["module"].partition(".")[0]
     if package == "keras":
         return getattr(keras.layers, config["class_name"])
@@ -195,10 +196,10 @@ def _is_decoder(layer):
 
 
 def _exchange_block(block):
-    """Lets a decoder block hand on its masks in parts, and states."""
+    """Makes a decoder block pass on its masks in parts, and states."""
     attention = block._self_attention_layer
     if not isinstance(attention, ThroughMechanism):
-        # Exact, but with a cache in the shape of the other blocks'.
+        # Exact attention, with a cache in the shape of the other blocks'.
         exchange(attention, mechanisms.Softmax(name="mechanism"))
     if not isinstance(block, MasksInParts):
         block.__class__ = _block_class(type(block))

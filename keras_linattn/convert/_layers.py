@@ -24,8 +24,8 @@ def convert_attention(layer, mechanism):
     ours = isinstance(layer, LinearMultiHeadAttention)
     if not ours and type(layer) not in KERAS:
         raise TypeError(
-            "Attention of a class of somebody's own may be computed in another "
-            f"way. Received: `{type(layer).__name__}` of "
+            "Attention layers of other classes may compute something else. "
+            f"Received: `{type(layer).__name__}` of "
             f"{type(layer).__module__}. Use Keras' layer, or leave it exact."
         )
     config = layer.get_config()
@@ -36,13 +36,13 @@ def convert_attention(layer, mechanism):
         config["num_heads"] = config.pop("num_query_heads")
         config["key_dim"] = config.pop("head_dim")
     if config["sliding_window"] is not None:
-        # Keras' window, exact, is linear in our form.
+        # Exact attention in a window is linear: the layer makes it `Local`.
         config["mechanism"] = mechanisms.Softmax()
     return LinearMultiHeadAttention.from_config(config)
 
 
 def has_mechanism_argument(layer):
-    """Is it a layer or model of this package that is told its mechanism?"""
+    """Is it a layer or model of this package with an argument `mechanism`?"""
     return isinstance(layer, (BaseLayer, FunctionalModel)) and (
         "mechanism" in layer.get_config()
     )
@@ -92,14 +92,17 @@ def convert_model(model, mechanism, chosen):
 
 
 def copy_of(mechanism):
-    """Another mechanism of the same arguments, with a name of its own."""
+    """A new mechanism with the same arguments and a new name."""
     config = mechanism.get_config()
     del config["name"]
     return type(mechanism).from_config(config)
 
 
 def as_entry(mechanism):
-    """The mechanism as a model takes it, which may add sizes of its inputs."""
+    """The mechanism as a dict, to which a model can add its input sizes.
+
+    One that is not registered is returned as a copy.
+    """
     name = mechanisms.name_of(mechanism)
     if name is None:
         return copy_of(mechanism)

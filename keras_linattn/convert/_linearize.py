@@ -12,9 +12,10 @@ from keras_linattn.convert._weights import carry
 def linearize(model, mechanism="hedgehog", layers=None, window=None):
     """Returns a copy of a trained model whose attention is linear.
 
-    All weights are carried over; the original stays as it is. The mechanism's
-    own weights, if it has any, start as it says: train them with `distill`, or
-    fine-tune the model.
+    All weights are copied; the original does not change. If the mechanism has
+    weights of its own, they get their initial values: train them with
+    `distill`, or fine-tune the model. A layer with a `sliding_window` keeps
+    exact attention in its window, which is linear too, whatever `mechanism` is.
 
     Args:
         model: built `keras.Model`.
@@ -24,16 +25,18 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
             name (of the layer, or of a layer or model around it), an index, a
             list of names and indices, or a function of a layer that returns a
             bool. Defaults to `None`: all of them.
-        window: int > 0 or `None`, attend exactly within a window and linearly
-            beyond it, by the mechanism `hybrid_window` in place of
-            `hedgehog`, or `local` in place of `softmax`. Defaults to `None`.
+        window: int > 0 or `None`. With a window, `hedgehog` becomes
+            `hybrid_window`: exact attention within the window and linear
+            attention beyond it. `softmax` becomes `local`: exact attention
+            within the window only. Defaults to `None`.
 
     Returns:
         A model of the same kind, not compiled.
 
     Raises:
-        ValueError: if the model is not built or has no softmax attention; one
-            error lists all layers that cannot be converted, and why.
+        ValueError: if the model is not built or has no softmax attention. One
+            error lists all layers that cannot be converted, with the reasons.
+        TypeError: if `model` is not a `keras.Model`.
 
     Example:
 
@@ -55,7 +58,7 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
             "The model must have softmax attention to convert: layers "
             "`MultiHeadAttention` or `GroupQueryAttention` of Keras, or layers "
             "of this package with the mechanism softmax. Received: the model "
-            f"`{model.name}`, a {type(model).__name__} without any."
+            f"`{model.name}`, a {type(model).__name__} without such a layer."
         )
     chosen = choose(sites, layers)
     conversion = Conversion(chosen, replacement(mechanism, window))
@@ -66,7 +69,7 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
 
 
 def check_model(model):
-    """Raises an error unless it is a built model."""
+    """Raises an error unless `model` is a built `keras.Model`."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`linearize` takes a `keras.Model`. Received: "
@@ -75,14 +78,14 @@ def check_model(model):
         )
     if not model.built:
         raise ValueError(
-            "`linearize` needs a built model, whose weights it carries over. "
+            "`linearize` needs a built model, whose weights it copies. "
             f"Received: the model `{model.name}`, which is not built. Call it "
             "on a batch, or load its weights, first."
         )
 
 
 def replacement(mechanism, window=None):
-    """The mechanism of `linearize`, an object to make copies of.
+    """Returns the `Mechanism` that `linearize` makes copies of.
 
     Raises:
         ValueError: if the mechanism has no form with a window.
@@ -99,7 +102,7 @@ def replacement(mechanism, window=None):
     if isinstance(mechanism, mechanisms.Softmax):
         return mechanisms.Local(**options)
     raise ValueError(
-        "`window` goes with the mechanisms 'hedgehog' and 'softmax'. "
+        "`window` needs the mechanism 'hedgehog' or 'softmax'. "
         f"Received: window={window!r} with `{type(mechanism).__name__}`. "
         "Leave `window` out."
     )

@@ -1,4 +1,4 @@
-"""Which attention layer of the teacher stands where one of the student does."""
+"""Pairs attention layers of the student with those of the teacher."""
 
 import typing
 
@@ -7,7 +7,7 @@ from keras_linattn.mechanisms import Mechanism
 
 
 class Pair(typing.NamedTuple):
-    """An attention layer of the student, and the teacher's in its place."""
+    """An attention layer of the student, and the teacher's counterpart."""
 
     path: str
     student: object
@@ -15,15 +15,15 @@ class Pair(typing.NamedTuple):
 
     @property
     def parts(self):
-        """What is compared: two mechanisms on heads, or two layers.
+        """The two objects to compare: mechanisms or layers.
 
-        Blocks of this package call parts of their attention layer, and the
-        whole mechanism.
+        Blocks of this package do not call their attention layer as a whole,
+        but they do call its mechanism.
         """
         layers = self.student, self.teacher
         if all(map(has_mechanism, layers)):
             mechanisms = tuple(layer.mechanism for layer in layers)
-            # A gate needs the layer's inputs, which heads do not tell.
+            # A gate needs the layer's inputs, not only the heads.
             if not mechanisms[0].traits.gated:
                 return mechanisms
         return layers
@@ -34,7 +34,7 @@ def has_mechanism(layer):
 
 
 def layers_by_path(model):
-    """Dict of all layers in a model, by their names from the model down."""
+    """Returns a dict of all layers in a model, by their paths."""
     found, seen = {}, set()
 
     def walk(layer, path):
@@ -49,12 +49,12 @@ def layers_by_path(model):
 
 
 def attention_layers(model):
-    """Dict from path to layer, of the layers that attend with a mechanism."""
+    """Returns a dict of the attention layers with a mechanism, by path."""
     return {
         path: layer
         for path, layer in layers_by_path(model).items()
         if has_mechanism(layer)
-        # A block knows the mechanism of the attention layer inside of it.
+        # A block has the mechanism of its attention layer as an attribute.
         and not any(
             map(has_mechanism, layer._flatten_layers(include_self=False))
         )
@@ -73,14 +73,14 @@ def pair_layers(student, teacher, layers=None):
 
     Raises:
         ValueError: if a model is not built, if the student has no converted
-            layer, or if the teacher has no layer for one.
+            layer, or if the teacher lacks a counterpart.
     """
     check_models(student, teacher)
     found = attention_layers(student)
     if not found:
         raise ValueError(
             "`student` must have attention layers with a mechanism. Received: "
-            f"{student.name!r}, which has none. Make a student with "
+            f"{student.name!r}, without such a layer. Make a student with "
             "`keras_linattn.linearize(teacher)`."
         )
     if layers is None:
@@ -126,7 +126,7 @@ def check_models(student, teacher):
 def check_batch(x, model, name):
     """Raises a `ValueError` if a batch cannot be an input of a model.
 
-    Static facts of models with known inputs; Keras checks the others itself.
+    It compares static shapes of models with known inputs. Keras checks others.
     """
     inputs = getattr(model, "inputs", None)
     if not inputs or isinstance(x, dict):
@@ -136,7 +136,7 @@ def check_batch(x, model, name):
     expected = [tuple(tensor.shape) for tensor in inputs]
     if len(given) != len(inputs) or not all(map(_fits, shapes, expected)):
         raise ValueError(
-            f"The data must fit the inputs of the {name}. Received: a batch "
+            f"The data must match the inputs of the {name}. Received: a batch "
             f"of shapes {shapes}, expected {expected}. Pass the data as the "
             f"{name}'s `fit` takes it."
         )
@@ -144,7 +144,7 @@ def check_batch(x, model, name):
 
 def _fits(given, expected):
     if len(given) != len(expected):
-        # Keras adds or drops a last axis of size 1 itself.
+        # Keras adds or drops a last axis of size 1.
         longer = max(given, expected, key=len)
         return abs(len(given) - len(expected)) == 1 and longer[-1] in (1, None)
     pairs = zip(given, expected)

@@ -27,10 +27,10 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `report` returns; prints as a table.
+    """The result of `report`, which prints as a table.
 
     Args:
-        length: int, positions that the numbers are for.
+        length: int, positions of the sequence that the numbers hold for.
         rows: list of dicts with the keys of the table's columns.
 
     Example:
@@ -65,8 +65,8 @@ class Report:
 def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
     """Tabulates what `linearize` would change, layer by layer.
 
-    A converted model can be passed as well: its linear layers are listed as
-    they are.
+    You can also pass a converted model. Its linear layers are listed with the
+    mechanism that they have.
 
     Args:
         model: built `keras.Model`.
@@ -77,14 +77,15 @@ def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
             on it. Defaults to 4096.
 
     Returns:
-        `Report`, whose `rows` are dicts and whose `str` is a Markdown table:
-        the layer, its attention and what it becomes, the parameters that it
-        gains, the bytes of a cache of keys and values and of the state that
-        replaces it, and the multiply-adds of both.
+        `Report`. Its `rows` are dicts and its `str` is a Markdown table. The
+        columns are the layer, its class, the new mechanism, the parameters
+        that it adds, the bytes of a float32 cache of keys and values, the
+        bytes of the state that replaces the cache, and the multiply-adds of
+        both (of softmax without a causal mask).
 
     Raises:
-        ValueError: as `linearize` does, if the model is not built or has no
-            attention that is known.
+        ValueError: if the model is not built, if `length` is not a positive
+            integer, or if `layers` or `window` is wrong, as in `linearize`.
 
     Example:
 
@@ -141,7 +142,10 @@ def _row(site, mechanism, length):
 
 
 def _measured(mechanism, sizes, length):
-    """Parameters of a mechanism for such heads, and the spec of a state."""
+    """Returns a mechanism's number of parameters and its state's spec.
+
+    A number is `None` for a gated mechanism, a spec for one without states.
+    """
     heads, key_dim, value_dim = sizes
     copy = copy_of(mechanism)
     shapes = [(None, heads, length, size) for size in (key_dim, key_dim)]
@@ -168,7 +172,7 @@ def _elements(leaf):
 
 
 def _operations(spec, length):
-    """Each position is added to the state, and reads it."""
+    """Multiply-adds: each position is added to the state, and reads it."""
     return 2 * length * sum(map(_elements, keras.tree.flatten(spec)))
 
 

@@ -1,4 +1,4 @@
-"""The attention layers of a model: where they stand, which are chosen."""
+"""Finds the attention layers of a model, and those that `layers` chooses."""
 
 import typing
 
@@ -7,7 +7,7 @@ import keras
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearMultiHeadAttention
 
-# Attention layers of KerasHub that are no `MultiHeadAttention` of Keras.
+# Attention layers of KerasHub that are not a `MultiHeadAttention` of Keras.
 HUB = ("LlamaAttention", "Qwen3Attention", "QwenAttention")
 KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
@@ -70,14 +70,14 @@ def is_softmax(layer):
 
 
 def linear_sites_of(model):
-    """The layers of a model that attend through another mechanism."""
+    """The attention layers of a model whose mechanism is not softmax."""
     found, seen = [], set()
     _walk(model, "", found, seen, is_linear)
     return found
 
 
 def is_linear(layer):
-    """Is it an attention layer around a mechanism other than softmax?"""
+    """Is it an attention layer with a mechanism other than softmax?"""
     mechanism = getattr(layer, "mechanism", None)
     return (
         isinstance(mechanism, mechanisms.Mechanism)
@@ -87,7 +87,7 @@ def is_linear(layer):
 
 
 def heads_of(layer):
-    """Heads H, sizes D and V of each, and heads of keys of a built layer."""
+    """Returns H, D, V and the number of key heads of a built layer."""
     heads, key_dim = layer._query_dense.kernel.shape[1:]
     groups = layer._key_dense.kernel.shape[1]
     return heads, key_dim, layer._value_dense.kernel.shape[2], groups
@@ -97,8 +97,8 @@ def choose(sites, layers):
     """The sites that `layers` of `linearize` names.
 
     Raises:
-        ValueError: if a name or an index fits no attention layer, or if none
-            is chosen.
+        ValueError: if a name or an index matches no attention layer, or if no
+            layer is chosen.
         TypeError: if `layers` is of another type.
     """
     if layers is None:
@@ -112,14 +112,14 @@ def choose(sites, layers):
         chosen = [sites[n] for n in sorted(numbers)]
     if not chosen:
         raise ValueError(
-            "`layers` must choose one attention layer at least. Received: "
+            "`layers` must choose at least one attention layer. Received: "
             f"layers={layers!r}. {_listed(sites)}"
         )
     return chosen
 
 
 def _numbers(sites, entry):
-    """Numbers of the sites that a name or an index means."""
+    """The numbers of the sites that a name or an index refers to."""
     count = len(sites)
     if isinstance(entry, bool) or not isinstance(entry, (str, int)):
         raise TypeError(
@@ -133,14 +133,14 @@ def _numbers(sites, entry):
         found = [n for n, site in enumerate(sites) if _is_named(site, entry)]
     if not found:
         raise ValueError(
-            "An entry of `layers` fits no attention layer. Received: "
+            "An entry of `layers` matches no attention layer. Received: "
             f"{entry!r}. {_listed(sites)}"
         )
     return found
 
 
 def _is_named(site, name):
-    """Its own name, its path, or a layer that it stands in."""
+    """Is `name` that of the layer, its path, or the path of an outer layer?"""
     parts = site.path.split("/")
     return name == site.name or name in (
         "/".join(parts[: n + 1]) for n in range(len(parts))

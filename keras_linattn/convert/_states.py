@@ -1,10 +1,9 @@
-"""States of mechanisms in the shape of a cache: one tensor `(B, N)`.
+"""Packs the state of a mechanism into a cache: one tensor `(B, N)`.
 
-KerasHub's decoders stack the caches of their layers and slice them again. A
-tensor `(B, N)` for each layer passes through that code as it is. Its first
-column is a place: positions from there on are hidden, which holds back the
-padding of a prompt. The rest is the state, and zeros up to the longest of the
-layers.
+KerasHub's decoders stack the caches of their layers and slice them again. That
+code works unchanged with a tensor `(B, N)` for each layer. The first column is
+a position: positions from there on are masked, such as the padding of a prompt.
+The other columns are the state, then zeros up to the longest state of a layer.
 """
 
 import math
@@ -12,17 +11,17 @@ import math
 import keras
 from keras import ops
 
-ALL = 2.0**24  # behind every position; whole numbers up to it are exact
+ALL = 2.0**24  # beyond every position; float32 has all integers up to it
 
 
 def size_of(spec):
-    """Columns that a state needs."""
+    """Returns the number of columns that a state needs, with the first."""
     leaves = keras.tree.flatten(spec)
     return 1 + sum(math.prod(leaf.shape[1:]) for leaf in leaves)
 
 
 def packed(cache, state):
-    """The cache with another state."""
+    """Returns the cache with a new state."""
     batch = ops.shape(cache)[0]
     parts = [cache[:, :1]]
     for leaf in keras.tree.flatten(state):
@@ -34,7 +33,7 @@ def packed(cache, state):
 
 
 def unpacked(cache, spec):
-    """The state in a cache, a tree like `spec`."""
+    """Returns the state in a cache, a tree like `spec`."""
     batch, leaves, start = ops.shape(cache)[0], [], 1
     for leaf in keras.tree.flatten(spec):
         end = start + math.prod(leaf.shape[1:])
@@ -45,12 +44,12 @@ def unpacked(cache, spec):
 
 
 def visible(cache, length, start):
-    """Bool `(B, T)`: which of the positions from `start` on are not hidden."""
+    """Bool `(B, T)`: which of the positions from `start` on are not masked."""
     place = ops.arange(length, dtype="float32") + ops.cast(start, "float32")
     return ops.expand_dims(place, 0) < ops.cast(cache[:, :1], "float32")
 
 
 def with_limit(cache, limit):
-    """Caches `(B, L, N)` that hide the positions from `limit` on."""
+    """Returns caches `(B, L, N)` that mask the positions from `limit` on."""
     first = ops.ones_like(cache[..., :1]) * ops.cast(limit, cache.dtype)
     return ops.concatenate([first, cache[..., 1:]], axis=-1)

@@ -1,4 +1,4 @@
-"""What a stage trains: some variables, or adapters of low rank."""
+"""Selects the variables that a stage trains, and adds LoRA adapters."""
 
 import contextlib
 
@@ -6,10 +6,10 @@ from keras import ops
 
 
 def separate(model):
-    """Gives each variable of a model memory of its own.
+    """Copies each variable of a model into an array of its own.
 
-    Under JAX, assigning one variable to another lets both share an array. A
-    training step of student and teacher would then donate it twice.
+    Under JAX, a variable that is assigned to another shares its array. A
+    training step of student and teacher would then donate that array twice.
     """
     for variable in model.variables:
         variable.assign(ops.copy(variable.value))
@@ -17,11 +17,11 @@ def separate(model):
 
 @contextlib.contextmanager
 def only_trainable(model, variables):
-    """Freezes all variables of a model but some, for a while.
+    """A context in which only some variables of a model are trainable.
 
     Args:
         model: `keras.Model`.
-        variables: iterable of those of its variables that stay trainable.
+        variables: iterable of the variables that are trainable.
     """
     chosen = {id(variable) for variable in variables}
     before = [(v, v.trainable) for v in model.variables]
@@ -35,7 +35,7 @@ def only_trainable(model, variables):
 
 
 def _set(variable, trainable):
-    # Seeds and counters are integers, which torch refuses to train.
+    # Set only on a change: torch rejects it for integers, such as seeds.
     if variable.trainable != trainable:
         variable.trainable = trainable
 
@@ -50,7 +50,7 @@ def projections(layer):
 
 
 def enable_lora(layers, rank, alpha=None):
-    """Adds adapters to all projections; returns those that got one here."""
+    """Adds adapters; returns the projections that had no adapter before."""
     changed = []
     for dense in layers:
         if not dense.lora_enabled:
@@ -72,16 +72,16 @@ def lora_variables(layers):
 def merge_lora(layers):
     """Adds the adapters to the kernels, and removes them.
 
-    A quantized layer keeps its adapter: its kernel has too few bits.
+    A quantized layer keeps its adapter, because its kernel cannot hold the sum.
     """
     for dense in layers:
         if dense.quantization_mode is not None:
             continue
-        kernel = dense.kernel + 0  # the sum, before a part of it changes
+        kernel = dense.kernel + 0  # a copy of the sum, with the adapter
         dense.lora_enabled = False
         dense.lora_rank = dense.lora_alpha = None
         dense._kernel.trainable = True
         dense._kernel.assign(kernel)
         for name in ("lora_kernel_a", "lora_kernel_b"):
-            # Not `delattr`, which searches for garbage each time.
+            # Not `delattr`, which runs the garbage collector each time.
             dense._untrack_variable(vars(dense).pop(name))

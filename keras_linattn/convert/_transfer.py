@@ -1,17 +1,17 @@
-"""Attention transfer: feature maps learn what softmax attention gives.
+"""Attention transfer: trains feature maps to imitate softmax attention.
 
-The teacher runs; each of its attention layers hands its inputs to the student's
-layer in the same place, and that layer's mechanism is trained to give what
-the teacher's layer gave. No layer depends on another, so all are trained in
-one pass over the data.
+The teacher runs on a batch. Each student layer gets the inputs of the teacher's
+layer at the same place, and its mechanism is trained to return that layer's
+outputs. No layer depends on another, so one pass over the data trains all.
 
 Sources: Zhang et al., "The hedgehog and the porcupine", ICLR 2024, arXiv
 2402.04347, section 4.2 (cross-entropy of the attention weights); Zhang et al.,
 "LoLCATs", 2024, arXiv 2410.10254, section 3.1 (squared error of the outputs).
-Differs from the papers: an error is divided by the teacher's own mean square,
-so that it is 0 for the teacher's output and 1 for zeros; it is that of the
-layer's output, after its projection; from the cross-entropy the teacher's
-entropy is subtracted, which changes no gradient.
+Differs from the papers: the squared error is divided by the mean square of the
+teacher's output, so that it is 0 for the teacher's output and 1 for zeros. The
+output is that of the layer, after its projection, except in blocks of this
+package, where it is that of the mechanism. The teacher's entropy is subtracted
+from the cross-entropy, which does not change the gradients.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from keras_linattn.convert._pairs import pair_layers
 from keras_linattn.convert._trainable import separate
 from keras_linattn.mechanisms import Mechanism
 
-SMALLEST = 1e-12  # of weights in a logarithm, and of a mean square
+SMALLEST = 1e-12  # of weights in a logarithm, and of a sum of squares
 LOSSES = ("outputs", "weights")
 
 
@@ -74,12 +74,12 @@ class AttentionTransfer(keras.Model):
         }
 
     def _error(self, pair, calls):
-        """The mean over the calls, more than one for a shared layer."""
+        """The mean over the calls; a shared layer has several."""
         if not calls:
             raise ValueError(
-                "Each attention layer must be called as a layer when the "
-                f"teacher is. {pair.path!r} was not. Leave it out of "
-                "`layers=`, or of the conversion."
+                "The teacher must call each of its attention layers. "
+                f"Received: a teacher that did not call {pair.path!r}. Leave "
+                "this layer out of `layers=`, or do not convert it."
             )
         of_call = _weights_error if self.loss_name == "weights" else _error
         errors = [of_call(pair, call) for call in calls]
@@ -92,7 +92,7 @@ class AttentionTransfer(keras.Model):
 
 
 class Call(typing.NamedTuple):
-    """What a layer of the teacher got and gave."""
+    """The inputs and outputs of one call of a teacher's layer."""
 
     args: tuple
     kwargs: dict
@@ -102,7 +102,7 @@ class Call(typing.NamedTuple):
 
 @contextlib.contextmanager
 def recorded(pairs, weights=False):
-    """Records the calls of the teacher's parts: dict from an id to a list.
+    """Records the calls of the teacher's parts, as a dict from id to list.
 
     Args:
         pairs: list of `Pair`.
@@ -121,7 +121,7 @@ def recorded(pairs, weights=False):
 
 
 def _recorder(call, calls, weights):
-    """A layer's `call`, which also notes what it got and gave."""
+    """Returns a layer's `call` that also records its inputs and outputs."""
 
     def recording_call(*args, **kwargs):
         if weights:
@@ -143,7 +143,7 @@ def _first(output):
 
 
 def _error(pair, call):
-    """Mean squared error over the mean square of what is expected."""
+    """Mean squared error divided by the mean square of the expected output."""
     student, _ = pair.parts
     output = _first(student(*call.args, **call.kwargs))
     output, expected = _comparable(pair, output, call.output)
@@ -178,7 +178,7 @@ def _scores(mechanism, call):
 
 
 def _sum_of_seen(x, call):
-    """The sum over the rows of queries that are not masked.
+    """Returns the sum over the queries that are not masked.
 
     Args:
         x: tensor `(B, T, F)` or `(B, H, T, D)`.
@@ -194,13 +194,13 @@ def _sum_of_seen(x, call):
 
 
 def _comparable(pair, given, expected):
-    """Both in float32, if they have the same shape."""
+    """Returns both in float32; raises an error if their shapes differ."""
     if len(given.shape) != len(expected.shape) or any(
         a != b and None not in (a, b)
         for a, b in zip(given.shape, expected.shape)
     ):
         raise ValueError(
-            "Layers of student and teacher must give the same shapes. "
+            "Layers of student and teacher must have outputs of one shape. "
             f"Received: {pair.path!r}, with {tuple(given.shape)} for the "
             f"teacher's {tuple(expected.shape)}. Pass the teacher that the "
             "student was made from."
@@ -222,14 +222,14 @@ def with_feature_maps(pairs):
     """The pairs whose mechanism has weights to train.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is no such pair.
     """
     found = [pair for pair in pairs if feature_map_variables([pair])]
     if not found:
         raise ValueError(
             "Attention transfer needs a mechanism with weights. Received: "
-            f"`{type(pairs[0].student.mechanism).__name__}`, which has none "
-            "that can be trained. Use 'hedgehog' or 'hybrid_window', or pass "
+            f"`{type(pairs[0].student.mechanism).__name__}`, which has no "
+            "trainable weights. Use 'hedgehog' or 'hybrid_window', or pass "
             "`transfer_epochs=0`."
         )
     return found
@@ -238,10 +238,10 @@ def with_feature_maps(pairs):
 def attention_errors(
     student, teacher, x, layers=None, loss="outputs", **options
 ):
-    """Measures how far each attention layer is from the teacher's.
+    """Measures the error of each attention layer against the teacher's.
 
-    Each layer gets the inputs of the teacher's layer in its place. High errors
-    name the layers that are best left as they are (`linearize(layers=...)`).
+    Each layer gets the inputs of the teacher's layer at the same place. Layers
+    with high errors can keep softmax attention: see `layers` of `linearize`.
 
     Args:
         student: built `keras.Model`, such as `linearize(teacher)`.
@@ -253,11 +253,13 @@ def attention_errors(
         **options: of `keras.Model.predict`: `batch_size`, `steps`, ...
 
     Returns:
-        Dict from a layer's path to its error, a float: 0 for the teacher's
-        outputs, 1 for zeros.
+        Dict from a layer's path to its error, a float. With `"outputs"` it is
+        0 for the teacher's outputs and 1 for zeros. With `"weights"` it is the
+        KL divergence from the teacher's weights, in nats for each query.
 
     Raises:
-        ValueError: as `distill`.
+        ValueError: if a model is not built, or if student and teacher do not
+            match.
 
     Example:
 

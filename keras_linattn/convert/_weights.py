@@ -1,4 +1,4 @@
-"""Weights of a model in a copy of it that attends in another way."""
+"""Copies weights from a model to its converted copy."""
 
 import keras
 from keras import ops
@@ -7,10 +7,11 @@ from keras_linattn.mechanisms import Mechanism
 
 
 def carry(old, new):
-    """Assigns the weights of `old` to `new`, and which of them are trained.
+    """Assigns the weights of `old`, and their `trainable` flags, to `new`.
 
-    Layers of functional models meet by name. Within a layer weights meet in
-    their order, without those of mechanisms, which meet their own kind only.
+    Layers of a model are matched by name. Weights in a layer are matched by
+    their order. Weights of a mechanism are copied only to a mechanism of the
+    same class.
 
     Args:
         old: layer or model.
@@ -36,13 +37,13 @@ def _carry_weights(old, new):
             if type(one) is type(other):
                 _assign(one, one.weights, other.weights)
     for layer in new._flatten_layers():
-        # Layers that count on numbers derived from their weights.
+        # Layers that keep values derived from their weights.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
 
 
 def _split(layer):
-    """The weights outside mechanisms, and the mechanisms."""
+    """Returns the weights outside mechanisms, and the mechanisms."""
     found = [x for x in layer._flatten_layers() if isinstance(x, Mechanism)]
     inside = {id(w) for mechanism in found for w in mechanism.weights}
     return [w for w in layer.weights if id(w) not in inside], found
@@ -61,6 +62,6 @@ def _assign(layer, old, new):
             "and convert before you quantize."
         )
     for one, other in zip(old, new):
-        # A copy: JAX would let both share one buffer, which training gives up.
+        # A copy: under JAX both would share an array, which training donates.
         other.assign(ops.copy(one))
         other.trainable = one.trainable

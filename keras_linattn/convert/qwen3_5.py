@@ -1,15 +1,15 @@
 """KerasHub's Qwen3.5 as a `CausalLM`: configuration and weights.
 
-Three of four blocks of Qwen3.5 are gated delta layers, and the fourth is full
-attention with grouped heads, q/k norm, partial rotary positions and a gate.
-All of that are options of this package's blocks; only the layout of the
-weights differs:
+In Qwen3.5, three of every four blocks have gated delta attention. The fourth
+has full attention with grouped heads, q/k norm, partial rotary positions and a
+gate. This package's blocks have options for all of these. Only the layout of
+the weights differs. KerasHub has:
 
 - one kernel and one convolution for query, key and value of a gated delta
-  layer, here one each, with the taps in reverse order;
+  layer; this package has one for each, with the taps in reverse order;
 - one kernel for query and gate of a full attention layer;
-- RMS norms, that of the gated delta heads aside, keep their scale without
-  the 1.
+- RMS norms that store their scale minus 1, except the norm of the gated delta
+  heads.
 """
 
 from keras import ops
@@ -22,7 +22,7 @@ LINEAR, FULL = "linear_attention", "full_attention"
 def from_qwen3_5(backbone, full_attention="softmax", **options):
     """Makes a `CausalLM` with the weights of a Qwen3.5 backbone of KerasHub.
 
-    It gives the logits of `keras_hub.models.Qwen3_5CausalLM`. Beyond that,
+    It returns the logits of `keras_hub.models.Qwen3_5CausalLM`. In addition,
     padding at either end changes nothing, sequences of any length share one
     graph, and documents can be packed (`packed=True`).
 
@@ -30,20 +30,21 @@ def from_qwen3_5(backbone, full_attention="softmax", **options):
         backbone: `keras_hub.models.Qwen3_5Backbone`, for text only. Its
             weights are copied.
         full_attention: mechanism of the full attention layers. Defaults to
-            `"softmax"`. To generate or to go on from a state, pass
-            `{"name": "softmax", "cache_length": N}` with the most tokens N of
-            a sequence, or `{"name": "local", "window": W}`, whose cost for a
-            token is constant. KerasHub limits these layers to a window
-            (`sliding_window_size`) on some devices, Qwen3.5 itself does not.
+            `"softmax"`. To generate or to continue from a state, pass
+            `{"name": "softmax", "cache_length": N}` with the largest number N
+            of tokens in a sequence, or `{"name": "local", "window": W}`, whose
+            cost per token is constant. KerasHub limits these layers to a
+            window (`sliding_window_size`) on some devices; Qwen3.5 does not.
         **options: further arguments of `CausalLM`, such as `tokenizer`,
-            `packed`, `remat`, `dropout`, `dtype` (that of the backbone by
-            default) and `name`. Without a tokenizer, id 0 is padding.
+            `packed`, `remat`, `dropout`, `dtype` (by default the backbone's)
+            and `name`. Without a tokenizer, id 0 is padding.
 
     Returns:
         `CausalLM`.
 
     Raises:
-        ValueError: if the backbone takes images, or is not of this kind.
+        ValueError: if `backbone` is not a Qwen3.5 backbone for text only, or if
+            `options` change the weights.
 
     Example:
 
@@ -93,9 +94,9 @@ def _check(backbone):
         raise ValueError(
             "`backbone` must be a `keras_hub.models.Qwen3_5Backbone` without "
             f"a vision encoder. Received: backbone={backbone!r}. Pass "
-            "`model.backbone` of a `Qwen3_5CausalLM`; of a model of images, "
-            "make a backbone with `vision_encoder=None` and copy the weights "
-            "of its text layers."
+            "`model.backbone` of a `Qwen3_5CausalLM`. For a model with "
+            "images, make a backbone with `vision_encoder=None` and copy the "
+            "weights of the text layers to it."
         )
 
 
@@ -154,7 +155,7 @@ def _architecture(backbone, full_attention):
 def _named(block):
     """The variables of a block by their paths in it.
 
-    A mechanism is called `mechanism`, since Keras numbers names.
+    A mechanism is called `mechanism` here, because Keras numbers its name.
     """
     named = {}
     for weight in block.weights:
@@ -166,15 +167,15 @@ def _named(block):
 
 
 def _assign(ours, values):
-    """Gives each variable its value, whose heads may lie side by side."""
+    """Assigns each variable its value, reshaped if its heads are joined."""
     if set(ours) != set(values):
         raise ValueError(
             "The weights of the model must be those of KerasHub's. Received: "
-            f"{sorted(set(ours) ^ set(values))} on one side only. Leave the "
+            f"{sorted(set(ours) ^ set(values))} in one of them only. Leave the "
             "arguments that change the blocks out of `options`."
         )
     for name, weight in ours.items():
-        # A copy: JAX gives the memory of what a training step renews away.
+        # A copy: a training step under JAX donates the arrays of variables.
         weight.assign(ops.copy(ops.reshape(values[name], weight.shape)))
 
 
@@ -202,7 +203,7 @@ def _gated_delta(theirs, backbone):
     roles = ("query", "key", "value")
     kernels = ops.split(theirs["in_proj_qkv/kernel"], ends, axis=1)
     taps = ops.split(theirs["conv1d_kernel"], ends, axis=0)
-    # Theirs go back in time from the last tap, ours from the first.
+    # Their last tap is for the current position; ours is the first.
     taps = [ops.flip(ops.transpose(x), axis=0) for x in taps]
     return {
         **{f"{role}/kernel": x for role, x in zip(roles, kernels)},

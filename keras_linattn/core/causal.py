@@ -45,8 +45,8 @@ def run_in_segments(function, state, tensors):
 
     Args:
         function: callable `(state, *tensors)` that returns the output
-            `[B, H, T, V]` and the state after the last position. Of functions
-            of a module, but not of methods, a backend keeps what it compiled.
+            `[B, H, T, V]` and the state after the last position. A backend
+            caches what it compiles for a module's function, not for a method.
         state: tensor.
         tensors: tensors `[B or 1, H or 1, T, anything]`. Positions of zeros
             must leave the state as it is.

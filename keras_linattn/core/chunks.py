@@ -124,10 +124,10 @@ def scans_in_parallel(x):
 
 
 def scan(combine, elements):
-    """What the first chunk, the first two, ... are, put together.
+    """Combines the first chunk, the first two chunks, and so on: a scan.
 
-    In about 2 log2(N) calls of `combine`, each of many pairs at once. A GPU
-    takes as long for one pair, of which a loop has N.
+    It needs about 2 log2(N) calls of `combine`, each for many pairs at once. A
+    loop needs N calls, and on a GPU a call for one pair takes as long.
 
     Args:
         combine: callable `(earlier, later)` on lists of tensors like

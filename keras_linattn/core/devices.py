@@ -1,8 +1,8 @@
-"""Several devices: which axes of arrays they share out, and what they send.
+"""Several devices: the axes that are split over them, and what they send.
 
-A `keras.distribution` spreads arrays over a mesh of devices. Here a function
-of whole arrays becomes a function of each device's part, with the exchanges
-between devices written out. Only JAX has that; see `core/backends/jax.py`.
+A `keras.distribution` splits arrays over a mesh of devices. Here a function of
+whole arrays becomes a function of each device's part, with explicit
+communication. Only JAX can do this; see `core/backends/jax.py`.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from keras_linattn.core import backends
 
 
 class Split(typing.NamedTuple):
-    """Names of the mesh's axes that share out the axes of heads.
+    """Names of the mesh's axes that split the axes of heads `[B, H, T, .]`.
 
-    Each is a name or `None`: every device has the whole axis.
+    `None` means that every device has the whole axis.
 
     Args:
         mesh: `keras.distribution.DeviceMesh`.
@@ -46,10 +46,10 @@ class Split(typing.NamedTuple):
 
 
 def current_split(kernel=None):
-    """How the current distribution shares out heads; `None` without one.
+    """How the current distribution splits heads; `None` without one.
 
     Args:
-        kernel: variable `[F, H, D]` whose layout says who has which heads, or
+        kernel: variable `[F, H, D]` whose layout says how heads are split, or
             `None`, its default: every device has all heads.
     """
     distribution = keras.distribution.distribution()
@@ -68,7 +68,7 @@ def current_split(kernel=None):
 
 @contextlib.contextmanager
 def no_distribution():
-    """A scope in which arrays are one device's own."""
+    """A scope without a distribution, for the arrays of one device."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -79,19 +79,19 @@ def no_distribution():
 
 @backends.per_backend
 def on_each_device(function, arrays, axes, output_axes, mesh):
-    """`function(*arrays)`, each device with its part of them.
+    """Returns `function(*arrays)`; each device computes its part.
 
     Args:
         function: callable of arrays.
         arrays: list of arrays.
         axes: list of tuples, for each array the names of the mesh's axes that
-            share out its axes, `None` for those that stay whole. A tuple may
+            split its axes, `None` for axes that stay whole. A tuple may
             be shorter than the array's rank.
-        output_axes: tuple, those of the output.
+        output_axes: tuple, the same for the output.
         mesh: `keras.distribution.DeviceMesh`.
 
     Returns:
-        The output, spread over the devices.
+        The output, split over the devices.
     """
     return function(*arrays)
 
@@ -100,8 +100,8 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
 def whole_features(x):
     """`x` `(B, ..., F)` with all features on each device.
 
-    Features of an embedding may be split. Kept so, each normalisation and
-    each product of a block would ask for the others.
+    The features of an embedding may be split. Each normalisation and each
+    product of a block would then have to gather them.
     """
     return x
 
@@ -132,7 +132,7 @@ class Pieces:
         return sum_pieces(x, self.name)
 
     def max(self, x):
-        """The largest of all pieces, entry by entry; a constant."""
+        """The largest of all pieces, entry by entry, without gradients."""
         return max_pieces(ops.stop_gradient(x), self.name)
 
     def from_left(self, x):
@@ -140,7 +140,7 @@ class Pieces:
         return shift_pieces(x, self.name, self.count, 1)
 
     def from_right(self, x):
-        """`x` of the piece behind, zeros for the last one."""
+        """`x` of the next piece, zeros for the last one."""
         return shift_pieces(x, self.name, self.count, -1)
 
     def sum_before(self, x):
@@ -155,10 +155,10 @@ class Pieces:
         return ops.sum(ops.where(earlier, every, nothing), axis=0)
 
     def before(self, own, merge, start):
-        """What the pieces before this one make of a state, in their order.
+        """Returns the state after all pieces before this one.
 
         Args:
-            own: tensor, what this piece does to a state.
+            own: tensor, the effect of this piece on a state.
             merge: callable `(own, state)` that returns the next state.
             start: tensor, the state before the first piece.
         """
@@ -172,7 +172,7 @@ class Pieces:
 
 def _needs_jax():
     return NotImplementedError(
-        "Arrays are spread over devices under JAX only. Received: backend "
+        "Arrays are split over devices under JAX only. Received: backend "
         f"{keras.config.backend()!r}."
     )
 

@@ -136,14 +136,14 @@ def first_places(numbers):
 
 
 def backwards(documents):
-    """`Documents` of one sequence, from the end of the row."""
+    """`Documents` of one sequence in reverse order."""
     numbers = documents.query
     numbers = ops.flip(numbers[:, -1:] - numbers, 1)
     return Documents(numbers, numbers)
 
 
 def with_next(documents):
-    """`Documents` of one sequence with one position more, in the last one."""
+    """`Documents` of one sequence; the last gets one position more."""
     numbers = documents.query
     numbers = ops.concatenate([numbers, numbers[:, -1:]], axis=1)
     return Documents(numbers, numbers)

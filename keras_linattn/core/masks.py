@@ -59,8 +59,8 @@ def take_positions(x, index):
 def hide_inputs(inputs, masks):
     """A layer's inputs without what their masks hide, before any product.
 
-    The gradient of a product holds its inputs: NaN in a row whose output
-    nobody reads would reach the kernel, as 0 times NaN.
+    The gradient of a product contains its inputs: NaN in a row whose output
+    is not used would reach the kernel's gradient, as 0 times NaN.
 
     Args:
         inputs: list of tensors `(B, ..., F)`. One that comes twice with one

@@ -38,8 +38,8 @@ def accumulation_dtype(dtype):
 def max_along(x, axis, initial):
     """The maximum along axes, which are kept, and at least `initial`.
 
-    `ops.max`, which under torch makes `initial` a tensor on the CPU, and then
-    fails on a GPU.
+    Used in place of `ops.max`, which fails on a GPU under torch: there it makes
+    `initial` a tensor on the CPU.
 
     Args:
         x: tensor; the axes may be empty.
@@ -122,7 +122,7 @@ def divide_by_size(x, count, epsilon):
     Returns:
         Tensor of `x`'s shape.
     """
-    # Of large rows the squares overflow: their largest entry is taken as 1.
+    # Squares of large rows overflow: divide such rows by their largest entry.
     largest = ops.max(ops.abs(ops.stop_gradient(x)), axis=-1, keepdims=True)
     scale = ops.where(largest > 1, 1 / largest, ops.ones_like(largest))
     x = x * scale
@@ -172,7 +172,7 @@ def masked_softmax(x, visible=None, axis=-1):
 
 @backends.with_fast_forms
 def softmax_parts(x, visible=None, axis=-1):
-    """Weights and their sums over `axis`: the softmax, but for its division.
+    """Weights and their sums over `axis`: the softmax before its division.
 
     The arguments are those of `masked_softmax`.
 

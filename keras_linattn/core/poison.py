@@ -1,8 +1,8 @@
-"""Non-finite numbers that spoil what follows them, and nothing before.
+"""NaN and infinity: they reach later positions, and no earlier ones.
 
-In a chunked product the future is multiplied by 0, and 0 * NaN is NaN. So
-rows that are not finite are taken out first, and NaN is written into every
-later row of the result.
+In a chunked product the future is multiplied by 0, and 0 * NaN is NaN. So rows
+that are not finite are set to 0 first, and NaN is written into every later row
+of the result.
 """
 
 from keras import backend
@@ -16,14 +16,14 @@ from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.numerics import matmul
 
-SMALL = 2.0**-32  # times it, no row of finite numbers has an infinite sum
+SMALL = 2.0**-32  # so scaled, finite numbers have a finite sum
 
 
 @backends.with_fast_forms
 def run_contained(function, *tensors, documents=None):
-    """A causal function whose future cannot reach its past.
+    """Runs a causal function so that NaN cannot reach earlier positions.
 
-    Nor, with documents, one of them another.
+    With documents, NaN in one document cannot reach another.
 
     Args:
         function: callable of the tensors that returns an output
@@ -32,7 +32,8 @@ def run_contained(function, *tensors, documents=None):
         documents: `Documents`, or `None`, its default: each row is one.
 
     Returns:
-        Output and state, NaN from the first row on that is not finite.
+        Output and state. They are NaN from the first row that is not finite
+        on, up to the end of its document.
     """
     finite = finite_rows(*tensors)
     clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
@@ -58,9 +59,9 @@ def finite_rows(*tensors):
 
 
 def rows_after(finite, documents=None):
-    """Bool `[B, H, T, 1]`: the rows from the first bad one on.
+    """Bool `[B, H, T, 1]`: the rows from the first non-finite one on.
 
-    With documents, to the end of the bad row's own.
+    With documents, up to the end of that row's document.
     """
     bad = ops.cast(ops.logical_not(finite), "int32")
     count = ops.cumsum(bad, axis=2)
@@ -70,7 +71,7 @@ def rows_after(finite, documents=None):
 
 
 def rows_reached(finite, documents, causal):
-    """Bool `[B, H, T, 1]`: the rows of a document that see one of its bad."""
+    """Bool `[B, H, T, 1]`: the rows that attend to a non-finite one."""
     reached = rows_after(finite, documents)
     if causal:
         return reached
@@ -79,12 +80,12 @@ def rows_reached(finite, documents, causal):
 
 
 def spoil_state(state, spoilt):
-    """NaN in the state `[B, H, D, V]` if it is that of a bad row."""
+    """The state `[B, H, D, V]`, or NaN if the last row is `True`."""
     return ops.where(spoilt[:, :, -1:], _nan_like(state), state)
 
 
 class Uncontained:
-    """Heads as they are, where there are no documents to keep apart."""
+    """Heads as they are, for rows of one document."""
 
     def __init__(self, query, key, value):
         self.heads = query, key, value
@@ -96,22 +97,21 @@ class Uncontained:
 
 
 class Contained:
-    """Heads of packed documents without what is not finite, and where it was.
+    """Heads of packed documents with non-finite rows set to 0.
 
-    0 times NaN is NaN, in the products of the backward pass too: there one
-    document would reach the gradients of others, although each output is
-    selected.
+    0 * NaN is NaN in the products of the backward pass too. NaN in one document
+    would reach the gradients of others, even though outputs are selected.
 
     Args:
         query: tensor `[B, H, T, D]`.
         key: tensor `[B, H, T, D]`.
         value: tensor `[B, H, T, V]`.
         documents: `Documents` of one sequence.
-        causal: bool, whether what is not finite reaches later queries only.
+        causal: bool, whether a key reaches later queries only.
 
     Attributes:
         heads: query, key and value, 0 where they are not finite.
-        spoilt: bool tensor `[B, H, T, 1]`, the queries that see it.
+        spoilt: bool tensor `[B, H, T, 1]`, the queries whose output is NaN.
     """
 
     def __init__(self, query, key, value, documents, causal=True):
@@ -126,11 +126,11 @@ class Contained:
         self.spoilt = ops.logical_or(self.reached, ops.logical_not(of_queries))
 
     def spoil(self, output):
-        """NaN in the output `[B, H, T, V]` of queries that see it."""
+        """Writes NaN into the output `[B, H, T, V]` where `spoilt`."""
         return ops.where(self.spoilt, _nan_like(output), output)
 
     def take_in(self, state):
-        """A leaf of the state before, likewise; counts stay."""
+        """A leaf of the state before, 0 if it is not finite; counts stay."""
         if not _is_sum(state):
             return state
         axes = tuple(range(2, len(state.shape)))
@@ -145,7 +145,7 @@ class Contained:
         return select(finite, state)
 
     def spoil_state(self, state):
-        """NaN in a leaf of the state after, if its document is a bad one."""
+        """A leaf of the state after, NaN if its document has such a row."""
         if not _is_sum(state):
             return state
         bad = self.reached[:, :, -1:]

@@ -217,10 +217,11 @@ def leaving_keys(x, window, mask=None, holds=False, documents=None):
         window: int > 0, W.
         mask: bool tensor `(B, T)` if windows count visible positions only.
             Defaults to `None`.
-        holds: bool, whether the first W - 1 are held from before. Then also
-            the key that leaves behind the last query. Defaults to `False`.
-        documents: `Documents`, or `None`, its default: each row is one. A key
-            of another document than the query's does not leave.
+        holds: bool, whether the first W - 1 are held from before. Then the
+            result also has the key that leaves after the last query. Defaults
+            to `False`.
+        documents: `Documents`, or `None`, its default: each row is one. The
+            result is 0 for keys of another document than the query's.
 
     Returns:
         Tensor `[B, H, T, F]`, or `[B, H, T + 1, F]`; 0 where none leaves.

@@ -1,16 +1,16 @@
-"""Tensor parallelism: which device has which part of each weight."""
+"""Tensor parallelism: the part of each weight that a device has."""
 
 import keras
 
 from keras_linattn.mechanisms._registry import weights_by_head
 
-# By the end of a variable's path: the axis that is shared out. Names are those
+# By the end of a variable's path: the axis that is split. Names are those
 # of our layers, of Keras' attention and of KerasHub's blocks.
 HEADS = {
     "(query|key|value|gate)/kernel": 1,
     "(query|key|value|gate)/bias": 0,
     "attention_output/kernel": 0,
-    # Features of heads side by side: a part of them is whole heads.
+    # Heads are joined along this axis: each part has whole heads.
     "(query|key|value)_heads/convolution/kernel": 1,
 }
 FEEDFORWARD = {
@@ -18,7 +18,7 @@ FEEDFORWARD = {
     "feedforward_(gate|intermediate)_dense/bias": 0,
     "feedforward_output_dense/kernel": 0,
 }
-# By features, whose number is always even: a vocabulary is often 257.
+# By features: their number is usually even, a vocabulary often is not (257).
 EMBEDDINGS = {"embeddings": 1}
 VOCABULARY = {"embeddings": 0, "logits/kernel": 1, "logits/bias": 0}
 
@@ -26,25 +26,26 @@ VOCABULARY = {"embeddings": 0, "logits/kernel": 1, "logits/bias": 0}
 def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
     """Returns the layouts of tensor parallelism, for any model with our layers.
 
-    Each device along an axis of the mesh has some of the heads, of the hidden
-    units of the feedforward networks, and of the features of embeddings, and
-    the weights of mechanisms that belong to its heads. All else is on every
-    device. A block sends what tensor parallelism always does: one sum of the
-    attention's outputs and one of the feedforward network's.
+    Four things are split over the devices along one axis of the mesh: the
+    heads, the weights of mechanisms that belong to heads, the hidden units of
+    the feedforward networks, and the features of embeddings. Every device has
+    all other weights. In each block the devices sum the outputs of the
+    attention and those of the feedforward network.
 
     Variables are found by the ends of their paths, as in
     `decoder_0/self_attention/query/kernel`, wherever the block stands in your
-    model. In the map that is returned you can replace a pattern, or add the
-    path of one variable: Keras looks for that first.
+    model. In the returned map you can replace a pattern, or add the path of
+    one variable: Keras looks for the full path first.
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh`.
-        model_dim_name: str, the mesh's axis that shares out the heads. It must
-            divide the heads of each layer; a layer that it does not divide
+        model_dim_name: str, the mesh's axis that splits the heads. Its number
+            of devices must divide the heads of each layer, else the layer
             raises a `ValueError` when it is built. Defaults to `"model"`.
-        split_vocabulary: bool, whether embeddings and the layer `logits` are
-            shared out by token rather than by feature. The axis must divide
-            the vocabulary. Defaults to `False`.
+        split_vocabulary: bool, whether to split embeddings and the layer
+            `logits` by token. Otherwise embeddings are split by feature, and
+            `logits` is not split. The number of devices must divide the
+            vocabulary. Defaults to `False`.
 
     Returns:
         `keras.distribution.LayoutMap`, for `keras.distribution.ModelParallel`
@@ -68,7 +69,7 @@ def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
     """
     if model_dim_name not in device_mesh.axis_names:
         raise ValueError(
-            "The mesh must have the axis that shares out the heads. Received: "
+            "The mesh must have the axis that splits the heads. Received: "
             f"model_dim_name={model_dim_name!r} for a mesh with the axes "
             f"{tuple(device_mesh.axis_names)}. Name one of them, or make the "
             f"mesh with an axis {model_dim_name!r}."
@@ -82,7 +83,7 @@ def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
 
 
 def _weights_of_mechanisms():
-    """By the ends of paths: the axis of the heads in mechanisms' weights."""
+    """The axis of the heads in mechanisms' weights, by the ends of paths."""
     return {
         # The name that Keras gives an object of the class, with its number.
         f"{prefix}(_[0-9]+)?/{weight}": axis

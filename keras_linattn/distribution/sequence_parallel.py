@@ -7,24 +7,24 @@ class SequenceParallel(keras.distribution.ModelParallel):
     """Splits sequences over devices by their length, inside `fit`.
 
     Each device has a piece of every sequence, next to its neighbours' pieces.
-    Whatever works position by position needs no exchange. In attention each
-    device sums its piece up in a state of fixed size; the devices exchange
-    these states, never the sequence: the method of LASP-2, and its form for
-    states that fade or that are corrected. Windows and convolutions take what
-    they need of the neighbour's piece.
+    Layers that work on each position separately send nothing. In attention
+    each device computes a state of fixed size from its piece, and the devices
+    exchange these states, not the sequence. This is the method of LASP-2,
+    extended to states with decay and to delta rules. Windows and convolutions
+    get the positions that they need from the neighbour's piece.
 
     Mechanisms with the trait `splits` work; the others raise a `ValueError`.
-    JAX only, as all of `keras.distribution`.
+    JAX only.
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh`.
         layout_map: `keras.distribution.LayoutMap` or `None`, for tensor
-            parallelism beside it, see `layout_map`. Defaults to `None`: every
+            parallelism as well, see `layout_map`. Defaults to `None`: every
             device has all weights.
-        batch_dim_name: str, the mesh's axis that shares out the batch.
+        batch_dim_name: str, the mesh's axis that splits the batch.
             Defaults to `"batch"`.
-        sequence_dim_name: str, the mesh's axis that shares out the length,
-            which it must divide. Defaults to `"sequence"`.
+        sequence_dim_name: str, the mesh's axis that splits the length. Its
+            number of devices must divide the length. Defaults to `"sequence"`.
         auto_shard_dataset: see `keras.distribution.ModelParallel`. Defaults to
             `True`.
 
@@ -56,7 +56,7 @@ class SequenceParallel(keras.distribution.ModelParallel):
         missing = {batch_dim_name, sequence_dim_name} - set(names)
         if missing:
             raise ValueError(
-                "The mesh must have the axes that share out batch and length. "
+                "The mesh must have the axes that split batch and length. "
                 f"Received: a mesh with the axes {names}, without "
                 f"{sorted(missing)}. An axis may have one device."
             )
@@ -70,7 +70,10 @@ class SequenceParallel(keras.distribution.ModelParallel):
         self.sequence_dim_name = sequence_dim_name
 
     def get_data_layout(self, data_shape):
-        """Splits axis 1 where that divides; labels of a row stay whole."""
+        """Splits axis 1 if the number of devices divides its size.
+
+        Labels that belong to a whole row are not split.
+        """
         axes = [self.batch_dim_name, *(None,) * (len(data_shape) - 1)]
         place = self.device_mesh.axis_names.index(self.sequence_dim_name)
         count = self.device_mesh.shape[place]

@@ -71,12 +71,12 @@ class Mechanism(keras.layers.Layer):
     """
 
     traits = Traits()
-    # By name of each weight: which of its axes is that of the heads, `None`
-    # for a weight that they share. Says also that heads do not meet: each
-    # may be computed on another device. `None`: nothing is known.
+    # Dict from the name of each weight to its axis of heads, or to `None` if
+    # all heads share the weight. Such a dict also declares that heads are
+    # independent, so that devices can split them. `None`: unknown.
     head_axes = None
     num_hosts = 0  # layers that attend through this object, set by them
-    keeps_near = False  # whether what is not finite reaches near queries only
+    keeps_near = False  # whether NaN in a key reaches near queries only
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -171,7 +171,7 @@ class Mechanism(keras.layers.Layer):
         training=None,
         **options,
     ):
-        """A call for a piece of the sequence, on a device of its own.
+        """Calls the mechanism on this device's piece of the sequence.
 
         Args:
             pieces: `core.devices.Pieces`.
@@ -197,9 +197,9 @@ class Mechanism(keras.layers.Layer):
     ):
         """Computes the output for a piece of the sequence on this device.
 
-        A mechanism with the trait `splits` writes it. Arguments are those of
-        `attend`, of the piece, and `pieces`, `core.devices.Pieces`, through
-        which devices tell each other what they need to know.
+        A mechanism with the trait `splits` must define it. The arguments are
+        those of `attend`, for the piece, and `pieces`, `core.devices.Pieces`,
+        which sends arrays between devices.
         """
         raise self._must_define("attend_pieces")
 
@@ -371,7 +371,7 @@ class Mechanism(keras.layers.Layer):
         return query, key, value
 
     def _contained(self, query, key, value, packed, causal=True):
-        """Heads of documents such that no product brings them together."""
+        """Heads in which NaN of one document cannot reach another."""
         documents = packed.get("documents")
         apart = documents is None or not documents.one_sequence
         if apart or self.keeps_near:
@@ -431,7 +431,7 @@ class Mechanism(keras.layers.Layer):
         if not self.traits.packs:
             raise ValueError(
                 f"`{type(self).__name__}` cannot keep the documents of a row "
-                "apart: it sums up the whole row at once. Received: "
+                "apart: it summarizes the whole row at once. Received: "
                 "`segment_ids`. Give each document a row of its own, padded, "
                 "or use a mechanism with the trait `packs`, such as "
                 "'linear_transformer'."

@@ -64,8 +64,8 @@ def check_known_lengths(mechanism, query, key, causal, received, packed=False):
         key: tuple, shape `[B, H, S, D]`.
         causal: bool.
         received: str, the shapes, for the error.
-        packed: bool, whether rows hold several documents, whose own lengths
-            count then. Defaults to `False`.
+        packed: bool, whether rows have several documents. Then only the length
+            of a document is bounded. Defaults to `False`.
     """
     lengths = {n for n in (query[2], key[2]) if isinstance(n, int)}
     # JAX exports a length as a symbol, which compares but is not an int.
@@ -93,7 +93,7 @@ def check_other_lengths(mechanism, query, key, value, causal, packed=False):
         key: tensor `[B, H, S, D]`.
         value: tensor `[B, H, S, V]`.
         causal: bool.
-        packed: bool, see there.
+        packed: bool, see `check_known_lengths`.
 
     Returns:
         Key and value; where they must be as long as the query they are.

@@ -53,8 +53,8 @@ class _Cell(keras.layers.Layer):
 def loop_over_chunks(advance, inputs, start, output_shape):
     """A recurrence from chunk to chunk.
 
-    A `keras.layers.RNN` over the chunks: of all loops, the one that has
-    gradients, free lengths and export on every backend.
+    A `keras.layers.RNN` over the chunks: the only loop that has gradients,
+    unknown lengths and export on every backend.
 
     Args:
         advance: callable of a chunk's inputs, a tuple of tensors
@@ -103,7 +103,7 @@ def states_of_chunks(advance, inputs, start):
         advance: callable of a chunk's inputs and the state before it, which
             returns the state after it.
         inputs: see `loop_over_chunks`.
-        start: likewise.
+        start: see `loop_over_chunks`.
 
     Returns:
         Tensor `[B, H, N, D, X]` and tensor `[B, H, D, X]`.
@@ -147,7 +147,7 @@ def _carry_in_parallel(transition, update, start, breaks):
         transition = keep(transition, breaks)
     size = (*ops.shape(update)[:3], *transition.shape[3:])
     transition = ops.broadcast_to(transition, size)
-    # What the start is multiplied by is not used.
+    # The factor of the start is not used.
     nothing = ops.zeros_like(transition[:, :, :1])
     elements = [
         ops.concatenate([nothing, transition], axis=2),
@@ -168,12 +168,12 @@ def merge_chunks(merge, chunks, start, breaks=None):
     Args:
         merge: callable on tensors `[..., D, X]`, a chunk's own state and the
             one before it.
-        chunks: tensor `[B, H, N, D, X]`, the states of chunks alone.
+        chunks: tensor `[B, H, N, D, X]`, each chunk's state from no past.
         start: tensor `[B, H, D, X]`.
         breaks: bool tensor `[B, 1, N, 1, 1]`, see `carry_chunks`.
 
     Returns:
-        Those of `states_of_chunks`.
+        The tensors that `states_of_chunks` returns.
     """
     if not scans_in_parallel(chunks):
 

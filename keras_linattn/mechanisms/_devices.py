@@ -1,7 +1,7 @@
-"""A mechanism's call on several devices, each with its part of the heads.
+"""Calls a mechanism on several devices, each with its part of the heads.
 
-Without it the compiler would have to find out how chunks, running sums and
-loops can be spread, and would often gather whole sequences instead.
+The compiler alone would often gather whole sequences, because it cannot see how
+to split chunks, running sums and loops.
 """
 
 import keras
@@ -12,7 +12,7 @@ from keras_linattn.core.devices import on_each_device
 # The axes of call arguments: batch, heads and length by these letters.
 HEADS = "bht"
 POSITIONS = "bt"
-# Methods that say how to attend, and those that say it of pieces.
+# Methods that define attention, and those that define it for pieces.
 WHOLE = {"attend", "attend_both_ways", "advance", "chunked", "one_step"}
 IN_PIECES = {"attend_pieces", "state_fades"}
 OPTIONS = {
@@ -24,7 +24,7 @@ OPTIONS = {
 
 
 def attend_on_devices(mechanism, heads, split, **options):
-    """`mechanism(*heads, **options)` under a distribution, or without one.
+    """Returns `mechanism(*heads, **options)`, split over devices by `split`.
 
     Args:
         mechanism: built `Mechanism`.
@@ -47,7 +47,7 @@ def attend_on_devices(mechanism, heads, split, **options):
 
 
 def declares_weights(mechanism):
-    """Does `head_axes` say of every variable how heads share it?"""
+    """Does `head_axes` name every variable of the mechanism?"""
     axes = mechanism.head_axes
     return axes is not None and all(
         v.path.rpartition("/")[2] in axes for v in mechanism.variables
@@ -55,7 +55,7 @@ def declares_weights(mechanism):
 
 
 def _fitting(split, mechanism, heads):
-    """`split` without the axes that must stay whole here."""
+    """`split` without the axes that cannot be split here."""
     batch, count = heads[0].shape[:2]
     if not isinstance(batch, int) or batch % split.devices(split.batch):
         split = split._replace(batch=None)
@@ -90,10 +90,10 @@ def _check_pieces(pieces, mechanism, heads, options):
 
 
 def offers_pieces(mechanism):
-    """Has the class that says how to attend also said how to in pieces?
+    """Does `attend_pieces` belong to the mechanism's definition of attention?
 
-    A subclass with an `attend` of its own inherits an `attend_pieces` that
-    would give another answer.
+    A subclass with its own `attend` inherits an `attend_pieces` whose result
+    would differ.
     """
     if not mechanism.traits.splits:
         return False
@@ -122,7 +122,7 @@ def _spread(mechanism, heads, split, options):
         values, arrays = arrays[: len(weights)], arrays[len(weights) :]
         further = dict(zip(given, arrays[3:], strict=True), **options)
         with keras.StatelessScope() as scope:
-            # Not through the constructor, which asks for whole weights.
+            # Not by the scope's constructor, which requires whole weights.
             for variable, value in zip(variables, values, strict=True):
                 scope.add_update((variable, value))
             if split.pieces is None:

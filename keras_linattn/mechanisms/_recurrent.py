@@ -89,9 +89,8 @@ class RecurrentMechanism(Mechanism):
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
-    # Does each row of S only fade? If not, the next state is another linear
-    # function of S. A class that writes `one_step` or `chunked` says it anew,
-    # if it has the trait `splits`.
+    # Whether A in S' = A S + U is diagonal: each row of S only decays. A class
+    # with the trait `splits` that defines `one_step` or `chunked` sets it too.
     state_fades = True
 
     def __init__(self, output_norm=True, **kwargs):
@@ -236,10 +235,11 @@ class RecurrentMechanism(Mechanism):
     def attend_pieces(
         self, pieces, query, key, value, *, key_mask, causal, inputs=None
     ):
-        """All that a piece does to a state S is S' = A S + U, and o + p S.
+        """A piece maps the state S before it to A S + U; its output is o + p S.
 
-        A itself is a state, that of an identity with values of 0: a pass from
-        [0, I] gives U and A, o and p. Devices exchange U and A.
+        The recurrence is linear in the state and the values. One pass from the
+        state [0, I], with the values [V, 0], gives [U, A] and [o, p]. Devices
+        exchange U and A.
         """
         query = hide(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)

@@ -191,7 +191,7 @@ def name_of(mechanism):
 
 
 def weights_by_head():
-    """The `head_axes` of all registered mechanisms, by Keras' names for them.
+    """Returns the `head_axes` of all mechanisms, by the names Keras gives.
 
     Returns:
         Dict from the name that Keras gives an object of the class, without a

@@ -36,8 +36,8 @@ class Traits:
             `inputs`. Defaults to `False`.
         packs: keeps documents that are packed into one row apart, see
             `segment_ids` of `Mechanism`. Defaults to `False`.
-        splits: a sequence may be split over devices by its length, and
-            `attend_pieces` computes a piece. Defaults to `False`.
+        splits: defines `attend_pieces`, so that devices can split a sequence by
+            its length. Defaults to `False`.
         needs_length: takes an argument `sequence_length` and works up
             to that length, or up to the one it is built with. Defaults to
             `False`. The models pass it, and `grid`, where they know it.

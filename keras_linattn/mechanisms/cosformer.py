@@ -10,9 +10,9 @@ Cost: O((T + S) D V) time; state 2 D (V + 1) for each head and the position;
 works up to the length M (trait `needs_length`).
 Source: Qin, Sun, Deng, Li, Wei, Lv, Yan, Kong, Zhong, "cosFormer: rethinking
 softmax in attention", ICLR 2022, arXiv 2202.08791, equations 9 to 12.
-Differs from the paper: M is fixed rather than the length of the input, so
-that padding changes nothing and decoding knows it; no epsilon: a query none
-of whose features is a visible key's too gives 0.
+Differs from the paper: M is a constant, not the length of the input, so that
+padding changes nothing and decoding can use it. There is no epsilon: the output
+of a query is 0 if its products with all visible keys are 0.
 """
 
 import math
@@ -57,7 +57,7 @@ def feature_map(x, position, sequence_length):
 def positions(query, key, documents=None):
     """Positions of queries and keys, in their documents: `(B or 1, T)`.
 
-    Padding behind a document goes on counting.
+    Padding after a document is counted too.
     """
     if documents is None:
         return _places(query), _places(key)
@@ -77,14 +77,16 @@ class CosFormer(KernelMechanism):
 
     Call arguments, result and errors: see `Mechanism`. Positions are those in
     the tensor; only their differences count, so that padding on the left is
-    as good as on the right. A query whose features meet no key's gives 0.
+    as good as on the right. The output of a query is 0 if its products with all
+    visible keys are 0.
 
     Args:
-        sequence_length: int > 0 or `None`, M, no input is longer, and with
-            `segment_ids` no document: a position from M on gives NaN. The
-            cosine falls to 0 at this distance: the nearer M is to the lengths
-            in use, the stronger the weighting. Defaults to `None`: the length
-            of the input that the mechanism is built with.
+        sequence_length: int > 0 or `None`, M, the maximum length of an input,
+            or of a document with `segment_ids`: outputs that depend on a
+            position from M on are NaN. The cosine is 0 at the distance M, so
+            the weighting is stronger if M is near the lengths in use. Defaults
+            to `None`: the length of the input that the mechanism is built
+            with.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
@@ -172,17 +174,17 @@ class CosFormer(KernelMechanism):
         return feature_map(x, position, self.sequence_length)
 
     def _known(self, position):
-        """Positions with features: NaN would reach other documents' gradients.
+        """Positions limited to M - 1, so that their features are finite.
 
-        `_too_long` says which were beyond M.
+        NaN would reach other documents' gradients; `_too_long` writes it later.
         """
         return ops.minimum(position, self.sequence_length - 1)
 
     def _too_long(self, position, mask, documents, causal):
-        """A function that writes NaN where too long a document is seen."""
+        """A function that writes NaN where a query attends beyond M."""
         known = position < self.sequence_length
         own = spread(ops.logical_not(known), rank=4, axis=2)
-        # Padding behind a document goes on counting.
+        # Padding after a document is counted too, but it is masked.
         shown = (
             known
             if mask is None

@@ -1,4 +1,4 @@
-"""Hybrid attention: exact within a window, linear in all that lies beyond.
+"""Hybrid attention: exact within a window, linear attention beyond it.
 
 out_t = (g sum_near e^(q_t . k_s / sqrt D - m_t) v_s
          + sum_far phi(q_t) . phi(k_s) v_s) / (the same with v = 1),
@@ -13,8 +13,8 @@ models", 2024, arXiv 2410.10254, and HazyResearch/lolcats (Apache-2.0),
 `linear_window_attention_sw.py`; a window beside linear attention: Arora et
 al., "Simple linear attention language models balance the recall-throughput
 tradeoff" (Based), 2024, arXiv 2402.18668.
-Differs from the papers: the two-sided form is ours; windows slide, where the
-authors' fastest kernels go in steps; g starts at 1 / 2.
+Differs from the papers: the two-sided form is ours. Windows slide; the authors'
+fastest kernels move them in steps. g starts at 1 / 2.
 """
 
 from keras import ops
@@ -62,7 +62,7 @@ def near_sums(query, key, value, near, factor):
 
 @register("hybrid_window")
 class HybridWindow(WindowMechanism, Hedgehog):
-    """Exact attention to what is near, linear attention to all the rest.
+    """Exact attention within a window, linear attention beyond it.
 
     Both share one normaliser. With W >= T it is softmax attention.
 
@@ -139,7 +139,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
         )
         sums = sums + ahead
         if not causal:
-            # What lies behind is what lies ahead of the reversed sequence.
+            # Later keys are the earlier keys of the reversed sequence.
             features, entries = (ops.flip(x, 2) for x in (features, entries))
             if key_mask is not None:
                 key_mask = ops.flip(key_mask, 1)

@@ -179,8 +179,8 @@ class Local(WindowMechanism):
         length = ops.shape(query)[2]
         if before > length:
             raise ValueError(
-                "A window may reach into the next device's piece of the "
-                f"sequence, not beyond it. Received: window={self.window}, "
+                "`window` must not exceed the length of a device's piece of "
+                f"the sequence plus 1. Received: window={self.window}, "
                 f"pieces of {length} positions. Use fewer devices or a "
                 "shorter window."
             )
@@ -189,7 +189,7 @@ class Local(WindowMechanism):
             near = self.near(length, causal, key_mask)
             return attend_near(query, key, value, near)
         if causal:
-            # What the piece before this one holds at its end.
+            # The state at the end of the piece before this one.
             nothing = ops.zeros_like(entries[:, :, :before])
             *_, held = self.take_in(nothing, key, value, key_mask)
             state = pieces.from_left(held)

@@ -19,10 +19,11 @@ Cost: O((T + S) D V + K S V) time, K^2 on a grid.
 Source: Fan, Huang, He, "Rectifying magnitude neglect in linear attention",
 ICCV 2025, arXiv 2507.00698, section 3: beta, gamma and the sum of 1.
 Differs from the paper: s is divided by S sqrt D, as in the authors' code, so
-that outputs do not grow with the length; without an epsilon; no bias in the
-convolution, so that a row that sees no key is 0. The product with a projection
-of the input is the layer's `use_gate=True`, which passes through a sigmoid,
-and the rotary positions are the layer's too. No causal form here.
+that outputs do not grow with the length. There is no epsilon, and the
+convolution has no bias, so that a row that sees no key is 0. The paper's
+product with a projection of the input is the layer's `use_gate=True`, which
+applies a sigmoid. Rotary positions are an option of the layer. There is no
+causal form.
 """
 
 import dataclasses
@@ -76,7 +77,7 @@ def covariance_within(query, key, value, documents):
 
 
 def attend_by_covariance(query, key, value, key_mask=None, documents=None):
-    """The part of the output that grows with phi(q)."""
+    """The covariance term of the output, which grows with phi(q)."""
     key = hide(append_ones(feature_map(key)), key_mask)
     query = feature_map(query) / math.sqrt(query.shape[-1])
     query = ops.concatenate([query, ops.zeros_like(query[..., :1])], axis=-1)
@@ -90,10 +91,11 @@ def attend_by_covariance(query, key, value, key_mask=None, documents=None):
 class MagnitudeAware(Mechanism):
     """Magnitude-aware linear attention: weights sharpen as the query grows.
 
-    The authors' gate is `use_gate=True` of the layer. With `kernel_size=None`
-    there is no convolution: then it is cross-attention too, its weights sum to
-    1, and the order of the keys does not matter. Call arguments, result and
-    errors: see `Mechanism`.
+    For the authors' gate, pass `use_gate=True` to the layer. With
+    `kernel_size=None` there is no convolution: then cross-attention works, the
+    weights sum to 1, and the order of the keys does not matter.
+
+    Call arguments, result and errors: see `Mechanism`.
 
     Args:
         kernel_size: odd int > 0, width of the depthwise convolution of the

@@ -350,8 +350,8 @@ class Joints:
     """Whether documents go on from block to block and from row to row.
 
     Args:
-        chunks: `DocumentChunks`, or `None`: they do everywhere, which `None`
-            stands for in the attributes, too.
+        chunks: `DocumentChunks`, or `None`: they do everywhere. Attributes are
+            then `None` too.
 
     Attributes:
         rows: for each row of a block after the first, bool `[..., N, 1]`:

@@ -1,4 +1,4 @@
-"""RALA: linear attention of high rank, in its summary and in its output.
+"""RALA: linear attention that raises the rank of its summary and output.
 
 With phi(x) = elu(x) + 1 and q-bar the mean of phi(q) over the visible queries,
 
@@ -18,10 +18,10 @@ queries.
 Source: Fan, Huang, He, "Breaking the low-rank dilemma of linear attention",
 CVPR 2025, arXiv 2411.07635, section 4: the weights of the KV buffer, and the
 modulation of the output.
-Differs from the paper: it multiplies alpha by the length, which the
-normalisation takes out again; no epsilon, and no bias in the convolution, so
-that a row that sees no key is 0. The rotary positions are the layer's. No
-causal form: q-bar looks ahead.
+Differs from the paper: the paper multiplies alpha by the length, which the
+normalisation cancels. There is no epsilon, and the convolution has no bias, so
+that a row that sees no key is 0. Rotary positions are an option of the layer.
+There is no causal form, because q-bar depends on later queries.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ def mean_query(query, query_mask=None, documents=None):
 
 
 def log_weights(query, key, query_mask=None, documents=None):
-    """log alpha but for a constant, `[B, H, S, 1]`."""
+    """log alpha up to an additive constant, `[B, H, S, 1]`."""
     query = mean_query(query, query_mask, documents)
     scores = ops.sum(query * feature_map(key), axis=-1, keepdims=True)
     return scores / math.sqrt(key.shape[-1])
@@ -79,9 +79,10 @@ def attend(query, key, value, key_mask=None, query_mask=None, documents=None):
 class RankAugmented(Mechanism):
     """Rank-augmented linear attention: weighted keys and a linear gate.
 
-    With `kernel_size=None` there is no convolution, and with
-    `output_gate=False` no product with the input: without both, weights sum to
-    1. Call arguments, result and errors: see `Mechanism`.
+    With `kernel_size=None` there is no convolution. With `output_gate=False`
+    there is no product with the input. Without both, the weights sum to 1.
+
+    Call arguments, result and errors: see `Mechanism`.
 
     Args:
         output_gate: bool, multiply the output by a linear map of the layer's

@@ -13,8 +13,9 @@ class DecodingStep(keras.layers.Layer):
 
     Args:
         model: `CausalLM`.
-        **kwargs: arguments of `keras.layers.Layer`, but for `dtype`: states
-            have their own, what is computed has the policies of `model`.
+        **kwargs: arguments of `keras.layers.Layer`, except `dtype`: states
+            have their own dtypes, and computations use the policies of
+            `model`.
 
     Call arguments:
         inputs: dict of int `tokens`, `(B, 1)`, and the leaves of the state by

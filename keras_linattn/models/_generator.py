@@ -59,8 +59,8 @@ class Generator:
         self.generate_function = None
 
     def get_config(self):
-        # Not with what `compile` was given: `keras.models.clone_model` hands
-        # that to a plain model.
+        # Not in the compile config: `keras.models.clone_model` passes that to
+        # a plain model.
         sampler = self._sampler
         if not isinstance(sampler, (str, dict)):
             sampler = keras.saving.serialize_keras_object(sampler)
@@ -71,7 +71,7 @@ class Generator:
         config = dict(config)
         sampler = config.pop("sampler", cls._sampler)
         model = super().from_config(config)
-        # A sampler's own config waits until KerasHub is imported.
+        # A sampler is made from its config once KerasHub is imported.
         model._sampler = sampler
         return model
 

@@ -33,15 +33,15 @@ class CausalLM(Generator, FunctionalModel):
     `generate` follows `keras_hub.models.CausalLM.generate` and takes KerasHub's
     samplers.
 
-    By default there is no position embedding, which would fix a longest
-    sequence or a counter to outgrow: a short causal convolution tells
-    neighbours apart and streams with its last inputs as state, and causal
-    attention with decay knows what is long ago. Rotary positions and other
-    options of modern models: docs/modern_blocks.md.
+    By default there is no position embedding, because that would limit the
+    length. A short causal convolution gives the order of neighbours, with its
+    last inputs as state. Causal attention with decay weighs recent positions
+    more. For rotary positions and other options of modern models see
+    docs/modern_blocks.md.
 
-    Padding stands at the end of a sequence. Being causal, the model gives the
-    same logits with and without it; where the padding id stands for nothing
-    else (bytes, and tokenizers whose padding is 0) the loss skips it too.
+    Padding is at the end of a sequence. The model is causal, so the logits are
+    the same with and without padding. If the padding id has no other meaning
+    (bytes, and tokenizers whose padding is 0), the loss ignores it too.
 
     Args:
         vocabulary_size: int > 0 or `None`, number of token ids with padding.
@@ -277,10 +277,9 @@ class CausalLM(Generator, FunctionalModel):
         Args:
             tokens: int tensor `(B, T)`.
             state: from `get_initial_state` or an earlier call.
-            padding_mask: optional bool tensor `(B, T)`, `True` = visible;
-                hidden tokens, at the end, leave the state as it is. Defaults
-                to `None`: the padding id is hidden where it stands for
-                nothing else.
+            padding_mask: optional bool tensor `(B, T)`, `True` = visible.
+                Masked tokens, at the end, do not change the state. Defaults to
+                `None`: the padding id is masked if it has no other meaning.
             segment_ids: optional int tensor `(B, T)`, for rows that hold
                 several documents: the first goes on from `state`, and the
                 state after is that of the last one.

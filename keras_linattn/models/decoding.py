@@ -90,7 +90,7 @@ def padding_id(tokenizer):
 
 
 def hides_padding(tokenizer):
-    """Whether the padding id stands for nothing else."""
+    """Whether the padding id has no other meaning."""
     return tokenizer is None or getattr(tokenizer, "pad_token_id", None) == 0
 
 

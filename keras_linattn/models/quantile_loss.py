@@ -9,12 +9,12 @@ from keras_linattn.core.numerics import safe_divide
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class QuantileLoss(keras.losses.Loss):
-    """Computes the pinball loss of quantiles, over values that are there.
+    """Computes the pinball loss of quantiles, over the values that are given.
 
     loss = max(q (y - f), (q - 1) (y - f)), averaged over the quantiles q, the
-    steps and the series of a row. Values y that are not finite are missing:
-    they do not count, and a row without values has a loss of 0. The
-    expectation is least where f is the quantile q of y.
+    steps and the series of a row. Values y that are not finite are missing and
+    are ignored. A row without values has a loss of 0. The expected loss is
+    smallest if f is the quantile q of y.
 
     Args:
         quantiles: tuple of floats in (0, 1), q. Defaults to
@@ -31,8 +31,8 @@ class QuantileLoss(keras.losses.Loss):
         Scalar tensor; a tensor `(B,)` with `reduction=None`.
 
     Raises:
-        ValueError: if a quantile is not between 0 and 1, or if they do not
-            rise.
+        ValueError: if a quantile is not between 0 and 1, or if the quantiles
+            are not increasing.
 
     Example:
 
@@ -55,7 +55,7 @@ class QuantileLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         y_true = ops.expand_dims(y_true, -1)
         given = ops.isfinite(y_true)
-        # The difference of what is missing must not reach a gradient.
+        # NaN of a missing value must not reach a gradient.
         error = select(given, select(given, y_true) - y_pred)
         levels = ops.convert_to_tensor(self.quantiles, dtype=y_pred.dtype)
         loss = ops.mean(ops.maximum(levels * error, (levels - 1) * error), -1)

@@ -19,19 +19,19 @@ from keras_linattn.models.quantile_loss import check_quantiles
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class TimeSeriesForecaster(FunctionalModel):
-    """Quantile forecasts of series from long histories, in linear time.
+    """Forecasts quantiles of time series from long histories, in linear time.
 
-    Patches of the history and of the horizon ahead are the tokens of a
-    linear-attention encoder; from the tokens ahead it reads the quantiles of
-    each step. A history may have any length. Each series of a row is scaled by
-    the mean and the deviation of its own history, so that series of different
-    sizes can share a model.
+    The tokens of a linear-attention encoder are patches of the history and of
+    the horizon. The quantiles of each step are computed from the tokens of the
+    horizon. A history may have any length. Each series of a row is scaled by
+    the mean and the standard deviation of its own history, so that series of
+    different magnitudes can share a model.
 
-    Missing values are NaN. They count nowhere, and neither does a patch that
-    holds none: shorter histories are filled up with NaN in front.
+    Missing values are NaN. They are ignored, and patches without any value are
+    masked. To batch shorter histories, pad them with NaN at the front.
 
-    Train it with `models.QuantileLoss(quantiles)`, whose targets may be
-    missing too.
+    Train it with `models.QuantileLoss(quantiles)`, whose targets may have
+    missing values too.
 
     Args:
         horizon: int > 0, H, steps to forecast.
@@ -41,10 +41,10 @@ class TimeSeriesForecaster(FunctionalModel):
         num_known_inputs: int >= 0, series that are known for the history and
             for the horizon, such as the calendar or prices. Scale them to
             about 1. Defaults to 0.
-        quantiles: tuple of floats in (0, 1) that rise. Defaults to
+        quantiles: tuple of increasing floats in (0, 1). Defaults to
             `(0.1, 0.5, 0.9)`.
-        patch_size: int > 0, steps of a token. Best is a divisor of the
-            season, such as 24 for hours, 7 for days. Defaults to 24.
+        patch_size: int > 0, steps of a token. It should divide the season: 24
+            for hours, 7 for days. Defaults to 24.
         hidden_dim: int > 0, F. Defaults to 64.
         num_layers: int > 0, encoder blocks. Defaults to 2.
         num_heads: int > 0. Defaults to 4.
@@ -65,10 +65,10 @@ class TimeSeriesForecaster(FunctionalModel):
         **kwargs: `name` and `trainable` of `keras.Model`.
 
     Call arguments:
-        history: float tensor `(B, T, C)`. With further series a list, or a
-            dict by name, of this and those there are of
-            `past_inputs`: float tensor `(B, T, num_past_inputs)`, and
-            `known_inputs`: float tensor `(B, T + H, num_known_inputs)`.
+        history: float tensor `(B, T, C)`. With further series, pass a list in
+            this order, or a dict by these names: `history`, `past_inputs`
+            (float tensor `(B, T, num_past_inputs)`) and `known_inputs` (float
+            tensor `(B, T + H, num_known_inputs)`).
 
     Returns:
         float32 tensor `(B, H, C, Q)`, quantiles that never cross.
@@ -153,7 +153,7 @@ class TimeSeriesForecaster(FunctionalModel):
 
 
 def _inputs(num_targets, num_past_inputs, num_known_inputs):
-    """The inputs that there are, in their order."""
+    """The inputs of the model, in their order."""
     sizes = {"history": positive("num_targets", num_targets)}
     for name, size in (
         ("past_inputs", num_past_inputs),
@@ -173,7 +173,7 @@ def _inputs(num_targets, num_past_inputs, num_known_inputs):
 
 
 def _scaled(inputs, num_targets):
-    """What is patched, and mean and deviation of the targets."""
+    """The series to patch, and mean and deviation of the targets."""
     history, *others = inputs
     known = [x for x in others if x.name == "known_inputs"]
     past = [x for x in others if x.name == "past_inputs"]

@@ -331,14 +331,12 @@ def test_models_that_do_not_match_are_refused():
     wide = make(MHA, head=3)
     refused("outputs of the same shape", teacher=wide, loss=LOSS)
     one_head = make(MHA, num_heads=1)
-    refused(
-        "must give the same shapes", None, one_head, transfer_loss="weights"
-    )
+    refused("outputs of one shape", None, one_head, transfer_loss="weights")
 
 
 @pytest.mark.once
 def test_data_that_does_not_fit_is_refused():
-    refused(r"data must fit the inputs of the teacher", x=random(12, 6, 8, 2))
+    refused(r"data must match the inputs of the teacher", x=random(12, 6, 8, 2))
     refused("needs labels", y=None, transfer_epochs=0)
     refused("needs labels", y=None)
 

@@ -133,7 +133,7 @@ def test_one_error_names_all_that_cannot_be_converted():
         keras_linattn.linearize(model)
     text = str(error.value)
     assert "- masked: `attention_mask` must not depend" in text
-    assert "- own: Attention of a class of somebody's own" in text
+    assert "- own: Attention layers of other classes" in text
     assert "- fine" not in text
     assert keras_linattn.linearize(model, layers="fine")
 
@@ -161,7 +161,7 @@ def test_wrong_arguments():
     for layers in ("nobody", 9, []):
         with pytest.raises(ValueError, match="The model has: 0: first"):
             keras_linattn.linearize(model, layers=layers)
-    with pytest.raises(ValueError, match="`window` goes with"):
+    with pytest.raises(ValueError, match="`window` needs"):
         keras_linattn.linearize(model, "linear_transformer", window=4)
 
 

@@ -35,9 +35,9 @@ DISPATCHED = {}  # by name: each function that may have fast forms
 def fast_forms():
     """Returns whether fast forms are in use.
 
-    They were measured on one device. Where a `keras.distribution` spreads
-    arrays over several, a loop over a part of the positions, or a reshape that
-    joins batch and heads, would send whole arrays.
+    They are off under a `keras.distribution`. There a loop over parts of the
+    length, or a reshape that joins batch and heads, would send whole arrays
+    between devices.
 
     Returns:
         bool.
@@ -69,9 +69,10 @@ def set_fast_forms(enabled):
 
 @contextlib.contextmanager
 def inputs_given_in(dtype):
-    """Says in which dtype the inputs were, which are float32 inside.
+    """A scope that tells fast forms the dtype of the layer's inputs.
 
-    A fast form may multiply in that dtype, as the layer's policy asks for.
+    The inputs are cast to float32 before. A fast form may multiply in the
+    dtype of this scope, which is that of the layer's policy.
 
     Args:
         dtype: str.

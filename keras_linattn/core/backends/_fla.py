@@ -19,7 +19,7 @@ HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @functools.cache
 def _kernels():
-    """fla's functions by our names, none where fla is not installed."""
+    """fla's functions by our names; empty if fla is not installed."""
     try:
         from fla.ops.gated_delta_rule import chunk_gated_delta_rule
         from fla.ops.gla import chunk_gla
@@ -37,7 +37,7 @@ def _kernels():
 
 @functools.cache
 def _gradients_work(name):
-    """Triton 3.4 to 3.7.0 miscompiles a gated gradient for Hopper GPUs."""
+    """`False` if Triton miscompiles a gradient: 3.4 to 3.7.0, Hopper GPUs."""
     from fla import utils
 
     return (
@@ -49,7 +49,7 @@ def _gradients_work(name):
 
 
 def _takes(name, query, tensors):
-    """Whether the kernel is there, for such tensors, and right."""
+    """Whether the kernel is installed and is correct for such tensors."""
     dim = query.shape[-1]
     return (
         backends.given_dtype() in HALF
@@ -67,14 +67,14 @@ def _takes(name, query, tensors):
 
 
 def product(name, query, key, value, log_decay, state, starts, beta=None):
-    """A recurrence over T positions.
+    """Computes a recurrence over T positions.
 
     Args:
         name: `"delta"`, `"decay"`, or `"vector_"` and one of these.
         query: tensor `[B, H, T, D]`.
         key: tensor `[B, H, T, D]`.
         value: tensor `[B, H, T, V]`.
-        log_decay: tensor `[B, H, T, 1]`, or of the last dimension D.
+        log_decay: tensor `[B, H, T, 1]` or `[B, H, T, D]`.
         state: tensor `[B, H, D, V]`.
         starts: bool tensor `[B, 1, T, 1]`, or `None`.
         beta: tensor `[B, H, T, 1]`, of delta rules.
@@ -137,6 +137,6 @@ class _Documents:
         return x.flatten(0, 1)[None]
 
     def states(self, state):
-        """The state of each row for its first document, 0 for the others."""
+        """The state of each row for its first document, 0 for the rest."""
         all_of_them = state.new_zeros(len(self.bounds) - 1, *state.shape[1:])
         return all_of_them.index_copy(0, self.first, state)

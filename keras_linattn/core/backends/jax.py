@@ -54,7 +54,7 @@ def cumulative_sums(x, start):
 
 
 def scans_in_parallel(x):
-    """On a GPU, whose time for a small array is that of the call."""
+    """On a GPU, where a small array takes no longer than the call itself."""
     # A length that JAX exports is a symbol.
     return jax.default_backend() == "gpu" and isinstance(x.shape[2], int)
 
@@ -152,7 +152,7 @@ def sum_over_positions(weights, x):
 
 
 def on_each_device(function, arrays, axes, output_axes, mesh):
-    """By `shard_map`: collectives are those that `function` writes out."""
+    """By `shard_map`: only `function` itself communicates."""
 
     def alone(*parts):
         with no_distribution():
@@ -169,7 +169,7 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
 
 
 def whole_features(x):
-    """Says nothing of the other axes."""
+    """Leaves the layout of the other axes to the compiler."""
     distribution = keras.distribution.distribution()
     if distribution is None or isinstance(x, keras.KerasTensor):
         return x

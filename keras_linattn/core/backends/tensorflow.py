@@ -29,9 +29,9 @@ def looped_sums(x, start, breaks):
 
 
 def read_chunks(inputs, state, loop):
-    """With a loop over the states only, of one product each.
+    """With a loop over the states only, with one product for each chunk.
 
-    Its loops keep what gradients need in lists, which takes long.
+    TensorFlow's loops store the inputs of gradients in lists, which is slow.
     """
     own, reading, scores, lasting, decay, *limits = inputs
     if limits:
@@ -52,7 +52,7 @@ def read_chunks(inputs, state, loop):
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
-    """By arrays of tensors, whose chunks need not be flat and side by side."""
+    """By `TensorArray`s, so that chunks need not be flattened and joined."""
     count = inputs[0].shape[2]
     if count is None or count == 1:
         return NotImplemented

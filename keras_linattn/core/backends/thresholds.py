@@ -9,9 +9,9 @@ float32; docs/benchmarks.md has the tables.
 | DOCUMENT_CHUNK | 128 | with two running sums, fewer chunks are faster |
 | SHORTEST | 512 | below, separate parts cost more than they save |
 | SEGMENT | 256 | positions that XLA keeps in a CPU's cache |
-| SEGMENT_OF_TORCH | 512 | likewise; 256 is slower, and so is the whole |
+| SEGMENT_OF_TORCH | 512 | the same for torch; 256 and the whole are slower |
 | GROUP | 8 | chunks whose running sum is unrolled |
-| UNROLLED | 8 | chunks; a scan of more compiles sooner |
+| UNROLLED | 8 | chunks; for more, a scan compiles faster |
 | SHORT_FOR_TORCH | 2048 | its softmax kernel is slower on longer sequences |
 """
 

@@ -250,7 +250,7 @@ def divide_by_size(x, count, epsilon):
 
 
 def run_contained(function, *tensors, documents=None):
-    """The function alone, where all numbers are finite."""
+    """Only the function, if all numbers are finite."""
     if not _is_eager_on_cpu(*tensors):
         return NotImplemented
     if not all(x.detach().sum().isfinite() for x in tensors):
@@ -313,7 +313,7 @@ def scalar_decay_product(
 vector_decay_product = fading_product = scalar_decay_product
 
 
-# --- What Keras does on the wrong device ----------------------------------
+# --- Where Keras makes a tensor on another device --------------------------
 
 
 def max_along(x, axis, initial):
@@ -327,7 +327,7 @@ def max_along(x, axis, initial):
 
 
 def scans_in_parallel(x):
-    """On a GPU, whose time for a small array is that of the call."""
+    """On a GPU, where a small array takes no longer than the call itself."""
     return x.is_cuda and isinstance(x.shape[2], int)
 
 

@@ -27,7 +27,7 @@ def to_patches(x, size, horizon):
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class SeriesScaling(BaseLayer):
-    """Gives each series of each row mean 0 and deviation 1.
+    """Scales each series of each row to mean 0 and standard deviation 1.
 
     Call arguments:
         series: float tensor `(B, T, C)`; what is not finite is missing.
@@ -64,9 +64,9 @@ class SeriesScaling(BaseLayer):
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class PatchMask(keras.Operation):
-    """Which patches hold a value, or lie ahead: `(B, N)`.
+    """Which patches have a value or lie in the horizon: `(B, N)`.
 
-    An operation of its own for the reason of `MergeMask`.
+    A separate operation for the same reason as `MergeMask`.
     """
 
     def __init__(self, patch_size, horizon, name=None):
@@ -119,8 +119,8 @@ class SeriesPatching(BaseLayer):
 
     Returns:
         Tensor `(B, N, patch_size * (C + G + K + 1))`, the last feature of a
-        step being 1 ahead, and the mask of patches that hold a given value or
-        lie ahead.
+        step being 1 in the horizon. Its mask is `True` for patches that have a
+        given value or lie in the horizon.
     """
 
     def __init__(self, patch_size, horizon, **kwargs):
@@ -205,8 +205,8 @@ class PatchPositions(BaseLayer):
 class QuantileSteps(BaseLayer):
     """Patches of numbers to quantiles of each step, in the series' own units.
 
-    The first number of a step and series is the lowest quantile; the others
-    say how far the next one lies above, through a softplus: none cross.
+    The first number of a step and series is the lowest quantile. The softplus
+    of each other number is the distance to the next quantile, so none cross.
 
     Args:
         horizon: int > 0, steps ahead.

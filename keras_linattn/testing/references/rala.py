@@ -27,7 +27,7 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     mean = np.sum(features(hidden_query) * visible, axis=2, keepdims=True)
     mean = mean / np.maximum(visible.sum(axis=2, keepdims=True), 1)
     scores = features(key) @ transpose(mean) / np.sqrt(key.shape[-1])
-    # log alpha but for a constant, which the rows' sum takes out again.
+    # log alpha up to a constant, which the normalisation cancels.
     key = log_features(key) + scores
     matrix = log_kernel_weights(log_features(query), key, pairs)
     hidden = np.where(key_mask[:, None, :, None], value, 0.0)
