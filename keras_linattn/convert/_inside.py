@@ -12,6 +12,7 @@ from keras_linattn.convert._heads import exchange
 from keras_linattn.convert._heads import heads_for
 from keras_linattn.convert._heads import masks_from
 from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._sites import window_of
 from keras_linattn.core.masks import combine_masks
 
 
@@ -50,9 +51,7 @@ def entries_for(layer, mechanism, chosen):
 
 
 def _mechanism_for(layer, mechanism):
-    window = getattr(layer, "_sliding_window", None) or getattr(
-        layer, "sliding_window", None
-    )
+    window = window_of(layer)
     options = {"name": "mechanism", "dtype": layer.dtype_policy}
     if window is not None:
         # Exact attention in a window is linear.

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_linattn import mechanisms
 from keras_linattn.convert._layers import copy_of
 from keras_linattn.convert._linearize import check_model
 from keras_linattn.convert._linearize import replacement
@@ -11,6 +12,7 @@ from keras_linattn.convert._sites import choose
 from keras_linattn.convert._sites import heads_of
 from keras_linattn.convert._sites import linear_sites_of
 from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._sites import window_of
 from keras_linattn.mechanisms import name_of
 
 COLUMNS = (
@@ -103,16 +105,15 @@ def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
         )
     sites = sites_of(model)
     linear = linear_sites_of(model)
+    chosen = {id(s.layer) for s in choose(sites, layers)} if sites else {}
+    new = replacement(mechanism, window)
     rows = []
-    if sites and not linear:
-        chosen = {id(s.layer) for s in choose(sites, layers)}
-        new = replacement(mechanism, window)
-        for site in sites:
-            used = new if id(site.layer) in chosen else None
-            rows.append(_row(site, used, length))
-    else:
-        rows = [_row(s, None, length) for s in sites]
-        rows += [_row(s, s.layer.mechanism, length) for s in linear]
+    for site in sites:
+        near = window_of(site.layer)
+        used = new if near is None else mechanisms.Local(near)
+        used = used if id(site.layer) in chosen else None
+        rows.append(_row(site, used, length))
+    rows += [_row(s, s.layer.mechanism, length) for s in linear]
     return Report(length, rows)
 
 

@@ -150,3 +150,10 @@ def _is_named(site, name):
 def _listed(sites):
     lines = [f"{n}: {site.path}" for n, site in enumerate(sites)]
     return "The model has: " + ", ".join(lines) + "."
+
+
+def window_of(layer):
+    """The window that an attention layer has already, or `None`."""
+    return getattr(layer, "_sliding_window", None) or getattr(
+        layer, "sliding_window", None
+    )

@@ -43,7 +43,6 @@ class KernelMechanism(Mechanism):
         causal=True,
         recurrent=True,
         packs=True,
-        splits=True,
         cost="(T + S) R V",
         state="R (V + 1)",
     )

@@ -6,6 +6,7 @@ import pytest
 
 import keras_linattn
 from keras_linattn import convert
+from keras_linattn import mechanisms
 from keras_linattn import models
 
 
@@ -170,3 +171,19 @@ def test_report_prints_a_table():
     text = str(convert.report(mixed_model(), layers="first", length=100))
     assert text.count("softmax (stays)") == 4
     assert "For one sequence of 100 positions" in text
+
+
+@pytest.mark.once
+def test_report_says_what_linearize_does():
+    x = keras.Input((None, 8))
+    y = keras.layers.MultiHeadAttention(2, 4, sliding_window=3, name="near")(
+        x, x
+    )
+    y = keras.layers.MultiHeadAttention(2, 4, name="far")(y, y)
+    y = keras_linattn.LinearSelfAttention(2, 4, name="linear")(y)
+    model = keras.Model(x, y)
+    becomes = [row["becomes"] for row in convert.report(model).rows]
+    assert becomes == ["local", "hedgehog", "modified_linformer"]
+    linear = keras_linattn.linearize(model)
+    found = [type(linear.get_layer(n).mechanism) for n in ("near", "far")]
+    assert found == [mechanisms.Local, mechanisms.Hedgehog]
