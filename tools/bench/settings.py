@@ -104,7 +104,7 @@ def classifier(job):
 
 
 def measure(job):
-    """Times and memory of training in this process."""
+    """Times of training in this process."""
     keras.utils.set_random_seed(0)
     if "policy" in job:
         keras.config.set_dtype_policy(job["policy"])
@@ -112,7 +112,6 @@ def measure(job):
     model.compile("adamw", loss, jit_compile=job.get("jit_compile", "auto"))
     for inputs, targets in data:  # compiles each shape
         model.train_on_batch(inputs, targets)
-    before_memory = _machine.forget_peak()
     results = []
     for inputs, targets in data[: job["steps"]]:
         before, start = _machine.usage(), time.perf_counter()
@@ -127,11 +126,7 @@ def measure(job):
                 "tokens": int((inputs > 0).sum()),
             }
         )
-    return {
-        "steps": results,
-        "memory": _machine.peak_memory() - before_memory,
-        "machine": _machine.machine(),
-    }
+    return {"steps": results, "machine": _machine.machine()}
 
 
 def row(name, result, first):
@@ -149,15 +144,14 @@ def row(name, result, first):
     return (
         f"| {name} | {1000 * median('seconds'):,.0f} | "
         f"{1000 * median('processor'):,.0f} | {median('faults'):,.0f} | "
-        f"{speed(result):,.0f} | {speed(result) / speed(first):.2f} | "
-        f"{result['memory'] / 1e6:,.0f} |"
+        f"{speed(result):,.0f} | {speed(result) / speed(first):.2f} |"
     )
 
 
 HEADER = (
     "| setting | ms a step | processor ms | page faults | bytes a second | "
-    "against the first row | peak MB over the start |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    "against the first row |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: |"
 )
 
 
