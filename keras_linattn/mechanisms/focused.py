@@ -18,13 +18,9 @@ model can give; no bias in the convolution, so that a row that sees no key is
 gives 0 (and DWC).
 """
 
-import dataclasses
-
 from keras import ops
 
-from keras_linattn.core.convolutions import add_kernel
-from keras_linattn.core.convolutions import check_convolution
-from keras_linattn.core.convolutions import depthwise_convolution
+from keras_linattn.mechanisms._convolved_values import ConvolvedValues
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -48,7 +44,7 @@ def feature_map(x, power):
 
 
 @register("focused")
-class Focused(KernelMechanism):
+class Focused(ConvolvedValues, KernelMechanism):
     """Linear attention of focused relu features, plus a convolution of V.
 
     With `kernel_size=None` there is no convolution: then it is causal,
@@ -103,26 +99,17 @@ class Focused(KernelMechanism):
                 f"Received: focusing_power={focusing_power!r}."
             )
         self.focusing_power = focusing_power
-        self.kernel_size = kernel_size
-        self.grid = check_convolution(kernel_size, grid)
-        if kernel_size is None:
-            self.traits = dataclasses.replace(
-                self.traits,
-                causal=True,
-                grid=False,
-                cross=True,
-                recurrent=True,
-                explicit=True,
-                key_order_free=True,
-            )
-        elif self.grid is not None:
-            self.traits = dataclasses.replace(self.traits, packs=False)
+        self._set_convolution(
+            kernel_size,
+            grid,
+            causal=True,
+            cross=True,
+            recurrent=True,
+            explicit=True,
+        )
 
     def build(self, query_shape, key_shape, value_shape):
-        if self.kernel_size is not None:
-            self.kernel = add_kernel(
-                self, self.kernel_size, 1, value_shape[3], self.grid
-            )
+        self._build_convolution(value_shape[3])
 
     def features(self, x):
         return feature_map(x, self.focusing_power)
@@ -131,9 +118,4 @@ class Focused(KernelMechanism):
         output = super().attend(
             query, key, value, documents=documents, **options
         )
-        if self.kernel_size is None:
-            return output
-        kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(
-            value, kernel, self.grid, documents
-        )
+        return self._add_convolution(output, value, documents)

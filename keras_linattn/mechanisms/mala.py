@@ -26,14 +26,10 @@ applies a sigmoid. Rotary positions are an option of the layer. There is no
 causal form.
 """
 
-import dataclasses
 import math
 
 from keras import ops
 
-from keras_linattn.core.convolutions import add_kernel
-from keras_linattn.core.convolutions import check_convolution
-from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
@@ -44,6 +40,7 @@ from keras_linattn.core.products import key_value_product
 from keras_linattn.core.products import product_within
 from keras_linattn.core.products import sums_within
 from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._convolved_values import ConvolvedValues
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 from keras_linattn.mechanisms.linear_transformer import attend_both_ways
@@ -88,7 +85,7 @@ def attend_by_covariance(query, key, value, key_mask=None, documents=None):
 
 
 @register("mala")
-class MagnitudeAware(Mechanism):
+class MagnitudeAware(ConvolvedValues, Mechanism):
     """Magnitude-aware linear attention: weights sharpen as the query grows.
 
     For the authors' gate, pass `use_gate=True` to the layer. With
@@ -137,25 +134,12 @@ class MagnitudeAware(Mechanism):
 
     def __init__(self, kernel_size=5, grid=None, **kwargs):
         super().__init__(**kwargs)
-        self.kernel_size = kernel_size
-        self.grid = check_convolution(kernel_size, grid)
-        if kernel_size is None:
-            self.traits = dataclasses.replace(
-                self.traits,
-                grid=False,
-                cross=True,
-                normalised=True,
-                explicit=True,
-                key_order_free=True,
-            )
-        elif self.grid is not None:
-            self.traits = dataclasses.replace(self.traits, packs=False)
+        self._set_convolution(
+            kernel_size, grid, cross=True, normalised=True, explicit=True
+        )
 
     def build(self, query_shape, key_shape, value_shape):
-        if self.kernel_size is not None:
-            self.kernel = add_kernel(
-                self, self.kernel_size, 1, value_shape[3], self.grid
-            )
+        self._build_convolution(value_shape[3])
 
     def attend(
         self,
@@ -172,9 +156,4 @@ class MagnitudeAware(Mechanism):
         heads = query, key, value
         output = attend_both_ways(*heads, key_mask, documents)
         output = output + attend_by_covariance(*heads, key_mask, documents)
-        if self.kernel_size is None:
-            return output
-        kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(
-            value, kernel, self.grid, documents
-        )
+        return self._add_convolution(output, value, documents)

@@ -28,17 +28,13 @@ not: their features x^p must be float32 numbers, from 1e-30 to 1e38 over the
 length and the size of the values (with p = 5 heads from 1e-6 to 1e7).
 """
 
-import dataclasses
-
 from keras import ops
 
 from keras_linattn.core.causal import attend_causally
-from keras_linattn.core.convolutions import add_kernel
-from keras_linattn.core.convolutions import check_convolution
-from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.products import log_kernel_attention
+from keras_linattn.mechanisms._convolved_values import ConvolvedValues
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
@@ -77,7 +73,7 @@ def halves(value):
 
 
 @register("polaformer")
-class PolaFormer(KernelMechanism):
+class PolaFormer(ConvolvedValues, KernelMechanism):
     """Linear attention of same-sign and opposite-sign features.
 
     The paper's gate is `use_gate=True` of the layer. With `kernel_size=None`
@@ -130,19 +126,9 @@ class PolaFormer(KernelMechanism):
                 f"`alpha` must be a number >= 0. Received: alpha={alpha!r}."
             )
         self.alpha = alpha
-        self.kernel_size = kernel_size
-        self.grid = check_convolution(kernel_size, grid)
-        if kernel_size is None:
-            self.traits = dataclasses.replace(
-                self.traits,
-                causal=True,
-                grid=False,
-                cross=True,
-                recurrent=True,
-                key_order_free=True,
-            )
-        elif self.grid is not None:
-            self.traits = dataclasses.replace(self.traits, packs=False)
+        self._set_convolution(
+            kernel_size, grid, causal=True, cross=True, recurrent=True
+        )
 
     def build(self, query_shape, key_shape, value_shape):
         for name in ("scale", "power"):
@@ -153,10 +139,7 @@ class PolaFormer(KernelMechanism):
                 autocast=False,
             )
             setattr(self, name, weight)
-        if self.kernel_size is not None:
-            self.kernel = add_kernel(
-                self, self.kernel_size, 1, value_shape[3], self.grid
-            )
+        self._build_convolution(value_shape[3])
 
     def _features(self, query, key):
         scale, power = (
@@ -189,12 +172,7 @@ class PolaFormer(KernelMechanism):
             for features, half in zip(queries, halves(value))
         ]
         output = ops.concatenate(output, axis=-1)
-        if self.kernel_size is None:
-            return output
-        kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(
-            value, kernel, self.grid, documents
-        )
+        return self._add_convolution(output, value, documents)
 
     def num_features_for(self, key_dim):
         return 2 * key_dim

@@ -29,9 +29,6 @@ import math
 
 from keras import ops
 
-from keras_linattn.core.convolutions import add_kernel
-from keras_linattn.core.convolutions import check_convolution
-from keras_linattn.core.convolutions import depthwise_convolution
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
@@ -41,6 +38,7 @@ from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.core.products import sums_within
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
+from keras_linattn.mechanisms._convolved_values import ConvolvedValues
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 from keras_linattn.mechanisms.linear_transformer import feature_map
@@ -76,7 +74,7 @@ def attend(query, key, value, key_mask=None, query_mask=None, documents=None):
 
 
 @register("rala")
-class RankAugmented(Mechanism):
+class RankAugmented(ConvolvedValues, Mechanism):
     """Rank-augmented linear attention: weighted keys and a linear gate.
 
     With `kernel_size=None` there is no convolution. With `output_gate=False`
@@ -133,17 +131,10 @@ class RankAugmented(Mechanism):
                 f"Received: output_gate={output_gate!r}."
             )
         self.output_gate = output_gate
-        self.kernel_size = kernel_size
-        self.grid = check_convolution(kernel_size, grid)
-        plain = kernel_size is None and not output_gate
-        self.traits = dataclasses.replace(
-            self.traits,
-            gated=output_gate,
-            grid=kernel_size is not None,
-            normalised=plain,
-            explicit=plain,
-            key_order_free=kernel_size is None,
-            packs=self.grid is None,
+        self.traits = dataclasses.replace(self.traits, gated=output_gate)
+        plain = not output_gate
+        self._set_convolution(
+            kernel_size, grid, normalised=plain, explicit=plain
         )
 
     def build(self, query_shape, key_shape, value_shape, inputs_shape=None):
@@ -157,10 +148,7 @@ class RankAugmented(Mechanism):
             self.bias = self.add_weight(
                 name="bias", shape=shape, initializer="zeros", autocast=False
             )
-        if self.kernel_size is not None:
-            self.kernel = add_kernel(
-                self, self.kernel_size, 1, value_shape[3], self.grid
-            )
+        self._build_convolution(value_shape[3])
 
     def call(
         self,
@@ -216,9 +204,4 @@ class RankAugmented(Mechanism):
         documents=None,
     ):
         output = attend(query, key, value, key_mask, query_mask, documents)
-        if self.kernel_size is None:
-            return output
-        kernel = ops.cast(self.kernel, value.dtype)
-        return output + depthwise_convolution(
-            value, kernel, self.grid, documents
-        )
+        return self._add_convolution(output, value, documents)
