@@ -51,6 +51,11 @@ def select(condition, x):
     return ops.where(condition, x, ops.cast(0, x.dtype))
 
 
+def nan_where(condition, x):
+    """NaN where the condition holds, else `x`."""
+    return ops.where(condition, ops.cast(float("nan"), x.dtype), x)
+
+
 def take_positions(x, index):
     """The entries of `[B, H, T, F]` at places `(B, N)`: `[B, H, N, F]`."""
     return ops.take_along_axis(x, spread(index, rank=4, axis=2), axis=2)

@@ -11,6 +11,7 @@ from keras import ops
 from keras_linattn.core import backends
 from keras_linattn.core.documents import backwards
 from keras_linattn.core.documents import first_places
+from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
@@ -39,8 +40,7 @@ def run_contained(function, *tensors, documents=None):
     clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
     output, state = function(*clean)
     spoilt = rows_after(finite, documents)
-    output = ops.where(spoilt, _nan_like(output), output)
-    return output, spoil_state(state, spoilt)
+    return nan_where(spoilt, output), spoil_state(state, spoilt)
 
 
 def finite_rows(*tensors):
@@ -81,7 +81,7 @@ def rows_reached(finite, documents, causal):
 
 def spoil_state(state, spoilt):
     """The state `[B, H, D, V]`, or NaN if the last row is `True`."""
-    return ops.where(spoilt[:, :, -1:], _nan_like(state), state)
+    return nan_where(spoilt[:, :, -1:], state)
 
 
 class Uncontained:
@@ -127,7 +127,7 @@ class Contained:
 
     def spoil(self, output):
         """Writes NaN into the output `[B, H, T, V]` where `spoilt`."""
-        return ops.where(self.spoilt, _nan_like(output), output)
+        return nan_where(self.spoilt, output)
 
     def take_in(self, state):
         """A leaf of the state before, 0 if it is not finite; counts stay."""
@@ -151,14 +151,10 @@ class Contained:
         bad = self.reached[:, :, -1:]
         ones = [1] * (len(state.shape) - 2)
         bad = ops.reshape(bad, (*ops.shape(state)[:2], *ones))
-        return ops.where(bad, _nan_like(state), state)
+        return nan_where(bad, state)
 
 
 def _is_sum(state):
     """Whether a leaf is `[B, H, ...]` of floating point."""
     dtype = backend.standardize_dtype(state.dtype)
     return len(state.shape) > 2 and backend.is_float_dtype(dtype)
-
-
-def _nan_like(x):
-    return ops.cast(float("nan"), x.dtype)

@@ -16,6 +16,7 @@ from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.documents import with_next
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
@@ -278,8 +279,7 @@ def spoil_near(output, finite, near):
     bad = ops.transpose(keys_of(near, bad)[..., 0], (0, 2, 3, 1))
     pairs = ops.cast(near.pairs[:, 0], output.dtype)
     spoilt = ops.transpose(matmul(pairs, bad), (0, 3, 1, 2)) > 0.5
-    nothing = ops.cast(float("nan"), output.dtype)
-    return ops.where(ops.expand_dims(spoilt, -1), nothing, output)
+    return nan_where(ops.expand_dims(spoilt, -1), output)
 
 
 def near_scores(query, key, near):
@@ -312,5 +312,4 @@ def attend_near(query, key, value, near):
     sees_any = ops.any(near.pairs, axis=-1, keepdims=True)
     output = spoil_near(select(sees_any, output), finite, near)
     output = join_chunks(output, ops.shape(query)[2])
-    nothing = ops.cast(float("nan"), output.dtype)
-    return ops.where(of_queries, output, nothing)
+    return nan_where(ops.logical_not(of_queries), output)

@@ -14,6 +14,7 @@ from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import divide_by_size
 from keras_linattn.core.numerics import matmul
+from keras_linattn.core.numerics import split_at
 from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import key_value_product
 from keras_linattn.core.shapes import heads_last
@@ -255,18 +256,18 @@ class RecurrentMechanism(Mechanism):
         with backends.inputs_given_in(self.compute_dtype):
             output, effect = self._product(before, query, key, value, *gates)
         if self.state_fades:  # then A is diagonal
-            update, factor = ops.split(effect, [columns], axis=-1)
+            update, factor = split_at(effect, [columns])
             factor = ops.sum(factor, axis=-1, keepdims=True)
             effect = ops.concatenate([update, factor], axis=-1)
 
         def merge(effect, state):
-            update, factor = ops.split(effect, [columns], axis=-1)
+            update, factor = split_at(effect, [columns])
             if self.state_fades:
                 return factor * state + update
             return matmul(factor, state) + update
 
         state = pieces.before(effect, merge, state)
-        output, reading = ops.split(output, [columns], axis=-1)
+        output, reading = split_at(output, [columns])
         output = output + matmul(reading, state)
         return self._normalised(output)
 

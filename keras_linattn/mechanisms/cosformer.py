@@ -23,6 +23,7 @@ from keras import ops
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import first_places
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import spread
 from keras_linattn.core.poison import rows_reached
 from keras_linattn.core.products import kernel_attention
@@ -157,9 +158,9 @@ class CosFormer(KernelMechanism):
         documents=None,
     ):
         of_query, of_key = positions(query, key, documents)
-        spoil = None
+        beyond = None
         if documents is not None and documents.one_sequence:
-            spoil = self._too_long(of_query, key_mask, documents, causal)
+            beyond = self._beyond(of_query, key_mask, documents, causal)
             of_query = of_key = self._known(of_query)
         query = self._features(query, of_query)
         key = hide(self._features(key, of_key), key_mask)
@@ -167,7 +168,7 @@ class CosFormer(KernelMechanism):
             output, _ = attend_causally(query, key, value, documents=documents)
         else:
             output = kernel_attention(query, key, value, documents)
-        return output if spoil is None else spoil(output)
+        return output if beyond is None else nan_where(beyond, output)
 
     def _features(self, x, position):
         position = ops.expand_dims(position, 1)
@@ -176,12 +177,13 @@ class CosFormer(KernelMechanism):
     def _known(self, position):
         """Positions limited to M - 1, so that their features are finite.
 
-        NaN would reach other documents' gradients; `_too_long` writes it later.
+        NaN would reach other documents' gradients; it is written later, see
+        `_beyond`.
         """
         return ops.minimum(position, self.sequence_length - 1)
 
-    def _too_long(self, position, mask, documents, causal):
-        """A function that writes NaN where a query attends beyond M."""
+    def _beyond(self, position, mask, documents, causal):
+        """Bool `[B, 1, T, 1]`: the queries that attend beyond M."""
         known = position < self.sequence_length
         own = spread(ops.logical_not(known), rank=4, axis=2)
         # Padding after a document is counted too, but it is masked.
@@ -191,13 +193,7 @@ class CosFormer(KernelMechanism):
             else ops.logical_or(known, ops.logical_not(mask))
         )
         reached = rows_reached(spread(shown, rank=4, axis=2), documents, causal)
-        reached = ops.logical_or(reached, own)
-
-        def spoil(output):
-            nothing = ops.cast(float("nan"), output.dtype)
-            return ops.where(reached, nothing, output)
-
-        return spoil
+        return ops.logical_or(reached, own)
 
     def num_features_for(self, key_dim):
         return 2 * key_dim
@@ -223,6 +219,6 @@ class CosFormer(KernelMechanism):
             query, hide(key, key_mask), value, state["sums"], documents
         )
         if documents is not None:
-            spoil = self._too_long(position, key_mask, documents, causal=True)
-            output = spoil(output)
+            beyond = self._beyond(position, key_mask, documents, causal=True)
+            output = nan_where(beyond, output)
         return output, {"sums": sums, "position": position[:, -1] + 1}

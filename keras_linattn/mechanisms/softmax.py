@@ -19,6 +19,7 @@ from keras.backend import standardize_dtype
 from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
@@ -257,8 +258,7 @@ class Softmax(Mechanism):
             lost = ops.where(own, lost, 0)
             kept = ops.logical_and(kept, ops.equal(number, last))
             count = ops.where(ops.equal(last, 0), count, 0)
-        nothing = ops.cast(float("nan"), output.dtype)
-        output = ops.where(seen + lost > size, nothing, output)
+        output = nan_where(seen + lost > size, output)
         index, count = kept_places(count, size, kept)
         filled = ops.less(ops.arange(size, dtype="int32"), count)
         cache = hide(take_positions(entries, index), filled)

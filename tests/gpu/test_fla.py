@@ -81,6 +81,11 @@ def taken(monkeypatch):
     if not torch.cuda.is_available():
         kernels = ("delta", "vector_delta", "decay", "vector_decay")
         monkeypatch.setattr(_fla, "_takes", lambda *_: True)
+        monkeypatch.setattr(
+            backends.current(),
+            "_by_fla",
+            lambda *arguments: _fla.product(*arguments),
+        )
         monkeypatch.setattr(_fla, "HALF", {"float32": torch.float32})
         monkeypatch.setattr(
             _fla, "_kernels", lambda: dict.fromkeys(kernels, slow_kernel)

@@ -53,10 +53,7 @@ def _takes(name, query, tensors):
     dim = query.shape[-1]
     return (
         backends.given_dtype() in HALF
-        and query.is_cuda
         and SMALLEST <= dim <= LARGEST
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # as of vmap
         and name in _kernels()
         and (
             _gradients_work(name)

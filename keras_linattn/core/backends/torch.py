@@ -68,13 +68,13 @@ def largest_rows(x, index):
     return lowest.scatter_reduce(0, index, x, "amax")
 
 
-def _is_eager_on_cpu(*tensors):
-    """Whether these are on a CPU, and neither traced nor transformed."""
+def _is_eager_on(device, *tensors):
+    """Whether these are there, and neither traced nor transformed."""
     return (
         all(isinstance(x, torch.Tensor) for x in tensors)
         # Not a symbol of an export.
         and all(isinstance(n, int) for n in tensors[0].shape)
-        and {x.device.type for x in tensors} == {"cpu"}
+        and {x.device.type for x in tensors} == {device}
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # as of vmap
     )
@@ -84,7 +84,7 @@ def _can_attend_in_place(query, key, value):
     """Whether these are long, on a CPU, and need no gradients or trace."""
     tensors = query, key, value
     return (
-        _is_eager_on_cpu(*tensors)
+        _is_eager_on("cpu", *tensors)
         and query.shape[2] >= SHORTEST
         and len({x.dtype for x in tensors}) == 1
         and backend.standardize_dtype(tensors[0].dtype) in EXACT
@@ -103,7 +103,7 @@ def _split_documents(documents, *tensors):
         For each row an iterable of tuples of tensors `[1, H, length,
         anything]`; or `None`, if documents side by side are faster.
     """
-    if not (documents.one_sequence and _is_eager_on_cpu(*tensors)):
+    if not (documents.one_sequence and _is_eager_on("cpu", *tensors)):
         return None
     lengths = [
         torch.unique_consecutive(row, return_counts=True)[1].tolist()
@@ -236,7 +236,7 @@ def divide_by_size(x, count, epsilon):
 
     Row by row: a row's digits do not depend on the others.
     """
-    if not _is_eager_on_cpu(x):
+    if not _is_eager_on("cpu", x):
         return NotImplemented
     square = x.square().sum(-1, keepdim=True)
     if square.sum().isfinite():
@@ -251,7 +251,7 @@ def divide_by_size(x, count, epsilon):
 
 def run_contained(function, *tensors, documents=None):
     """Only the function, if all numbers are finite."""
-    if not _is_eager_on_cpu(*tensors):
+    if not _is_eager_on("cpu", *tensors):
         return NotImplemented
     if not all(x.detach().sum().isfinite() for x in tensors):
         return NotImplemented
@@ -260,7 +260,7 @@ def run_contained(function, *tensors, documents=None):
 
 def run_in_segments(function, state, tensors):
     """One segment after the other, whose temporaries stay in the cache."""
-    if not _is_eager_on_cpu(*tensors) or tensors[0].shape[2] < SHORTEST:
+    if not _is_eager_on("cpu", *tensors) or tensors[0].shape[2] < SHORTEST:
         return NotImplemented
     batch, _, length, _ = tensors[0].shape
     size = CHUNK_SIZE * max(1, SEGMENT_OF_TORCH // (CHUNK_SIZE * batch))
@@ -285,12 +285,18 @@ def loop_over_chunks(advance, inputs, start, output_shape):
 # --- Kernels for CUDA -------------------------------------------------------
 
 
+def _by_fla(name, query, *arguments):
+    if not _is_eager_on("cuda", query):
+        return NotImplemented
+    return _fla.product(name, query, *arguments)
+
+
 def delta_product(
     query, key, value, beta, log_decay, state, loop, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
     heads = query, key, value
-    return _fla.product("delta", *heads, log_decay, state, starts, beta)
+    return _by_fla("delta", *heads, log_decay, state, starts, beta)
 
 
 def vector_delta_product(
@@ -299,7 +305,7 @@ def vector_delta_product(
     """fla's kernel, where it can be used."""
     name = "delta" if log_decay.shape[-1] == 1 else "vector_delta"
     heads = query, key, value
-    return _fla.product(name, *heads, log_decay, state, starts, beta)
+    return _by_fla(name, *heads, log_decay, state, starts, beta)
 
 
 def scalar_decay_product(
@@ -307,7 +313,7 @@ def scalar_decay_product(
 ):
     """fla's kernel, where it can be used."""
     name = "decay" if log_decay.shape[-1] == 1 else "vector_decay"
-    return _fla.product(name, query, key, value, log_decay, state, starts)
+    return _by_fla(name, query, key, value, log_decay, state, starts)
 
 
 vector_decay_product = fading_product = scalar_decay_product

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_linattn.core.masks import nan_where
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers.attention.linear_self_attention import (
     LinearSelfAttention,
@@ -111,7 +112,7 @@ class LinearAttentionCell(keras.layers.Layer):
         )
         return tuple(
             keras.tree.map_structure(
-                lambda x: ops.where(finite, x, ops.cast(float("nan"), x.dtype)),
+                lambda x: nan_where(ops.logical_not(finite), x),
                 (ops.squeeze(output, 1), self._as_rows(state)),
             )
         )
