@@ -13,6 +13,9 @@ import keras
 from keras import ops
 
 from keras_linattn.convert import _states
+from keras_linattn.convert._sites import HUB
+from keras_linattn.convert._sites import KERAS
+from keras_linattn.convert._sites import heads_of
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
@@ -114,8 +117,7 @@ class ThroughMechanism:
 
     def head_sizes(self):
         """Heads H, and the sizes D and V of each."""
-        heads, key_dim = self._query_dense.kernel.shape[1:]
-        return heads, key_dim, self._value_dense.kernel.shape[2]
+        return heads_of(self)[:3]
 
 
 def _places_in(cache, heads, key_dim, value_dim):
@@ -238,18 +240,13 @@ class _RotaryHeads(ThroughMechanism):
 # Classes of KerasHub by name, since it is imported in functions only.
 HUB_HEADS = {
     "CachedMultiHeadAttention": _CachedHeads,
-    "LlamaAttention": _RotaryHeads,
-    "Qwen3Attention": _RotaryHeads,
-    "QwenAttention": _RotaryHeads,
+    **dict.fromkeys(HUB, _RotaryHeads),
 }
 
 
 def heads_for(cls):
     """The base for a subclass of an attention layer's class, or `None`."""
-    if cls in (
-        keras.layers.MultiHeadAttention,
-        keras.layers.GroupQueryAttention,
-    ):
+    if cls in KERAS:
         return _KerasHeads
     if cls.__module__.partition(".")[0] == "keras_hub":
         return HUB_HEADS.get(cls.__name__)

@@ -11,8 +11,8 @@ from keras_linattn.convert._heads import ThroughMechanism
 from keras_linattn.convert._heads import exchange
 from keras_linattn.convert._heads import heads_for
 from keras_linattn.convert._heads import masks_from
+from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.convert._sites import sites_of
-from keras_linattn.convert._sites import window_of
 from keras_linattn.core.masks import combine_masks
 
 
@@ -44,18 +44,15 @@ def entries_for(layer, mechanism, chosen):
                     "`layers`."
                 )
             entry = keras.saving.serialize_keras_object(
-                _mechanism_for(site.layer, mechanism)
+                _copy_for(site.layer, mechanism)
             )
         entries.append(entry)
     return entries
 
 
-def _mechanism_for(layer, mechanism):
-    window = window_of(layer)
+def _copy_for(layer, mechanism):
+    mechanism = mechanism_for(layer, mechanism)
     options = {"name": "mechanism", "dtype": layer.dtype_policy}
-    if window is not None:
-        # Exact attention in a window is linear.
-        return mechanisms.Local(window, skip_hidden=False, **options)
     return type(mechanism).from_config({**mechanism.get_config(), **options})
 
 

@@ -2,7 +2,7 @@
 
 import typing
 
-from keras_linattn.convert._sites import sublayers
+from keras_linattn.convert._sites import walk
 from keras_linattn.mechanisms import Mechanism
 
 
@@ -35,17 +35,7 @@ def has_mechanism(layer):
 
 def layers_by_path(model):
     """Returns a dict of all layers in a model, by their paths."""
-    found, seen = {}, set()
-
-    def walk(layer, path):
-        for sub in sublayers(layer):
-            if id(sub) not in seen:
-                seen.add(id(sub))
-                found[f"{path}{sub.name}"] = sub
-                walk(sub, f"{path}{sub.name}/")
-
-    walk(model, "")
-    return found
+    return {site.path: site.layer for site in walk(model)}
 
 
 def attention_layers(model):

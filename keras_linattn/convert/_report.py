@@ -4,15 +4,14 @@ import dataclasses
 
 import keras
 
-from keras_linattn import mechanisms
 from keras_linattn.convert._layers import copy_of
 from keras_linattn.convert._linearize import check_model
 from keras_linattn.convert._linearize import replacement
 from keras_linattn.convert._sites import choose
 from keras_linattn.convert._sites import heads_of
 from keras_linattn.convert._sites import linear_sites_of
+from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.convert._sites import sites_of
-from keras_linattn.convert._sites import window_of
 from keras_linattn.mechanisms import name_of
 
 COLUMNS = (
@@ -109,9 +108,9 @@ def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
     new = replacement(mechanism, window)
     rows = []
     for site in sites:
-        near = window_of(site.layer)
-        used = new if near is None else mechanisms.Local(near)
-        used = used if id(site.layer) in chosen else None
+        used = None
+        if id(site.layer) in chosen:
+            used = mechanism_for(site.layer, new)
         rows.append(_row(site, used, length))
     rows += [_row(s, s.layer.mechanism, length) for s in linear]
     return Report(length, rows)

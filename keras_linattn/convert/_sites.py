@@ -7,17 +7,18 @@ import keras
 from keras_linattn import mechanisms
 from keras_linattn.layers import LinearMultiHeadAttention
 
-# Attention layers of KerasHub that are not a `MultiHeadAttention` of Keras.
+# Attention layers of KerasHub that are not a `MultiHeadAttention` of Keras:
+# all have rotary positions and grouped keys.
 HUB = ("LlamaAttention", "Qwen3Attention", "QwenAttention")
 KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 class Site(typing.NamedTuple):
-    """An attention layer, and the names of the layers around it.
+    """A layer in a model, and the names of the layers around it.
 
     Args:
         path: str, names from the model down to the layer, joined by `/`.
-        layer: the attention layer.
+        layer: the layer.
     """
 
     path: str
@@ -30,21 +31,27 @@ class Site(typing.NamedTuple):
 
 def sites_of(model):
     """The softmax attention layers of a model in their order, each once."""
-    found, seen = [], set()
-    _walk(model, "", found, seen, is_softmax)
-    return found
+    return [site for site in walk(model, is_softmax) if is_softmax(site.layer)]
 
 
-def _walk(layer, path, found, seen, is_wanted):
-    for sub in sublayers(layer):
-        if id(sub) in seen:
-            continue
-        seen.add(id(sub))
-        name = f"{path}/{sub.name}" if path else sub.name
-        if is_wanted(sub):
-            found.append(Site(name, sub))
-        else:
-            _walk(sub, name, found, seen, is_wanted)
+def walk(model, is_leaf=lambda layer: False):
+    """All layers in a model as `Site`s, each once, outer layers first.
+
+    Args:
+        model: layer or model.
+        is_leaf: callable of a layer, whether to leave out the layers inside.
+    """
+    seen = set()
+
+    def below(layer, path):
+        for sub in sublayers(layer):
+            if id(sub) not in seen:
+                seen.add(id(sub))
+                yield Site(f"{path}{sub.name}", sub)
+                if not is_leaf(sub):
+                    yield from below(sub, f"{path}{sub.name}/")
+
+    return below(model, "")
 
 
 def sublayers(layer):
@@ -71,9 +78,7 @@ def is_softmax(layer):
 
 def linear_sites_of(model):
     """The attention layers of a model whose mechanism is not softmax."""
-    found, seen = [], set()
-    _walk(model, "", found, seen, is_linear)
-    return found
+    return [site for site in walk(model, is_linear) if is_linear(site.layer)]
 
 
 def is_linear(layer):
@@ -152,8 +157,14 @@ def _listed(sites):
     return "The model has: " + ", ".join(lines) + "."
 
 
-def window_of(layer):
-    """The window that an attention layer has already, or `None`."""
-    return getattr(layer, "_sliding_window", None) or getattr(
+def mechanism_for(layer, mechanism):
+    """The mechanism that a layer gets in conversion.
+
+    Exact attention in a window is linear: a layer that has one keeps it.
+    """
+    window = getattr(layer, "_sliding_window", None) or getattr(
         layer, "sliding_window", None
     )
+    if window is None:
+        return mechanism
+    return mechanisms.Local(window, skip_hidden=False)
