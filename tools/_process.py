@@ -14,13 +14,18 @@ LAST_LINES = 12  # of a process that failed
 def run(arguments, environment):
     """Runs Python in the repository's root with more environment variables.
 
+    Args:
+        arguments: of the command line.
+        environment: dict of str, or of `None` for what must not be set.
+
     Raises:
         RuntimeError: if the process fails, with the last lines it printed.
     """
+    merged = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     child = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={name: x for name, x in merged.items() if x is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

@@ -25,7 +25,7 @@ if [ -n "$release" ]; then
         "on the oldest packages: about an hour on two quiet cores."
 elif [ $# -gt 0 ]; then
     echo "Style and the tests of ${backends[*]}:" \
-        "5 to 25 minutes for each on two quiet cores."
+        "5 to 10 minutes for each on two quiet cores."
 else
     echo "Style and the tests of ${backends[*]}: about 15 minutes on two quiet" \
         "cores, less when JAX finds what it compiled before in $cache."

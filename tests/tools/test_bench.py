@@ -401,3 +401,35 @@ def test_times_in_half_precision(bench):
     finally:
         keras.config.set_dtype_policy(policy)
     assert min(found["results"][LINEAR]["rounds"]) > 0
+
+
+@pytest.mark.once
+def test_a_variable_of_none_is_not_set_in_a_job(bench, monkeypatch, tmp_path):
+    """An allocator reads an empty threshold as 0."""
+    process = importlib.import_module("tools._process")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    answer = tmp_path / "answer"
+    code = (
+        "import os, pathlib, sys; pathlib.Path(sys.argv[1])"
+        ".write_text(str('MALLOC_TRIM_THRESHOLD_' in os.environ))"
+    )
+    for environment, found in (
+        ({}, "True"),
+        (bench("settings").PLAIN, "False"),
+    ):
+        process.run(["-c", code, answer], environment)
+        assert answer.read_text() == found
+
+
+@pytest.mark.once
+def test_settings_table(bench):
+    settings = bench("settings")
+    step = {"seconds": 0.5, "processor": 1.0, "faults": 3.0, "tokens": 100}
+    first, other = ({"steps": [step] * n} for n in (2, 4))
+    row = settings.row("buckets", other, first)
+    assert row == ["buckets", "500", "1,000", "3", "200", "1.00"]
+    assert len(row) == len(settings.COLUMNS)
+    lengths = {batch.shape for batch in settings.batches(buckets=True)}
+    assert {rows for rows, _ in lengths} == {settings.BATCH}
+    assert all(length % settings.BUCKET == 0 for _, length in lengths)
+    assert settings.batches(False)[0].shape == (32, settings.LONGEST)

@@ -10,7 +10,6 @@ thing: allocators against the first row, all else against the second.
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import sys
@@ -22,17 +21,24 @@ import numpy as np
 from keras_linattn import models
 from tools import _machine
 from tools import _process
+from tools.bench import report
 
 LONGEST, BATCH, STEPS = 1024, 32, 8
+COLUMNS = (
+    "setting",
+    "ms a step",
+    "processor ms",
+    "page faults",
+    "bytes a second",
+    "against the first row",
+)
 BUCKET = 256  # lengths are multiples of it
 KEEP = str(8 << 30)
-PLAIN = {
-    "LD_PRELOAD": "",
-    "MALLOC_TRIM_THRESHOLD_": "",
-    "MALLOC_MMAP_THRESHOLD_": "",
-}
+PLAIN = dict.fromkeys(
+    ("LD_PRELOAD", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+)
 THRESHOLDS = {
-    "LD_PRELOAD": "",
+    "LD_PRELOAD": None,
     "MALLOC_TRIM_THRESHOLD_": KEEP,
     "MALLOC_MMAP_THRESHOLD_": KEEP,
 }
@@ -113,7 +119,7 @@ def measure(job):
     for inputs, targets in data:  # compiles each shape
         model.train_on_batch(inputs, targets)
     results = []
-    for inputs, targets in data[: job["steps"]]:
+    for inputs, targets in data:
         before, start = _machine.usage(), time.perf_counter()
         model.train_on_batch(inputs, targets)
         seconds = time.perf_counter() - start
@@ -126,11 +132,11 @@ def measure(job):
                 "tokens": int((inputs > 0).sum()),
             }
         )
-    return {"steps": results, "machine": _machine.machine()}
+    return {"steps": results}
 
 
 def row(name, result, first):
-    """A line of the table."""
+    """The cells of a line of the table."""
     steps = result["steps"]
 
     def median(key):
@@ -141,18 +147,14 @@ def row(name, result, first):
         tokens = sum(step["tokens"] for step in steps)
         return tokens / sum(step["seconds"] for step in steps)
 
-    return (
-        f"| {name} | {1000 * median('seconds'):,.0f} | "
-        f"{1000 * median('processor'):,.0f} | {median('faults'):,.0f} | "
-        f"{speed(result):,.0f} | {speed(result) / speed(first):.2f} |"
-    )
-
-
-HEADER = (
-    "| setting | ms a step | processor ms | page faults | bytes a second | "
-    "against the first row |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: |"
-)
+    return [
+        name,
+        f"{1000 * median('seconds'):,.0f}",
+        f"{1000 * median('processor'):,.0f}",
+        f"{median('faults'):,.0f}",
+        f"{speed(result):,.0f}",
+        f"{speed(result) / speed(first):.2f}",
+    ]
 
 
 def parse(arguments=None):
@@ -162,7 +164,6 @@ def parse(arguments=None):
     )
     add = parser.add_argument
     add("--backend", default=keras.backend.backend())
-    add("--steps", type=int, default=STEPS, help="measured, of each setting")
     add("--only", nargs="*", default=tuple(SETTINGS), choices=tuple(SETTINGS))
     add("--out", type=pathlib.Path, help="folder for settings_BACKEND.json")
     return parser.parse_args(arguments)
@@ -179,30 +180,18 @@ def main(arguments=None):
             continue
         job, environment = SETTINGS[name]
         environment = {**environment, "KERAS_BACKEND": options.backend}
-        job = {**job, "steps": options.steps}
-        results[name] = _process.ask("tools.bench.settings", job, environment)
+        job = {**job, "group": "settings"}
+        results[name] = _process.ask("tools.bench.worker", job, environment)
         print(f"{name}: done", file=sys.stderr, flush=True)
     first = next(iter(results.values()))
     print(", ".join(f"{k} {v}" for k, v in first["machine"].items()))
-    print(HEADER)
-    for name, result in results.items():
-        print(row(name, result, first))
+    rows = [row(name, result, first) for name, result in results.items()]
+    print("\n".join(report.table(COLUMNS, rows)))
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         path = options.out / f"settings_{options.backend}.json"
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def answer(job, path):
-    """What a process of one setting does."""
-    for name in [name for name, value in os.environ.items() if value == ""]:
-        del os.environ[name]
-    result = measure(json.loads(job))
-    pathlib.Path(path).write_text(json.dumps(result), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1].startswith("{"):
-        answer(*sys.argv[1:])
-    else:
-        main()
+    main()

@@ -12,6 +12,7 @@ from tools.bench import layers
 from tools.bench import models
 from tools.bench import profile
 from tools.bench import runtime
+from tools.bench import settings
 
 GROUPS = {
     "times": layers.times,
@@ -20,6 +21,7 @@ GROUPS = {
     "profile": profile.run,
     "decoding": decoding.run,
     "verify": layers.verify,
+    "settings": settings.measure,
 }
 
 
