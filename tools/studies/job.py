@@ -21,6 +21,9 @@ class NoAttention(keras_linattn.mechanisms.Mechanism):
 
     traits = keras_linattn.mechanisms.Traits(causal=True, explicit=False)
 
+    def state_spec(self, num_heads, key_dim, value_dim):
+        return {}
+
     def attend(self, query, key, value, **unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
 
@@ -43,7 +46,22 @@ def run(job):
         "history": names["history"].history,
         "machine": _machine.machine(),
         **({"steps": names["steps"]} if "metrics" in names else {}),
+        **state_of(names),
     }
+
+
+def state_of(names):
+    """Bytes that the recall model's attention keeps of the longest sequence.
+
+    They are what a stream of tokens needs: the states of linear mechanisms,
+    and the keys and values of softmax.
+    """
+    if not isinstance(names.get("accuracy"), dict):
+        return {}
+    length = names["test"][0][0].shape[1]
+    rows = keras_linattn.convert.report(names["model"], length=length).rows
+    sizes = [(row["state bytes"], row["cache bytes"]) for row in rows]
+    return {"state_bytes": sum(y if x is None else x for x, y in sizes)}
 
 
 def metrics_of(names):
