@@ -53,7 +53,7 @@ pattern = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
 
 # ## Data: drawn anew for each batch, in a size that takes turns
 
-SYMBOLS = max(args.symbols, *sizes)  # keys; values are above them, 0 is the filler
+SYMBOLS = max(args.symbols, *sizes)  # keys, then values; 0 is the filler
 
 
 def draw(generator, pairs):

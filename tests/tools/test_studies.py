@@ -156,7 +156,8 @@ def test_training_chooses_a_learning_rate(run):
         )
     ]
     table = run.report.table(run.report.rows_of(results))
-    assert "| state, bytes | trained at 0.001, % | trained at 0.01, % |" in (
-        table[0]
+    assert (
+        "| state, bytes | trained at 0.001, % | trained at 0.01, % |"
+        in (table[0])
     )
     assert "65.0 (60.0 to 70.0) | 2,048 | **80.0** | 50.0 | 2 |" in table[-1]
