@@ -5,10 +5,14 @@ example leaves `model`, `history`, `seconds` and its scores in its namespace.
 """
 
 import json
+import math
 import pathlib
 import runpy
 import sys
 import tempfile
+
+import keras
+import numpy as np
 
 import keras_linattn
 from tools import _machine
@@ -59,9 +63,26 @@ def state_of(names):
     if not isinstance(names.get("accuracy"), dict):
         return {}
     length = names["test"][0][0].shape[1]
-    rows = keras_linattn.convert.report(names["model"], length=length).rows
-    sizes = [(row["state bytes"], row["cache bytes"]) for row in rows]
-    return {"state_bytes": sum(y if x is None else x for x, y in sizes)}
+    blocks = [
+        layer
+        for layer in names["model"].layers
+        if isinstance(layer, keras_linattn.LinearTransformerDecoder)
+    ]
+    return {"state_bytes": sum(state_bytes(x, length) for x in blocks)}
+
+
+def state_bytes(block, length):
+    """Bytes of one block's state, for one sequence."""
+    mechanism = block.mechanism
+    if keras_linattn.mechanisms.name_of(mechanism) == "softmax":
+        entry = {"name": "softmax", "cache_length": length}
+        mechanism = keras_linattn.mechanisms.get(entry)
+    size = block.input.shape[-1] // block.num_heads
+    spec = mechanism.state_spec(block.num_heads, size, size)
+    return sum(
+        math.prod(leaf.shape[1:]) * np.dtype(leaf.dtype).itemsize
+        for leaf in keras.tree.flatten(spec)
+    )
 
 
 def metrics_of(names):

@@ -180,7 +180,8 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    width = 8 if len(rows) > MANY * len(tasks) else 4
+    wide = len(rows) > MANY * len(tasks) or len(rows[0]["metrics"]) > 1
+    width = 8 if wide else 4
     figure, axes = pyplot.subplots(
         1,
         len(tasks),
@@ -203,11 +204,15 @@ def plot(rows, path):
 
 
 def plot_lines(axis, rows):
-    """Draws a line for each mechanism, over the metrics."""
-    for row in rows:
+    """Draws a line for each mechanism, over the metrics; the best on top."""
+    last = list(rows[0]["metrics"])[-1]
+    rows = sorted(rows, key=lambda row: -np.mean(row["metrics"][last]))
+    for number, row in enumerate(rows):
         means = [np.mean(values) for values in row["metrics"].values()]
-        axis.plot(list(row["metrics"]), means, "o-", label=label_of(row))
-    axis.legend(fontsize="small")
+        label = label_of(row).replace("\n", ", ")
+        style = "o-" if number < MANY else "s--"  # as there are ten colours
+        axis.plot(list(row["metrics"]), means, style, label=label)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def plot_dots(axis, rows):
