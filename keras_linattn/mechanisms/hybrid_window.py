@@ -53,7 +53,9 @@ def near_sums(query, key, value, near, factor):
         factor: tensor `[1, H, 1, 1, 1]`, g.
     """
     key, value, finite = contained(key, value)
-    weights = masked_exp(near_scores(query, key, near), near.pairs)
+    scores = near_scores(query, key, near)
+    # The far share is not divided by e^m_t, so m_t has a gradient.
+    weights = masked_exp(scores, near.pairs, max_is_constant=False)
     value = keys_of(near, append_ones(value))
     sums = factor * matmul(weights, value)
     sums = spoil_near(sums, finite, near)
