@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import predict
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn
@@ -63,7 +64,8 @@ def changed(before, model):
 
 
 @pytest.mark.parametrize(
-    ("loss", "mask_zero"), [("outputs", True), ("weights", False)]
+    ("loss", "mask_zero"),
+    [("outputs", True), pytest.param("weights", False, marks=slow_to_compile)],
 )
 def test_transfer_trains_the_feature_maps_only(loss, mask_zero):
     teacher, student = teacher_and_student(mask_zero)
@@ -104,7 +106,9 @@ def test_an_exact_student_has_no_error():
         distill(student, teacher, ids)
 
 
-@pytest.mark.parametrize("rank", [1, None])
+@pytest.mark.parametrize(
+    "rank", [1, pytest.param(None, marks=slow_to_compile)]
+)
 def test_fine_tuning_trains_adapters_or_all(rank, tmp_path):
     teacher, student = teacher_and_student(**WINDOW)
     before, of_teacher = weights(student), weights(teacher)
@@ -140,6 +144,7 @@ def test_fine_tuning_trains_adapters_or_all(rank, tmp_path):
     )
 
 
+@slow_to_compile
 def test_the_teacher_alone_is_enough_without_labels():
     teacher, student = teacher_and_student()
     options = {"teacher_weight": 1.0, "temperature": 2.0, "lora_rank": None}
@@ -183,6 +188,7 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "rank", [1, pytest.param(None, marks=pytest.mark.once)]
 )
@@ -225,6 +231,7 @@ def test_an_interrupted_run_goes_on(rank, tmp_path):
             run(backup=backup)
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "kind",
     [
@@ -263,6 +270,7 @@ def test_data_as_fit_takes_it(kind):
         assert np.isfinite(history.history["loss"]).all()
 
 
+@slow_to_compile
 def test_half_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
