@@ -106,9 +106,7 @@ def test_an_exact_student_has_no_error():
         distill(student, teacher, ids)
 
 
-@pytest.mark.parametrize(
-    "rank", [1, pytest.param(None, marks=slow_to_compile)]
-)
+@pytest.mark.parametrize("rank", [1, pytest.param(None, marks=slow_to_compile)])
 def test_fine_tuning_trains_adapters_or_all(rank, tmp_path):
     teacher, student = teacher_and_student(**WINDOW)
     before, of_teacher = weights(student), weights(teacher)
