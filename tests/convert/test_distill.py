@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from helpers import predict
 from helpers import random
 from helpers import slow_to_compile
@@ -11,6 +12,7 @@ from keras import ops
 import keras_linattn
 from keras_linattn.convert import attention_errors
 from keras_linattn.convert import distill
+from keras_linattn.convert._finetuning import Divergence
 
 MHA = keras.layers.MultiHeadAttention
 LINEAR = keras_linattn.LinearMultiHeadAttention
@@ -158,20 +160,19 @@ def test_the_teacher_alone_is_enough_without_labels():
         **options,
     )["finetune"].history["loss"]
     assert 0 < history[-1] < 0.5 * history[0]
-    # From probabilities, the same divergence.
+
+
+def test_divergence_is_that_of_the_probabilities():
     logits = random(3, 5, seed=1), random(3, 5, seed=2)
-    probabilities = [ops.softmax(x) for x in logits]
-    losses = [
-        _module().Divergence(1.0, from_logits)(*outputs)
-        for from_logits, outputs in ((True, logits), (False, probabilities))
-    ]
-    np.testing.assert_allclose(*map(ops.convert_to_numpy, losses), rtol=1e-4)
-
-
-def _module():
-    import sys
-
-    return sys.modules["keras_linattn.convert._distill"]
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits)
+    expected = np.sum(p * np.log(p / q), axis=-1).mean()
+    for scale, from_logits, outputs in (
+        (1.0, True, logits),
+        (3.0, True, [3 * x for x in logits]),
+        (1.0, False, (p, q)),
+    ):
+        found = Divergence(scale, from_logits)(*outputs)
+        np.testing.assert_allclose(numpy(found), scale**2 * expected, rtol=1e-4)
 
 
 class Interrupted(keras.callbacks.Callback):

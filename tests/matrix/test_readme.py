@@ -37,6 +37,9 @@ def run(numbers, backend, folder):
             **os.environ,
             "KERAS_BACKEND": backend,
             "TF_CPP_MIN_LOG_LEVEL": "3",
+            # The file is compiled as JAX compiles; torch would start a C++
+            # compiler, which takes half a minute for the same numbers.
+            "TORCHDYNAMO_DISABLE": "1",
         },
         cwd=folder,
         capture_output=True,
