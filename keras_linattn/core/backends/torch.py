@@ -427,14 +427,12 @@ def maximum(x, y):
 
 def has_hooks(layer):
     """Has the module hooks, or a `forward` of its own?"""
-    own = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
+    of_all = torch.nn.modules.module
+    return "forward" in vars(layer) or any(
+        getattr(layer, f"_{kind}_hooks")
+        or getattr(of_all, f"_global_{kind}_hooks")
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
     )
-    everywhere = torch.nn.modules.module._has_any_global_hook()
-    return any(own) or everywhere or "forward" in vars(layer)
 
 
 def until_the_end():
