@@ -127,7 +127,6 @@ ARGUMENTS = {
 # torch: kernels for a GPU, see `tests/gpu`; JAX: segments, see below.
 ON_CUDA = (
     "delta_product",
-    "fading_product",
     "scalar_decay_product",
     "vector_decay_product",
     "vector_delta_product",

@@ -12,7 +12,6 @@ from keras import ops
 from keras_linattn.core import chunks
 from keras_linattn.core import decay
 from keras_linattn.core import delta
-from keras_linattn.core import fading
 from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
@@ -128,7 +127,6 @@ delta_product = _products_in_segments(delta.delta_product)
 vector_delta_product = _products_in_segments(vector_delta.vector_delta_product)
 scalar_decay_product = _products_in_segments(decay.scalar_decay_product)
 vector_decay_product = _products_in_segments(decay.vector_decay_product)
-fading_product = _products_in_segments(fading.fading_product)
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
