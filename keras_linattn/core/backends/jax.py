@@ -58,18 +58,6 @@ def scans_in_parallel(x):
     return jax.default_backend() == "gpu" and isinstance(x.shape[2], int)
 
 
-def looped_sums(x, start, breaks):
-    """By a loop."""
-
-    def advance(state, chunk):
-        update, cut = chunk
-        return chunks.keep(state, cut) + update, state
-
-    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
-    after, before = jax.lax.scan(advance, start, inputs)
-    return ops.moveaxis(before, 0, 2), after
-
-
 def run_in_segments(function, state, tensors):
     """One segment after the other, computed again in the backward pass.
 
@@ -200,6 +188,18 @@ def shift_pieces(x, name, count, by):
 
 
 # --- What only JAX needs ---------------------------------------------------
+
+
+def looped_sums(x, start, breaks):
+    """By a loop over the chunks."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update, state
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after, before = jax.lax.scan(advance, start, inputs)
+    return ops.moveaxis(before, 0, 2), after
 
 
 def run_again(run, tensors, states, remat):
