@@ -13,6 +13,7 @@ from keras_linattn import config
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
+from keras_linattn.core.chunks import looped_sums
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
@@ -106,11 +107,6 @@ ARGUMENTS = {
         normal(2, 3, 4, 5),
         (4, 1),
     ),
-    "looped_sums": lambda: (
-        normal(1, 2, 19, 3, 4),
-        normal(1, 2, 3, 4),
-        normal(1, 1, 19, 1, 1) > 0.5,
-    ),
     "overlapping_blocks": lambda: (normal(2, 3, 12, 5), 2, 4, 2),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "read_chunks": lambda: (
@@ -141,7 +137,6 @@ ARGUMENTS = {
 # torch: kernels for a GPU, see `tests/gpu`; JAX: segments, see below.
 ON_CUDA = (
     "delta_product",
-    "fading_product",
     "scalar_decay_product",
     "vector_decay_product",
     "vector_delta_product",
@@ -184,6 +179,19 @@ def test_fast_form_equals_the_portable_one(name):
     ):
         # Sums over hundreds of positions, in another order.
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_a_backend_s_own_loop_equals_the_portable_doublings():
+    arguments = (
+        normal(1, 2, 19, 3, 4),
+        normal(1, 2, 3, 4),
+        normal(1, 1, 19, 1, 1) > 0.5,
+    )
+    for one, other in zip(
+        looped_sums(*arguments), looped_sums.portable(*arguments), strict=True
+    ):
+        one, other = map(ops.convert_to_numpy, (one, other))
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gated_delta", "gated_linear"])

@@ -12,7 +12,6 @@ from keras import ops
 from keras_linattn.core import chunks
 from keras_linattn.core import decay
 from keras_linattn.core import delta
-from keras_linattn.core import fading
 from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
@@ -57,18 +56,6 @@ def scans_in_parallel(x):
     """On a GPU, where a small array takes no longer than the call itself."""
     # A length that JAX exports is a symbol.
     return jax.default_backend() == "gpu" and isinstance(x.shape[2], int)
-
-
-def looped_sums(x, start, breaks):
-    """By a loop."""
-
-    def advance(state, chunk):
-        update, cut = chunk
-        return chunks.keep(state, cut) + update, state
-
-    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
-    after, before = jax.lax.scan(advance, start, inputs)
-    return ops.moveaxis(before, 0, 2), after
 
 
 def run_in_segments(function, state, tensors):
@@ -128,7 +115,6 @@ delta_product = _products_in_segments(delta.delta_product)
 vector_delta_product = _products_in_segments(vector_delta.vector_delta_product)
 scalar_decay_product = _products_in_segments(decay.scalar_decay_product)
 vector_decay_product = _products_in_segments(decay.vector_decay_product)
-fading_product = _products_in_segments(fading.fading_product)
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
@@ -202,6 +188,18 @@ def shift_pieces(x, name, count, by):
 
 
 # --- What only JAX needs ---------------------------------------------------
+
+
+def looped_sums(x, start, breaks):
+    """By a loop over the chunks."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update, state
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after, before = jax.lax.scan(advance, start, inputs)
+    return ops.moveaxis(before, 0, 2), after
 
 
 def run_again(run, tensors, states, remat):

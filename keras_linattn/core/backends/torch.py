@@ -351,9 +351,8 @@ def vector_delta_product(
     query, key, value, beta, log_decay, state, loop, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
-    name = "delta" if log_decay.shape[-1] == 1 else "vector_delta"
     heads = query, key, value
-    return _by_fla(name, *heads, log_decay, state, starts, beta)
+    return _by_fla("vector_delta", *heads, log_decay, state, starts, beta)
 
 
 def scalar_decay_product(
@@ -364,7 +363,7 @@ def scalar_decay_product(
     return _by_fla(name, query, key, value, log_decay, state, starts)
 
 
-vector_decay_product = fading_product = scalar_decay_product
+vector_decay_product = scalar_decay_product
 
 
 # --- Where Keras makes a tensor on another device --------------------------
