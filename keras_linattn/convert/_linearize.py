@@ -110,7 +110,9 @@ def replacement(mechanism, window=None):
         "state_dtype": mechanism.get_config()["state_dtype"],
     }
     if isinstance(mechanism, mechanisms.Hedgehog):
-        return mechanisms.HybridWindow(tied=mechanism.tied, **options)
+        # Else the window has a share even of rows that look beyond it only.
+        options |= {"tied": mechanism.tied, "keep_scale": True}
+        return mechanisms.HybridWindow(**options)
     if isinstance(mechanism, mechanisms.Softmax):
         return mechanisms.Local(**options)
     raise ValueError(

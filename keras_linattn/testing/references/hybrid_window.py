@@ -9,7 +9,10 @@ from keras_linattn.testing.references._common import visible_pairs
 from keras_linattn.testing.references.hedgehog import features
 from keras_linattn.testing.references.local import near_pairs
 
-CONFIGS = ({"window": 5}, {"window": 40, "skip_hidden": False, "tied": True})
+CONFIGS = (
+    {"window": 5},
+    {"window": 40, "skip_hidden": False, "tied": True, "keep_scale": True},
+)
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
@@ -18,10 +21,18 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     scores = query @ transpose(key) / np.sqrt(key.shape[-1])
     scores = np.where(near, scores, -np.inf)
     largest = scores.max(axis=-1, keepdims=True, initial=-1e300)
-    factor = 1 / (1 + np.exp(-weights["window_factor"]))
-    exact = factor[:, None, None] * np.exp(scores - largest)
+    factor = weights["window_factor"][:, None, None]
+    shift = 0
+    if mechanism.keep_scale:
+        # Rows are divided by their largest weight, which could overflow; and a
+        # row of scores below -60 needs a normaliser that is not 0.
+        scale = np.maximum(largest, -60) + factor
+        shift = np.maximum(scale, 0)
+        exact = np.exp(scores - largest + scale - shift) / (2 * key.shape[-1])
+    else:
+        exact = np.exp(scores - largest) / (1 + np.exp(-factor))
     name = "query_map" if mechanism.tied else "key_map"
     query = features(query, weights["query_map"])
     key = features(key, weights[name])
-    linear = np.where(far, query @ transpose(key), 0.0)
+    linear = np.where(far, query @ transpose(key), 0.0) * np.exp(-shift)
     return normalise(exact + linear) @ value
