@@ -1,0 +1,54 @@
+"""Loads converted models that another backend saved, in a fresh process.
+
+    KERAS_BACKEND=jax python tests/convert/reload.py FOLDER
+
+Writes FOLDER/<backend>.json: the largest difference of each model's outputs
+from those that are saved beside it.
+"""
+
+import json
+import pathlib
+import sys
+
+import keras
+import keras_hub
+import numpy as np
+
+HERE = pathlib.Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parent)]
+
+import test_linearize  # noqa: E402  (registers its block)
+from families import inputs_of  # noqa: E402
+from families import visible  # noqa: E402
+from helpers import predict  # noqa: E402
+
+
+def outputs(model, name):
+    """The model's outputs where something is visible."""
+    if name.startswith("mixed"):
+        return predict(model, test_linearize.inputs())
+    family = name.partition("-")[0]
+    x = inputs_of(family)
+    if keras.backend.backend() == "torch":
+        return visible(keras.ops.convert_to_numpy(model(x)), family)
+    return visible(model.predict(x, verbose=0), family)
+
+
+def load(path):
+    if path.is_dir():
+        return keras_hub.models.Backbone.from_preset(str(path))
+    return keras.saving.load_model(path)
+
+
+def main(folder):
+    found = {}
+    for expected in sorted(folder.glob("*.npy")):
+        (path,) = (x for x in folder.glob(f"{expected.stem}*") if x != expected)
+        output = outputs(load(path), expected.stem)
+        found[expected.stem] = float(np.abs(output - np.load(expected)).max())
+    name = f"{keras.backend.backend()}.json"
+    (folder / name).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
