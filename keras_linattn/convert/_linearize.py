@@ -12,6 +12,10 @@ from keras_linattn.convert._sites import sites_of
 from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.convert._weights import carry
 
+# Of `hybrid_window`. Trained attention has scores above it where it matters;
+# see docs/linearize_study.md for what it brings.
+LEAST_SCORE = 10.0
+
 
 def linearize(model, mechanism="hedgehog", layers=None, window=None):
     """Returns a copy of a trained model whose attention is linear.
@@ -110,8 +114,7 @@ def replacement(mechanism, window=None):
         "state_dtype": mechanism.get_config()["state_dtype"],
     }
     if isinstance(mechanism, mechanisms.Hedgehog):
-        # Else the window has a share even of rows that look beyond it only.
-        options |= {"tied": mechanism.tied, "keep_scale": True}
+        options |= {"tied": mechanism.tied, "least_score": LEAST_SCORE}
         return mechanisms.HybridWindow(**options)
     if isinstance(mechanism, mechanisms.Softmax):
         return mechanisms.Local(**options)

@@ -5,8 +5,7 @@ out_t = (g sum_near e^(q_t . k_s / sqrt D - m_t) v_s
 
 near: the window of `local`; far: the other positions that t may see; m_t: the
 largest score near t; phi: the feature map of `hedgehog`; g = sigmoid(a), a
-number for each head. With `keep_scale` the near weights are
-e^(a + q_t . k_s / sqrt D) / (2 D), without m_t.
+number for each head. With `least_score` m_t is at least that number.
 
 Cost: O(T W (D + V) + T D V) time; state: that of `local` and of `hedgehog`.
 Source: Zhang et al., "LoLCATs: on low-rank linearizing of large language
@@ -15,12 +14,10 @@ models", 2024, arXiv 2410.10254, and HazyResearch/lolcats (Apache-2.0),
 al., "Simple linear attention language models balance the recall-throughput
 tradeoff" (Based), 2024, arXiv 2402.18668.
 Differs from the papers: the two-sided form is ours. Windows slide; the authors'
-fastest kernels move them in steps. g starts at 1 / 2. `keep_scale` is ours:
-with m_t the window's sum is at least g, also where no near key matters; without
-it, near and far weights start equal for a query of zeros.
+fastest kernels move them in steps. g starts at 1 / 2. `least_score` is ours:
+without it the largest near weight is g for every query, also where all near
+scores are low and what matters is beyond the window.
 """
-
-import math
 
 from keras import ops
 
@@ -32,7 +29,6 @@ from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
-from keras_linattn.core.numerics import maximum
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import divide_by_last
@@ -48,37 +44,38 @@ from keras_linattn.mechanisms.local import WindowMechanism
 from keras_linattn.mechanisms.local import entries_of
 from keras_linattn.mechanisms.local import split_entries
 
+# Largest near scores count as at most so much below `least_score`, because
+# without far positions the near sum is the normaliser, which must not be 0.
+RANGE = 60.0
 
-# Of the largest near score. The near weights are of no account below it, but
-# without far positions their sum is the normaliser.
-LEAST_SCORE = -60.0
 
-
-def near_sums(query, key, value, near, factors):
-    """The window's share of the two sums.
+def near_sums(query, key, value, near, factor, least_score=None):
+    """The window's share of the two sums, `[B, H, T, V + 1]`.
 
     Args:
         query: tensor `[B, H, T, D]`.
         key: tensor `[B, H, E, D]`.
         value: tensor `[B, H, E, V]`.
         near: `Near`.
-        factors: function of the scores, that returns what to multiply the near
-            sums and the far sums by.
-
-    Returns:
-        Tensor `[B, H, T, V + 1]`, and the factor of the far sums.
+        factor: tensor `[1, H, 1, 1, 1]`, g.
+        least_score: float or `None`, see `HybridWindow`.
     """
     key, value, finite = contained(key, value)
     scores = near_scores(query, key, near)
     weights = masked_exp(scores, near.pairs)
     value = keys_of(near, append_ones(value))
-    factor, of_far = factors(scores, near)
+    if least_score is not None:
+        factor = factor * _reduction(scores, near.pairs, least_score)
     sums = factor * matmul(weights, value)
     sums = spoil_near(sums, finite, near)
-    length = ops.shape(query)[2]
-    if not isinstance(of_far, float):
-        of_far = join_chunks(of_far, length)
-    return join_chunks(sums, length), of_far
+    return join_chunks(sums, ops.shape(query)[2])
+
+
+def _reduction(scores, pairs, least_score):
+    """e^(largest score - `least_score`), at most 1: `[B, H, N, C, 1]`."""
+    scores = ops.where(pairs, scores, ops.cast(LOWEST, scores.dtype))
+    largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    return ops.exp(ops.clip(largest - least_score, -RANGE, 0.0))
 
 
 @register("hybrid_window")
@@ -95,10 +92,10 @@ class HybridWindow(WindowMechanism, Hedgehog):
             see `local`. Defaults to `True`.
         tied: bool, whether queries and keys have one feature map. Defaults to
             `False`.
-        keep_scale: bool, whether near weights keep the scale of their scores,
-            as in softmax attention. `False` divides them by the largest one
-            of each query, as the paper does. Then the window has a share even
-            if all that matters is beyond it. Defaults to `False`.
+        least_score: float or `None`. The near weights of a query are divided
+            by e^m, where m is its largest near score. With a number, m is at
+            least that number, so that a window of low scores gets a small
+            share. Defaults to `None`, as in the paper.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
@@ -134,11 +131,16 @@ class HybridWindow(WindowMechanism, Hedgehog):
         window=64,
         skip_hidden=True,
         tied=False,
-        keep_scale=False,
+        least_score=None,
         **kwargs,
     ):
         super().__init__(window, skip_hidden, tied=tied, **kwargs)
-        self.keep_scale = keep_scale
+        if not isinstance(least_score, (int, float, type(None))):
+            raise ValueError(
+                "`least_score` must be a number or `None`. "
+                f"Received: least_score={least_score!r}."
+            )
+        self.least_score = least_score
 
     def build(self, query_shape, key_shape, value_shape):
         super().build(query_shape, key_shape, value_shape)
@@ -163,14 +165,14 @@ class HybridWindow(WindowMechanism, Hedgehog):
     ):
         length = ops.shape(query)[2]
         near = self.near(length, causal, key_mask, documents=documents)
-        sums, factor = near_sums(query, key, value, near, self._factors)
+        sums = self._near_sums(query, key, value, near)
         features = self.query_features(query)
         entries = entries_of(key, value, key_mask)
         dim = key.shape[-1]
         ahead, _ = self._far_sums(
             features, entries, dim, key_mask, documents=documents
         )
-        sums = sums + factor * ahead
+        sums = sums + ahead
         if not causal:
             # Later keys are the earlier keys of the reversed sequence.
             features, entries = (ops.flip(x, 2) for x in (features, entries))
@@ -181,24 +183,13 @@ class HybridWindow(WindowMechanism, Hedgehog):
             behind, _ = self._far_sums(
                 features, entries, dim, key_mask, documents=documents
             )
-            sums = sums + factor * ops.flip(behind, 2)
+            sums = sums + ops.flip(behind, 2)
         return divide_by_last(sums)
 
-    def _factors(self, scores, near):
-        """The factors of near and far sums, see `near_sums`."""
-        factor = ops.cast(self.window_factor, scores.dtype)
+    def _near_sums(self, query, key, value, near):
+        factor = ops.sigmoid(ops.cast(self.window_factor, query.dtype))
         factor = ops.reshape(factor, (1, -1, 1, 1, 1))
-        if not self.keep_scale:
-            return ops.sigmoid(factor), 1.0
-        scores = ops.where(near.pairs, scores, ops.cast(LOWEST, scores.dtype))
-        largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
-        largest = maximum(largest, LEAST_SCORE)
-        # The logarithm of the largest near weight, by which both sums are
-        # divided if it is positive: no exponential is then above 1.
-        largest = largest + factor - math.log(2 * self.key_map.shape[-1])
-        zero = ops.zeros_like(largest)
-        near_factor = ops.exp(ops.minimum(largest, zero))
-        return near_factor, ops.exp(ops.minimum(-largest, zero))
+        return near_sums(query, key, value, near, factor, self.least_score)
 
     def _far_sums(
         self, query, entries, key_dim, key_mask, state=None, documents=None
@@ -231,7 +222,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
             state["window"], key, value, key_mask, documents
         )
         keys, values, _ = split_entries(entries, key.shape[-1])
-        sums, factor = near_sums(query, keys, values, near, self._factors)
+        sums = self._near_sums(query, keys, values, near)
         # One position more, so that the state has what leaves at the end.
         features = self.query_features(query)
         features = ops.pad(features, [(0, 0), (0, 0), (0, 1), (0, 0)])
@@ -243,5 +234,5 @@ class HybridWindow(WindowMechanism, Hedgehog):
             state["sums"],
             documents,
         )
-        sums = sums + factor * far[:, :, :-1]
+        sums = sums + far[:, :, :-1]
         return divide_by_last(sums), {"sums": after, "window": window}

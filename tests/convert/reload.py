@@ -20,18 +20,13 @@ sys.path += [str(HERE), str(HERE.parent)]
 import test_linearize  # noqa: E402  (registers its block)
 from families import inputs_of  # noqa: E402
 from families import visible  # noqa: E402
-from helpers import predict  # noqa: E402
 
 
 def outputs(model, name):
     """The model's outputs where something is visible."""
     if name.startswith("mixed"):
-        return predict(model, test_linearize.inputs())
-    family = name.partition("-")[0]
-    x = inputs_of(family)
-    if keras.backend.backend() == "torch":
-        return visible(keras.ops.convert_to_numpy(model(x)), family)
-    return visible(model.predict(x, verbose=0), family)
+        return model.predict(test_linearize.inputs(), verbose=0)
+    return visible(model.predict(inputs_of(name), verbose=0), name)
 
 
 def load(path):

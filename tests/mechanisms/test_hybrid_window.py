@@ -17,8 +17,8 @@ def test_a_window_of_the_length_is_softmax_attention(causal):
     inputs = random_inputs(queries=9, keys=9)
     heads = (inputs.query, inputs.key, inputs.value)
     expected = softmax.attend(None, {}, *heads, *inputs.masks(), causal)
-    for keep_scale in (False, True):
-        mechanism = HybridWindow(9, keep_scale=keep_scale)
+    for least_score in (None, 3.0):
+        mechanism = HybridWindow(9, least_score=least_score)
         output = run(mechanism, inputs, causal)
         np.testing.assert_allclose(output, expected, atol=1e-5)
 
@@ -54,10 +54,10 @@ def test_large_scores_in_the_window_do_not_drown_the_rest():
 
 
 @pytest.mark.parametrize("scale", [1, 50])
-def test_weights_that_keep_their_scale(scale):
+def test_windows_of_low_scores_get_a_small_share(scale):
     """The reference's rows, whole and in two pieces, at any size of scores."""
     inputs = random_inputs(queries=30, keys=30, scale=scale)
-    mechanism = HybridWindow(3, keep_scale=True)
+    mechanism = HybridWindow(3, least_score=5.0)
     mechanism.build(*inputs.shapes)
     mechanism.window_factor.assign([1.0, -2.0])
     weights = {w.name: ops.convert_to_numpy(w) for w in mechanism.weights}

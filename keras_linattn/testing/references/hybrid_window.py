@@ -11,7 +11,7 @@ from keras_linattn.testing.references.local import near_pairs
 
 CONFIGS = (
     {"window": 5},
-    {"window": 40, "skip_hidden": False, "tied": True, "keep_scale": True},
+    {"window": 40, "skip_hidden": False, "tied": True, "least_score": 2.0},
 )
 
 
@@ -21,18 +21,13 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     scores = query @ transpose(key) / np.sqrt(key.shape[-1])
     scores = np.where(near, scores, -np.inf)
     largest = scores.max(axis=-1, keepdims=True, initial=-1e300)
-    factor = weights["window_factor"][:, None, None]
-    shift = 0
-    if mechanism.keep_scale:
-        # Rows are divided by their largest weight, which could overflow; and a
-        # row of scores below -60 needs a normaliser that is not 0.
-        scale = np.maximum(largest, -60) + factor
-        shift = np.maximum(scale, 0)
-        exact = np.exp(scores - largest + scale - shift) / (2 * key.shape[-1])
-    else:
-        exact = np.exp(scores - largest) / (1 + np.exp(-factor))
+    exact = np.exp(scores - largest)
+    exact = exact / (1 + np.exp(-weights["window_factor"][:, None, None]))
+    if mechanism.least_score is not None:
+        excess = np.clip(largest - mechanism.least_score, -60, 0)
+        exact = exact * np.exp(excess)
     name = "query_map" if mechanism.tied else "key_map"
     query = features(query, weights["query_map"])
     key = features(key, weights[name])
-    linear = np.where(far, query @ transpose(key), 0.0) * np.exp(-shift)
+    linear = np.where(far, query @ transpose(key), 0.0)
     return normalise(exact + linear) @ value
