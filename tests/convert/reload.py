@@ -38,7 +38,8 @@ def load(path):
 def main(folder):
     found = {}
     for expected in sorted(folder.glob("*.npy")):
-        (path,) = (x for x in folder.glob(f"{expected.stem}*") if x != expected)
+        path = folder / f"{expected.stem}.keras"
+        path = path if path.is_file() else folder / expected.stem
         output = outputs(load(path), expected.stem)
         found[expected.stem] = float(np.abs(output - np.load(expected)).max())
     name = f"{keras.backend.backend()}.json"

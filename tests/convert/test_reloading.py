@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     for name, model in models.items():
         np.save(folder / f"{name}.npy", reload.outputs(model, name))
         if name == "GPT2":
-            model.save_to_preset(str(folder / f"{name}-preset"))
+            model.save_to_preset(str(folder / name))
         else:
             model.save(folder / f"{name}.keras")
     return folder
