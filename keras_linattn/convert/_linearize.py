@@ -12,10 +12,6 @@ from keras_linattn.convert._sites import sites_of
 from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.convert._weights import carry
 
-# Of `hybrid_window`. Trained attention has scores above it where it matters;
-# see docs/linearize_study.md for what it brings.
-LEAST_SCORE = 10.0
-
 
 def linearize(model, mechanism="hedgehog", layers=None, window=None):
     """Returns a copy of a trained model whose attention is linear.
@@ -114,8 +110,7 @@ def replacement(mechanism, window=None):
         "state_dtype": mechanism.get_config()["state_dtype"],
     }
     if isinstance(mechanism, mechanisms.Hedgehog):
-        options |= {"tied": mechanism.tied, "least_score": LEAST_SCORE}
-        return mechanisms.HybridWindow(**options)
+        return mechanisms.HybridWindow(tied=mechanism.tied, **options)
     if isinstance(mechanism, mechanisms.Softmax):
         return mechanisms.Local(**options)
     raise ValueError(
