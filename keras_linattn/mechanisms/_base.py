@@ -1,6 +1,7 @@
 """The interface of a mechanism."""
 
 import inspect
+import weakref
 
 import keras
 from keras import ops
@@ -86,6 +87,7 @@ class Mechanism(keras.layers.Layer):
     def __init__(self, state_dtype=None, **kwargs):
         super().__init__(**kwargs)
         self._state_dtype = check_state_dtype(state_dtype)
+        _LIVING.add(self)
 
     @property
     def state_dtype(self):
@@ -466,6 +468,23 @@ class Mechanism(keras.layers.Layer):
                 length of a document is bounded. Defaults to `False`.
         """
         check_heads(self, query, key, value, causal, packed)
+
+
+_LIVING = weakref.WeakSet()  # all mechanisms, for `axis_of_heads`
+
+
+def axis_of_heads(path):
+    """The axis of the heads in a mechanism's weight; `None` if it has none.
+
+    Args:
+        path: str, such as `"decoder_0/self_attention/delta_rule/beta_bias"`.
+    """
+    *_, owner, weight = ["", *path.split("/")]
+    for mechanism in _LIVING:
+        axes = mechanism.head_axes or {}
+        if mechanism.name == owner and weight in axes:
+            return axes[weight]
+    return None
 
 
 def constructor_arguments(cls):

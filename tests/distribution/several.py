@@ -15,6 +15,8 @@ device, for sequences of `LENGTH`, an environment variable.
     python several.py mechanisms NAME ...
 
 compares each mechanism that can be split by its length, without a model.
+
+With the environment variable `FLOAT64` all is computed in that type.
 """
 
 import json
@@ -30,6 +32,10 @@ os.environ["XLA_FLAGS"] = (
 import jax  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+
+if "FLOAT64" in os.environ:  # no rounding that could be mistaken for a fault
+    jax.config.update("jax_enable_x64", True)
+    keras.config.set_floatx("float64")
 
 import keras_linattn  # noqa: E402
 from keras_linattn import mechanisms  # noqa: E402
