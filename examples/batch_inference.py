@@ -15,7 +15,7 @@ can read; see https://docs.ray.io.
 
 import argparse
 import inspect
-import os
+import itertools
 import pathlib
 import sys
 import time
@@ -33,7 +33,7 @@ import keras_linattn
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--processes", type=int, default=2)
-parser.add_argument("--texts", type=int, default=20_000)
+parser.add_argument("--texts", type=int, help="default: 20,000")
 parser.add_argument("--out", default="out/batch_inference")
 parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
 # A notebook has no command line.
@@ -44,7 +44,7 @@ sizes = {"hidden_dim": 64, "num_layers": 2, "num_heads": 4}
 if args.smoke:
     length, epochs = 64, 1
     sizes = {"hidden_dim": 16, "num_layers": 1, "num_heads": 2}
-    args.texts = min(args.texts, 200)
+num_texts = args.texts or (200 if args.smoke else 20_000)
 out = pathlib.Path(args.out).resolve()
 out.mkdir(parents=True, exist_ok=True)
 
@@ -57,13 +57,16 @@ pieces = (
     for text in [path.read_bytes()]
     for start in range(0, len(text), length)
 )
-corpus = dict(piece for piece, _ in zip(pieces, range(args.texts)))
+corpus = dict(itertools.islice(pieces, num_texts))
 if not (out / "corpus").exists():
     (out / "corpus").mkdir()
     columns = {"id": list(corpus), "text": list(corpus.values())}
-    pyarrow.parquet.write_table(
-        pyarrow.table(columns), out / "corpus" / "part.parquet"
-    )
+    table, part = pyarrow.table(columns), 4 * batch_size
+    # A part is read, scored and written as one: a stop costs the parts at work.
+    for start in range(0, len(corpus), part):
+        pyarrow.parquet.write_table(
+            table[start : start + part], out / "corpus" / f"{start}.parquet"
+        )
 
 
 def to_ids(texts):
@@ -110,7 +113,6 @@ class Scorer:
 
 # ## Score: what is written once is not read again
 
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # devices stay visible
 ray.init(num_cpus=args.processes + 1, include_dashboard=False)
 context = ray.data.DataContext.get_current()
 context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(

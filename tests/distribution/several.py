@@ -12,6 +12,10 @@ data parallelism, too.
 compiles the step only, and prints a device's peak memory over that of one
 device, for sequences of `LENGTH`, an environment variable.
 
+    python several.py files MODEL/MODE ...
+
+first saves the model under the first mode, and loads it under the others.
+
     python several.py mechanisms NAME ...
 
 compares each mechanism that can be split by its length, without a model.
@@ -22,6 +26,7 @@ With the environment variable `FLOAT64` all is computed in that type.
 import json
 import os
 import sys
+import tempfile
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = (
@@ -281,8 +286,47 @@ def check_nan(function, heads, clean, causal):
         )
 
 
+def check_files(kind, modes):
+    """A file saved under one layout loads under any other, optimizer too."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.keras"
+        keras.distribution.set_distribution(MODES[modes[0]]())
+        model = make_model(kind)
+        model.compile("adam")
+        model.optimizer.build(model.trainable_variables)
+        for number, variable in enumerate(model.optimizer.variables[2:]):
+            variable.assign(keras.ops.full(variable.shape, number))
+        model.save(path)
+        saved = [np.asarray(v) for v in all_variables(model)]
+        for mode in (*modes[1:], "one"):
+            distribution = MODES[mode]()
+            keras.distribution.set_distribution(distribution)
+            loaded = keras.saving.load_model(path)
+            for variable, value in zip(
+                all_variables(loaded), saved, strict=True
+            ):
+                np.testing.assert_array_equal(variable, value)
+            if distribution is not None:
+                assert_laid_out(loaded, distribution)
+
+
+def all_variables(model):
+    return model.variables + model.optimizer.variables
+
+
+def assert_laid_out(model, distribution):
+    for variable in model.variables:
+        layout = distribution.get_variable_layout(variable).backend_layout
+        own = variable.value.sharding
+        assert own.is_equivalent_to(layout, variable.ndim), variable.path
+
+
 def main(names):
     wanted, report = {}, {}
+    if names[0] == "files":
+        names = names[1:]
+        kind = names[0].partition("/")[0]
+        check_files(kind, [name.rpartition("/")[2] for name in names])
     if names[0] == "mechanisms":
         keras.distribution.set_distribution(MODES["sequence"]())
         report = {name: compare_mechanisms(name) for name in names[1:]}
