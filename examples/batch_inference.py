@@ -5,7 +5,7 @@ Data reads the corpus, hands batches to processes that each hold the model, and
 writes the scores beside the texts' ids. Start a stopped job again: it takes
 the texts that are not written yet, so that each is scored once.
 
-    pip install "ray[data]>=2.55"  # 0.4 GB
+    pip install "ray[data]>=2.60"  # 0.4 GB
     python examples/batch_inference.py --processes 2
 
 The scores are bits per byte of a small language model: texts that it finds

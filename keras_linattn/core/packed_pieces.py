@@ -48,7 +48,8 @@ class PackedPieces(Pieces):
         for number in range(self.count):
             first, last, changes = ops.unstack(every[number], 3, axis=1)
             first, last = (ops.expand_dims(x, 1) for x in (first, last))
-            new = ops.logical_and(first != before, first * before != 0)
+            both = ops.logical_and(first != 0, before != 0)
+            new = ops.logical_and(both, first != before)
             starts.append(new)
             broken = ops.logical_or(new, ops.expand_dims(changes, 1) > 0)
             self._goes_on.append(ops.logical_not(broken))
