@@ -121,7 +121,8 @@ def test_a_stopped_job_scores_each_text_once(tmp_path):
     family = psutil.Process(job.pid).children(recursive=True)
     job.kill()
     job.wait()
-    psutil.wait_procs(family, timeout=60)
+    for process in psutil.wait_procs(family, timeout=60)[1]:
+        process.kill()
     before = parquet.read_table(tmp_path / "scores").to_pydict()["id"]
     assert 0 < len(before) < 4000
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
