@@ -4,6 +4,7 @@ import os
 
 from keras_linattn_cli import files
 from keras_linattn_cli.errors import UserError
+from keras_linattn_cli.progress import progress
 
 
 def add_to(subparsers):
@@ -42,19 +43,25 @@ def run(options):
     # First what costs no time: a backend takes seconds to start.
     _check_options(options)
     _check_paths(options)
+    with progress(total=2) as step:
+        path = _export(options, step)
+    print(f"Wrote {path}")
+
+
+def _export(options, step):
+    step(f"load {options.model}")
     from keras_linattn import export
 
     files.import_modules(options.modules)
     model = files.load(options.model)
+    step(f"export to {options.folder}")
     if options.to == "serving":
-        path = export.serving_directory(
+        return export.serving_directory(
             model, options.folder, options.name, options.version
         )
-    else:
-        path = export.export_saved_model(
-            model, options.folder, overwrite=options.overwrite
-        )
-    print(f"Wrote {path}")
+    return export.export_saved_model(
+        model, options.folder, overwrite=options.overwrite
+    )
 
 
 def _check_options(options):
