@@ -132,7 +132,7 @@ def table(rows):
     metrics = list(rows[0]["metrics"])
     gained = gains(rows)
     has_state = any(row["state_bytes"] is not None for row in rows)
-    rates = list(dict.fromkeys(rate for row in rows for rate in row["rates"]))
+    rates = sorted({rate for row in rows for rate in row["rates"]})
     heads = ["mechanism", "backend", *metrics]
     heads += ["state, bytes"] if has_state else []
     heads += [f"trained at {rate}, %" for rate in rates]
@@ -182,14 +182,18 @@ def plot(rows, path):
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     wide = len(rows) > MANY * len(tasks) or len(rows[0]["metrics"]) > 1
     width = 8 if wide else 4
+    columns = min(len(tasks), 16 // width)
+    lines = -(-len(tasks) // columns)
     figure, axes = pyplot.subplots(
-        1,
-        len(tasks),
-        figsize=(1 + width * len(tasks), 4.5),
+        lines,
+        columns,
+        figsize=(1 + width * columns, 4.5 * lines),
         squeeze=False,
         layout="constrained",
     )
-    for axis, task in zip(axes[0], tasks):
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    for axis, task in zip(axes.flat, tasks):
         group = [row for row in rows if row["task"] == task]
         if len(group[0]["metrics"]) > 1:
             plot_lines(axis, group)
@@ -211,7 +215,12 @@ def plot_lines(axis, rows):
         means = [np.mean(values) for values in row["metrics"].values()]
         label = label_of(row).replace("\n", ", ")
         style = "o-" if number < MANY else "s--"  # as there are ten colours
-        axis.plot(list(row["metrics"]), means, style, label=label)
+        width = 1.5 if number else 5  # the best one shows below its equals
+        axis.plot(
+            list(row["metrics"]), means, style, linewidth=width, label=label
+        )
+    if last.endswith("%"):
+        axis.set_ylim(0, 105)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 

@@ -78,6 +78,11 @@ STUDIES = {
                 "associative_recall.py",
                 *("--hidden-dim", "32", "--symbols", "32"),
             ),
+            "small state, 1,200 steps": (
+                "associative_recall.py",
+                *("--hidden-dim", "32", "--symbols", "32", "--epochs", "6"),
+                *("--learning-rate", "0.01"),
+            ),
             "large state, 400 steps": ("associative_recall.py",),
             "large state, 1,200 steps": (
                 "associative_recall.py",
