@@ -83,6 +83,11 @@ STUDIES = {
                 *("--hidden-dim", "32", "--symbols", "32", "--epochs", "6"),
                 *("--learning-rate", "0.01"),
             ),
+            "small state, 64 pairs, 1,200 steps": (
+                "associative_recall.py",
+                *("--hidden-dim", "32", "--symbols", "64", "--epochs", "6"),
+                *("--learning-rate", "0.01", "--pairs", "8", "16", "32", "64"),
+            ),
             "large state, 400 steps": ("associative_recall.py",),
             "large state, 1,200 steps": (
                 "associative_recall.py",
