@@ -38,7 +38,6 @@ SIZES = {
     "hidden_dim": 256,
     "intermediate_dim": 1024,
 }
-ARRAYS = 3  # of scores (H, T, S), that softmax attention has at once
 STEPS = 10  # tokens of a round
 COLUMNS = ("model", "length", "seconds", "processor, s", "of softmax")
 NOTE = (
@@ -92,7 +91,7 @@ def measure(job):
 
 def too_large(name, length):
     """Why the whole pass is not measured, or `None`."""
-    needed = ARRAYS * 4 * SIZES["num_heads"] * length**2
+    needed = timing.softmax_memory(1, SIZES["num_heads"], length, step=False)
     free = timing.free_memory()
     if name != "softmax" or needed <= 0.6 * free:
         return None
