@@ -11,6 +11,7 @@ import sys
 import time
 
 from keras_linattn_cli.errors import UserError
+from keras_linattn_cli.progress import progress
 
 SOFTMAX = "softmax (Keras)"
 KINDS = ("forward", "step")
@@ -70,7 +71,10 @@ def run(options):
             f"--dim {options.dim} --heads {options.heads}."
         )
     layers, refused = _layers(options)
-    times, left_out = measure(layers, _input(options), options.seconds)
+    with progress(total=len(layers) + ROUNDS - 1) as step:
+        times, left_out = measure(
+            layers, _input(options), options.seconds, step
+        )
     if not times:
         raise UserError(
             "No time was left to measure anything. Received: "
@@ -165,13 +169,14 @@ def _input(options):
     return keras.random.normal(shape, seed=0)
 
 
-def measure(makers, x, seconds):
+def measure(makers, x, seconds, step):
     """Seconds of each case, a list by rounds; and what was left out.
 
     Args:
         makers: dict by (name, kind) of functions that return a built layer.
         x: tensor, the layers' input.
         seconds: float, after which nothing more is begun.
+        step: function of a text, called as each step begins.
 
     Returns:
         Dict by (name, kind) of lists of seconds, and dict by name of the kinds
@@ -186,11 +191,13 @@ def measure(makers, x, seconds):
         if calls and time.perf_counter() > end:
             left_out.setdefault(name, []).append(kind)
             continue
+        step(f"first call of {name}, {kind}")
         call = kinds[kind](make())
         timing.wait(call(x))  # compiles
         calls[name, kind] = call
         times[name, kind] = [timing.seconds(call, x)]
-    for _ in range(ROUNDS - 1):
+    for number in range(2, ROUNDS + 1):
+        step(f"round {number} of {ROUNDS}")
         for case, call in calls.items():
             if time.perf_counter() > end:
                 return times, left_out

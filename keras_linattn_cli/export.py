@@ -4,25 +4,28 @@ import os
 
 from keras_linattn_cli import files
 from keras_linattn_cli.errors import UserError
+from keras_linattn_cli.progress import progress
 
 
 def add_to(subparsers):
     """Adds this subcommand to those of an `argparse` parser."""
-    text = "write a .keras file as a TensorFlow SavedModel folder"
+    text = "write a .keras file as a TensorFlow SavedModel folder, or as ONNX"
     parser = subparsers.add_parser("export", help=text, description=text)
     parser.set_defaults(run=run)
     parser.add_argument("model", help="a .keras file")
     parser.add_argument(
         "folder",
         help="the SavedModel folder to write; with --to serving, the folder "
-        "of all models, in which this one gets a new version",
+        "of all models, in which this one gets a new version; with --to onnx, "
+        "the file",
     )
     parser.add_argument(
         "--to",
-        choices=("saved_model", "serving"),
+        choices=("saved_model", "serving", "onnx"),
         default="saved_model",
-        help="one SavedModel, or a version with warm-up requests and configs "
-        "for TensorFlow Serving (defaults to saved_model)",
+        help="one SavedModel; a version with warm-up requests and configs for "
+        "TensorFlow Serving; or an ONNX file, under KERAS_BACKEND=tensorflow "
+        "(defaults to saved_model)",
     )
     parser.add_argument("--name", help="with --to serving: the model's name")
     parser.add_argument(
@@ -33,7 +36,7 @@ def add_to(subparsers):
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace the SavedModel that is there",
+        help="replace the SavedModel or ONNX file that is there",
     )
     files.add_import_option(parser)
 
@@ -42,19 +45,26 @@ def run(options):
     # First what costs no time: a backend takes seconds to start.
     _check_options(options)
     _check_paths(options)
+    with progress(total=2) as step:
+        path = _export(options, step)
+    print(f"Wrote {path}")
+
+
+def _export(options, step):
+    step(f"load {options.model}")
     from keras_linattn import export
 
     files.import_modules(options.modules)
     model = files.load(options.model)
+    step(f"export to {options.folder}")
     if options.to == "serving":
-        path = export.serving_directory(
+        return export.serving_directory(
             model, options.folder, options.name, options.version
         )
-    else:
-        path = export.export_saved_model(
-            model, options.folder, overwrite=options.overwrite
-        )
-    print(f"Wrote {path}")
+    write = export.export_saved_model
+    if options.to == "onnx":
+        write = export.export_onnx
+    return write(model, options.folder, overwrite=options.overwrite)
 
 
 def _check_options(options):
@@ -83,7 +93,6 @@ def _check_paths(options):
         return
     if os.path.lexists(options.folder):
         raise UserError(
-            f"The folder must not exist. Received: {options.folder!r}, which "
-            "exists. Choose another, or replace a SavedModel with "
-            "`--overwrite`."
+            f"The folder or file must not exist. Received: {options.folder!r}, "
+            "which exists. Choose another, or replace it with `--overwrite`."
         )

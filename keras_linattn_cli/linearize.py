@@ -4,6 +4,7 @@ import os
 
 from keras_linattn_cli import files
 from keras_linattn_cli.errors import UserError
+from keras_linattn_cli.progress import progress
 
 
 def add_to(subparsers):
@@ -53,15 +54,28 @@ def run(options):
     # First what costs no time: a backend takes seconds to start.
     files.check_is_there(options.model)
     _check_out(options)
+    with progress(total=2 if options.out is None else 4) as step:
+        report = _convert(options, step)
+    print(report)
+    if options.out is not None:
+        print(f"Wrote {options.out}")
+
+
+def _convert(options, step):
+    step(f"load {options.model}")
     from keras_linattn import convert
 
     files.import_modules(options.modules)
     model = files.load(options.model)
     chosen = options.mechanism, options.layers, options.window
-    print(convert.report(model, *chosen, length=options.length))
+    step("make the report")
+    report = convert.report(model, *chosen, length=options.length)
     if options.out is not None:
-        convert.linearize(model, *chosen).save(options.out)
-        print(f"Wrote {options.out}")
+        step("convert")
+        linear = convert.linearize(model, *chosen)
+        step(f"write {options.out}")
+        linear.save(options.out)
+    return report
 
 
 def _check_out(options):

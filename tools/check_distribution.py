@@ -6,6 +6,7 @@ Needs the standard library only. Exits with 1 and a line for each fault.
 """
 
 import pathlib
+import re
 import sys
 import tarfile
 import zipfile
@@ -35,8 +36,12 @@ def faults_of_wheel(path):
         yield "the licence is missing"
     if "License-Expression: Apache-2.0" not in text:
         yield "the metadata do not name the licence Apache-2.0"
-    if "](docs/" in text:  # PyPI shows the README
-        print("note: README.md has relative links, which are dead on PyPI")
+    links = re.findall(r"\]\((.+?)\)", text)  # of the README, which PyPI shows
+    for link in links:
+        if not link.startswith(("https://", "#")):
+            yield f"the link {link} of the README is dead on PyPI"
+    if any(".example/" in link for link in links):
+        print("note: set the address of the site in pyproject.toml")
 
 
 def faults_of_source(path):

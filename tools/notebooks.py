@@ -2,7 +2,8 @@
 
 `python -m tools.notebooks` writes all of them and keeps the outputs of cells
 that did not change. With `--execute NAME ...` (or `all`) it runs them first, as
-the example runs without options; `--smoke` runs the tiny form of the tests.
+the example runs without options; `--smoke` runs the tiny form of the tests, and
+the site says so.
 """
 
 import argparse
@@ -54,7 +55,9 @@ def keep_outputs(notebook, path):
     """Takes over the outputs that a file holds for the same code."""
     if not path.is_file():
         return
-    known = {x.source: x for x in nbformat.read(path, 4).cells}
+    before = nbformat.read(path, 4)
+    notebook.metadata.smoke = before.metadata.get("smoke", False)
+    known = {x.source: x for x in before.cells}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source in known:
             cell.outputs = known[cell.source].outputs
@@ -62,6 +65,7 @@ def keep_outputs(notebook, path):
 
 def execute(notebook, options=()):
     """Runs all cells, as the script runs with options on the command line."""
+    notebook.metadata.smoke = "--smoke" in options
     original = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
         cell.source = cell.source.replace(

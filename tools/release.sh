@@ -48,7 +48,7 @@ describe() { # NAME
         newest-jax) versions=(3.13 3.12 3.11) extras=jax ;;
         # The pin: PyPI's newest may be a CUDA build of several gigabytes.
         newest-torch) versions=(3.11) extras=torch packages=("$torch") ;;
-        extras) versions=(3.11) extras=jax,nlp,serving,viz,examples ;;
+        extras) versions=(3.11) extras=jax,nlp,onnx,serving,viz,examples ;;
         oldest-tensorflow)
             versions=(3.11)
             packages=(keras==3.11.0 tensorflow-cpu==2.18.0)

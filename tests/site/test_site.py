@@ -5,10 +5,12 @@ import html.parser
 import http.server
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 import urllib.parse
 
 import pytest
@@ -76,6 +78,25 @@ def test_no_link_is_dead(site):
             if not target.is_file() or (anchor and anchor not in known):
                 dead.append(f"{path.relative_to(site)}: {link}")
     assert not dead, "\n".join(dead)
+
+
+def test_links_of_the_package_s_page_on_pypi(site):
+    """The wheel's description is README.md with links to the site."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    hooks = project["tool"]["hatch"]["metadata"]["hooks"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for change in hooks["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    links = re.findall(r"\]\((\S+?)\)", text)
+    assert len(links) > 20
+    for link in links:
+        address = urllib.parse.urlparse(link)
+        assert address.scheme == "https", f"{link} is dead on PyPI"
+        if address.netloc.endswith(".example"):
+            file = site / address.path.lstrip("/")
+            assert file.is_file(), f"the site has no {link}"
+            known = Page(file).anchors if address.fragment else set()
+            assert not address.fragment or address.fragment in known, link
 
 
 # --- In a browser

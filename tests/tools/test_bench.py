@@ -83,6 +83,7 @@ def test_training_steps_of_models_over_their_products(bench, monkeypatch):
     results = module.times({"model": "small", "rounds": 2})["results"]
     assert {"floor", "step"} <= set(results)
     assert all(len(r["processor"]) == 2 for r in results.values())
+    assert results["step"]["peak"] >= 0
 
 
 def test_peak_memory(bench):
@@ -264,6 +265,7 @@ def content():
         name: {"first": 3.0, "rounds": [t], "processor": [2 * t], "faults": [7]}
         for name, t in (("floor", 0.1), ("step", 0.4))
     }
+    used["step"]["peak"] = 5e6
     entries = [{"context": 8, "rounds": [0.001, 0.003], "bytes": 1234}]
     times = {"group": "times", "kind": "forward", "length": 8192}
     memory = {"group": "memory", "kind": "step", "length": 64}
@@ -303,8 +305,9 @@ def test_page_and_pictures(bench, tmp_path):
         f"| `{LINEAR}` | 1.20, 6 MB |",
         f"| `{LINEAR}` | 8 | 2 ms | 1 to 3 | 1,234 |",
         "- `xca`: c: why",
-        "| `M`: floor | 100 ms | 200 ms, 7 faults | 3.0 s |",
-        "| `M`: step | 4.00 (4.00 to 4.00), 400 ms | 4.00, 7 faults | 3.0 s |",
+        "| `M`: floor | 100 ms | 200 ms, 7 faults |  | 3.0 s |",
+        "| `M`: step | 4.00 (4.00 to 4.00), 400 ms | 4.00, 7 faults "
+        "| 5 MB | 3.0 s |",
         "![time over the floor's](benchmarks_layers.png)",
     ):
         assert line in text.splitlines(), line
@@ -433,3 +436,27 @@ def test_settings_table(bench):
     assert {rows for rows, _ in lengths} == {settings.BATCH}
     assert all(length % settings.BUCKET == 0 for _, length in lengths)
     assert settings.batches(False)[0].shape == (32, settings.LONGEST)
+
+
+@pytest.mark.once
+def test_converted_models_beside_their_teacher(bench, monkeypatch, tmp_path):
+    pytest.importorskip("keras_hub")
+    module = bench("converted")
+    small = {"vocabulary_size": 256, "num_layers": 1, "num_heads": 2}
+    small |= {"hidden_dim": 8, "intermediate_dim": 8}
+    monkeypatch.setattr(module, "SIZES", small)
+    results = []
+    for length in (9, 12):
+        for name in module.MODELS:
+            job = {"model": name, "length": length, "rounds": 1}
+            found = module.measure(job)
+            results.append({"model": name, "length": length, **found})
+    states = [result["state"] for result in results]
+    assert 9 * states[3] == 12 * states[0]  # a cache grows, a state does not
+    assert states[4:] == states[1:3]
+    results[3]["prefill"] = {"refused": "needs more"}
+    content = {"command": "a", "machine": {"cores": 2}, "results": results}
+    module.write(content, tmp_path)
+    text = (tmp_path / "linearize_speed.md").read_text()
+    assert "| `softmax` | 12 | needs more |  |  |  |" in text
+    assert (tmp_path / "linearize_speed.png").read_bytes()[:4] == b"\x89PNG"

@@ -18,6 +18,9 @@ import shlex
 import sys
 import time
 
+from rich.console import Console
+from rich.progress import Progress
+
 from tools import _process
 from tools.bench import report
 
@@ -241,17 +244,24 @@ def run_job(job, backend):
 def run_backend(options, backend, results):
     """Adds the results of one backend, as they come."""
 
-    def run(job):
-        result = results.find(job, backend) or run_job(job, backend)
-        results.add(result)
-        print(describe(result), flush=True)
-        return result
+    checks = [] if options.verify == "no" else verify_jobs(options)
+    measured = len(jobs_of(options, options.case, options.decoder))
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    with Progress(console=console) as progress:
+        bar = progress.add_task(backend, total=len(checks) + measured)
 
-    wrong = set()
-    if options.verify != "no":
-        for job in verify_jobs(options):
-            if went_wrong(run(job)):
-                wrong.add(job["mechanism"])
+        def run(job):
+            result = results.find(job, backend) or run_job(job, backend)
+            results.add(result)
+            progress.print(describe(result))
+            progress.advance(bar)
+            return result
+
+        _check_and_measure(options, checks, run)
+
+
+def _check_and_measure(options, checks, run):
+    wrong = {job["mechanism"] for job in checks if went_wrong(run(job))}
     cases, decoders = (
         [name for name in names if checked(name) not in wrong]
         for names in (options.case, options.decoder)

@@ -3,7 +3,7 @@
     python -m tools.site.browser out/text_classification/model.keras
 
 writes docs/browser/model.onnx from the model that the example trains. Needs the
-TensorFlow backend and `pip install onnx tf2onnx`. The site brings ONNX Runtime
+TensorFlow backend and the extra `onnx`. The site brings ONNX Runtime
 Web along, which `npm pack` fetches once into .data.
 """
 
@@ -59,9 +59,7 @@ def with_contributions(model):
     shares = keras.layers.Dense(classes.units, use_bias=False, name="shares")
     outputs = {"contributions": shares(tokens), "probabilities": model.output}
     shares.kernel.assign(classes.kernel)
-    whole = keras.Model(model.inputs, outputs)
-    whole(keras.ops.ones((1, 8), "int32"))  # Keras exports what was called
-    return whole
+    return keras.Model(model.inputs, outputs)
 
 
 def shrink(graph, smallest=10_000):
@@ -84,34 +82,13 @@ def shrink(graph, smallest=10_000):
             )
 
 
-def replace_erfc(graph):
-    """Writes erfc(x), of TensorFlow's gelu, as 1 - erf(x): ONNX has no erfc."""
-    import numpy as np
-    from onnx import helper
-    from onnx import numpy_helper
-
-    one = numpy_helper.from_array(np.ones((), "float32"), "erfc/one")
-    graph.initializer.append(one)
-    for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        if node.op_type == "Erfc":
-            (source,), (target,) = node.input, node.output
-            erf = f"{target}/erf"
-            node.CopyFrom(helper.make_node("Erf", [source], [erf]))
-            difference = helper.make_node("Sub", [one.name, erf], [target])
-            graph.node.insert(index + 1, difference)
-
-
 def export(model, path):
     import onnx
-    from tf2onnx import optimizer
 
-    # tf2onnx 1.17 merges two reshapes and reads the shape of the wrong one.
-    optimizer._optimizers.pop("remove_back_to_back", None)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with_contributions(model).export(str(path), format="onnx", verbose=False)
+    from keras_linattn.export import export_onnx
+
+    export_onnx(with_contributions(model), path, overwrite=True)
     file = onnx.load(path)
-    replace_erfc(file.graph)
     shrink(file.graph)
     onnx.checker.check_model(file)
     onnx.save(file, path)

@@ -62,7 +62,11 @@ def write_notebook(path):
     title, _, rest = body.partition("\n")
     note = f"[Download this notebook]({path.name}), or read the "
     note += f"[script](../examples/{path.stem}.py)."
-    if '"output_type"' in path.read_text(encoding="utf-8"):
+    text = path.read_text(encoding="utf-8")
+    if '"smoke": true' in text:
+        note += " The outputs are those of a tiny run that only tests the code:"
+        note += " its accuracy says nothing."
+    elif '"output_type"' in text:
         note += " The outputs are those of one run on two CPU cores that had"
         note += " other work, so the times are not a benchmark."
     note += "\n"

@@ -145,13 +145,21 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
             return function(*parts)
 
     specs = tuple(jax.sharding.PartitionSpec(*names) for names in axes)
-    return jax.shard_map(
+    return _shard_map()(
         alone,
         mesh=mesh.backend_mesh,
         in_specs=specs,
         out_specs=jax.sharding.PartitionSpec(*output_axes),
-        check_vma=False,
     )(*arrays)
+
+
+def _shard_map():
+    if hasattr(jax, "shard_map"):
+        return functools.partial(jax.shard_map, check_vma=False)
+    # Before JAX 0.6, with another name for the argument.
+    from jax.experimental.shard_map import shard_map
+
+    return functools.partial(shard_map, check_rep=False)
 
 
 def whole_features(x):
