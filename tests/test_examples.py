@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import pathlib
 import runpy
+import subprocess
 import sys
+import time
 import wave
 
 import matplotlib
@@ -17,6 +19,7 @@ pytestmark = pytest.mark.once
 
 FILES = {  # what each example needs, and the picture that it draws
     "distributed_training": ((), "loss.png"),
+    "batch_inference": (("ray", "pyarrow"), "scores.png"),
     "text_classification": (("orangecontrib", "tensorflow"), "confusion.png"),
     "text_classification_hub": (
         ("orangecontrib", "keras_hub", "tensorflow_text"),
@@ -63,7 +66,13 @@ def prompts(data, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("default")  # of matplotlib, KerasHub, exporters
 @pytest.mark.usefixtures("prompts")
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=[pytest.mark.release] * (x == "batch_inference"))
+        for x in FILES
+    ],
+)
 def test_example_runs(name, tmp_path, monkeypatch):
     needs, picture = FILES[name]
     for package in needs:
@@ -84,6 +93,42 @@ def test_example_runs(name, tmp_path, monkeypatch):
     check = globals().get(f"check_{name}")
     if check is not None:
         check(names)
+
+
+@pytest.mark.release
+def test_a_stopped_job_scores_each_text_once(tmp_path):
+    """A process of the job is killed, then the job, which starts again."""
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    from pyarrow import parquet
+
+    command = [sys.executable, EXAMPLES / "batch_inference.py", "--smoke"]
+    command += ["--texts", "4000", "--processes", "1", "--out", tmp_path]
+    job = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def wait_for(files):
+        while len(list(tmp_path.glob("done/*.parquet"))) < files:
+            assert job.poll() is None, "the job ended too early"
+            time.sleep(0.01)
+
+    wait_for(1)
+    family = psutil.Process(job.pid).children(recursive=True)
+    workers = [p for p in family if "Scorer" in "".join(p.cmdline())]
+    assert workers
+    for process in workers:
+        process.kill()
+    wait_for(4)
+    family = psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    job.wait()
+    for process in psutil.wait_procs(family, timeout=60)[1]:
+        process.kill()
+    before = parquet.read_table(tmp_path / "scores").to_pydict()["id"]
+    assert 0 < len(before) < 4000
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    # The example itself compares the ids with those of the corpus.
+    after = parquet.read_table(tmp_path / "scores").to_pydict()["id"]
+    assert len(after) == len(set(after)) == 4000 and set(before) < set(after)
 
 
 def check_associative_recall(names):

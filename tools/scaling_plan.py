@@ -3,12 +3,13 @@
     python -m tools.scaling_plan
     python -m tools.scaling_plan --check
 
-The first prints a table for a causal language model: bytes that one device
+The first prints tables for a causal language model: bytes that one device
 sends for a step of `--tokens` tokens in one sequence, or in as many rows as
 there are devices where the batch is split. Exchanges run in rings: a sum over
 P devices sends 2 (P - 1) / P of its size, a gather (P - 1) / P of its result.
+The second table splits the length, for stacks of each kind of mechanism.
 
-The second compiles a small model for 4 virtual CPU devices under JAX, counts
+`--check` compiles a small model for 4 virtual CPU devices under JAX, counts
 the exchanges in the program, and prints them beside these formulas.
 """
 
@@ -21,10 +22,21 @@ FLOAT = 4  # bytes: gradients and states are in float32
 def weights(sizes):
     """Number of weights of a `CausalLM` of `gated_delta` blocks."""
     f, hidden, heads = sizes.features, 4 * sizes.features, sizes.heads
-    attention = 4 * (f * f + f) + 2 * (f * heads + heads) + heads
+    gates = 2 * (f * heads + heads) + heads
+    attention = 4 * (f * f + f) + gates * (sizes.mechanism == "gated_delta")
     block = attention + f * hidden + hidden + hidden * f + f + 4 * f
     ends = sizes.vocabulary * f + f * sizes.vocabulary + sizes.vocabulary
     return sizes.layers * block + ends + 2 * f + 5 * f  # norm, convolution
+
+
+# What a device tells the others of its piece, numbers for each head of size D.
+STATES = {
+    "linear_transformer": lambda d: d * (d + 1),
+    "modified_linformer": lambda d: d * (d + 2),
+    "retention": lambda d: d * (d + 1),
+    "gated_delta": lambda d: d * 2 * d,  # with a D x D matrix
+}
+WINDOW = 256  # of `local`
 
 
 def summed(count, devices):
@@ -50,15 +62,24 @@ def tensor_split(sizes, devices):
 
 
 def sequence_split(sizes, devices):
-    """States, a state and a D x D matrix for each head, and gradients.
+    """States or windows, the ends of pieces for convolutions, and gradients."""
+    halo = 2 * 3 * sizes.features * sizes.batch * FLOAT  # the convolution's
+    sent = states_sent(sizes, devices) + halo
+    return sent + summed(weights(sizes), devices)
 
-    Each once forwards and once backwards.
+
+def states_sent(sizes, devices):
+    """Each device's state goes to all others, a window to one of them.
+
+    Once forwards and, as gradients, once backwards.
     """
     dim = sizes.features // sizes.heads
-    state = sizes.heads * dim * 2 * dim * sizes.batch
-    states = 2 * sizes.layers * (devices - 1) * state * FLOAT
-    halo = 2 * 3 * sizes.features * sizes.batch * FLOAT  # the convolution's
-    return states + halo + summed(weights(sizes), devices)
+    if sizes.mechanism == "local":  # keys, values, and which are visible
+        numbers = (sizes.window - 1) * (2 * dim + 1)
+    else:
+        numbers = (devices - 1) * STATES[sizes.mechanism](dim)
+    numbers *= sizes.heads * sizes.batch
+    return 2 * sizes.layers * numbers * FLOAT
 
 
 def ring_attention(sizes, devices):
@@ -93,6 +114,22 @@ def table(sizes):
         yield f"| {devices:,} | {' | '.join(cells)} |"
 
 
+def table_of_states(sizes):
+    """Yields the lines of a table: a length split, by the mechanism."""
+    counts = (8, 64, 1024)
+    yield f"| stack of | {' | '.join(f'{n:,} devices' for n in counts)} |"
+    yield "| --- |" + " ---: |" * len(counts)
+    for mechanism in (*STATES, "local"):
+        own = argparse.Namespace(**{**vars(sizes), "mechanism": mechanism})
+        cells = [f"{states_sent(own, n) / 1e6:,.0f}" for n in counts]
+        yield f"| `{mechanism}` | {' | '.join(cells)} |"
+    millions = [
+        (ring_attention(sizes, n) - summed(weights(sizes), n)) / 1e6
+        for n in counts
+    ]
+    yield f"| ring attention | {' | '.join(f'{x:,.0f}' for x in millions)} |"
+
+
 def check(sizes):
     """Yields a line for each split: bytes of the program and the formula."""
     os.environ["KERAS_BACKEND"] = "jax"
@@ -112,14 +149,16 @@ def check(sizes):
         ),
         "length": lambda: distribution.SequenceParallel(with_axis("sequence")),
     }
-    for name, make in splits.items():
-        keras.distribution.set_distribution(make())
+    stacks = [(name, sizes.mechanism) for name in splits]
+    stacks += [("length", x) for x in (*STATES, "local")]
+    for name, sizes.mechanism in dict.fromkeys(stacks):
+        keras.distribution.set_distribution(splits[name]())
         found = _collectives.collectives(_compiled(sizes), 4)
         sent = sum(one.sent for one in found)
         wanted = SPLITS[name](sizes, 4)
         yield (
-            f"{name}: {len(found)} exchanges, {sent:,.0f} bytes; the formula "
-            f"says {wanted:,.0f}, {wanted / sent:.3f} of them"
+            f"{name}, {sizes.mechanism}: {len(found)} exchanges, {sent:,.0f} "
+            f"bytes; the formula says {wanted:,.0f}, {wanted / sent:.3f} of it"
         )
 
 
@@ -131,11 +170,15 @@ def _compiled(sizes):
 
     import keras_linattn
 
+    mechanism = {"name": sizes.mechanism}
+    if sizes.mechanism == "local":
+        mechanism["window"] = sizes.window
     model = keras_linattn.models.CausalLM(
         sizes.vocabulary,
         hidden_dim=sizes.features,
         num_layers=sizes.layers,
         num_heads=sizes.heads,
+        mechanism=mechanism,
     )
     shape = sizes.batch, sizes.tokens // sizes.batch
     layout = keras.distribution.distribution().get_data_layout(shape)
@@ -162,14 +205,16 @@ def main():
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--vocabulary", type=int, default=32768)
+    parser.add_argument("--mechanism", default="gated_delta", choices=STATES)
     parser.add_argument("--check", action="store_true")
     sizes = parser.parse_args()
+    sizes.window = WINDOW
     if sizes.check:
         small = {"tokens": 2048, "batch": 4, "features": 32, "heads": 4}
-        vars(sizes).update(small, layers=2, vocabulary=256)
+        vars(sizes).update(small, layers=2, vocabulary=256, window=16)
         print("\n".join(check(sizes)))
     else:
-        print("\n".join(table(sizes)))
+        print("\n".join([*table(sizes), "", *table_of_states(sizes)]))
 
 
 if __name__ == "__main__":

@@ -306,3 +306,6 @@ def _give(layer, mechanism):
     layer._tracker.lock()
     if not layer.trainable:
         mechanism.trainable = False
+    for sublayer in layer._flatten_layers(include_self=False):
+        # Keras' softmax is not called; `quantize` rejects unbuilt layers.
+        sublayer.built = True

@@ -19,6 +19,7 @@ from keras_linattn.convert._inside import entries_for
 
 FAMILIES = {
     "Albert": "MaskedLM TextClassifier",
+    "Bart": "",
     "Bert": "MaskedLM TextClassifier TextEmbedder",
     "DistilBert": "MaskedLM TextClassifier",
     "Electra": "",

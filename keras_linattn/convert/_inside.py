@@ -196,7 +196,8 @@ def _exchange_block(block):
     attention = block._self_attention_layer
     if not isinstance(attention, ThroughMechanism):
         # Exact attention, with a cache in the shape of the other blocks'.
-        exchange(attention, mechanisms.Softmax(name="mechanism"))
+        exact = mechanisms.Softmax(name="mechanism")
+        exchange(attention, _copy_for(attention, exact))
     if not isinstance(block, MasksInParts):
         block.__class__ = _block_class(type(block))
     block.autocast = False  # its cache is a state, see `_heads`

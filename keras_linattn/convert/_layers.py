@@ -4,6 +4,7 @@ import keras
 
 from keras_linattn import mechanisms
 from keras_linattn.convert._sites import KERAS
+from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.layers import LinearMultiHeadAttention
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._stacks import entries_of_blocks
@@ -29,7 +30,7 @@ def convert_attention(layer, mechanism):
             f"{type(layer).__module__}. Use Keras' layer, or leave it exact."
         )
     config = layer.get_config()
-    config["mechanism"] = copy_of(mechanism)
+    config["mechanism"] = copy_of(mechanism_for(layer, mechanism))
     if ours:
         return type(layer).from_config(config)
     if isinstance(layer, keras.layers.GroupQueryAttention):

@@ -1,11 +1,15 @@
 """Replace the softmax attention of a model."""
 
+import warnings
+
 import keras
 
 from keras_linattn import mechanisms
 from keras_linattn.convert._conversion import Conversion
 from keras_linattn.convert._sites import choose
+from keras_linattn.convert._sites import named
 from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.convert._weights import carry
 
 
@@ -52,13 +56,21 @@ def linearize(model, mechanism="hedgehog", layers=None, window=None):
     2410.10254.
     """
     check_model(model)
-    sites = sites_of(model)
+    sites, unknown = sites_of(model), unknown_sites_of(model)
     if not sites:
         raise ValueError(
             "The model must have softmax attention to convert: layers "
             "`MultiHeadAttention` or `GroupQueryAttention` of Keras, or layers "
             "of this package with the mechanism softmax. Received: the model "
             f"`{model.name}`, a {type(model).__name__} without such a layer."
+            + (f" Of other classes: {named(unknown)}." if unknown else "")
+        )
+    if unknown and layers is None:
+        warnings.warn(
+            "`linearize` converts attention layers of known classes. These "
+            f"layers keep the attention that they have: {named(unknown)}. "
+            "Pass `layers=` to choose the layers without this warning.",
+            stacklevel=2,
         )
     chosen = choose(sites, layers)
     conversion = Conversion(chosen, replacement(mechanism, window))

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from keras_linattn.convert._heads import heads_for
 from keras_linattn.convert._layers import copy_of
 from keras_linattn.convert._linearize import check_model
 from keras_linattn.convert._linearize import replacement
@@ -12,6 +13,8 @@ from keras_linattn.convert._sites import heads_of
 from keras_linattn.convert._sites import linear_sites_of
 from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._sites import unknown_sites_of
+from keras_linattn.layers import LinearMultiHeadAttention
 from keras_linattn.mechanisms import name_of
 
 COLUMNS = (
@@ -82,7 +85,9 @@ def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
         columns are the layer, its class, the new mechanism, the parameters
         that it adds, the bytes of a float32 cache of keys and values, the
         bytes of the state that replaces the cache, and the multiply-adds of
-        both (of softmax without a causal mask).
+        both (of softmax without a causal mask). Layers that look like
+        attention, but are of a class that `linearize` does not know, come
+        last.
 
     Raises:
         ValueError: if the model is not built, if `length` is not a positive
@@ -112,8 +117,33 @@ def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
         if id(site.layer) in chosen:
             used = mechanism_for(site.layer, new)
         rows.append(_row(site, used, length))
+        if used is not None and not is_known_class(site.layer):
+            rows[-1] |= _without_mechanism("error: unknown class")
     rows += [_row(s, s.layer.mechanism, length) for s in linear]
+    rows += [_unknown_row(site) for site in unknown_sites_of(model)]
     return Report(length, rows)
+
+
+def is_known_class(layer):
+    """Can `linearize` convert a softmax layer of this class?"""
+    return isinstance(layer, LinearMultiHeadAttention) or heads_for(type(layer))
+
+
+def _without_mechanism(becomes):
+    """The cells of a layer that keeps its attention."""
+    return {
+        "becomes": becomes,
+        "parameters": 0,
+        "state bytes": None,
+        "linear operations": None,
+    }
+
+
+def _unknown_row(site):
+    """The row of a layer about which only the class is known."""
+    names = {"layer": site.path, "attention": type(site.layer).__name__}
+    cells = _without_mechanism("stays: unknown class")
+    return {**dict.fromkeys(COLUMNS), **names, **cells}
 
 
 def _row(site, mechanism, length):
@@ -122,12 +152,9 @@ def _row(site, mechanism, length):
     row = {
         "layer": site.path,
         "attention": type(site.layer).__name__,
-        "becomes": "softmax (stays)",
-        "parameters": 0,
         "cache bytes": 4 * length * groups * (key_dim + value_dim),
-        "state bytes": None,
         "operations": pairs,
-        "linear operations": None,
+        **_without_mechanism("softmax (stays)"),
     }
     if mechanism is None:
         return row

@@ -10,6 +10,8 @@ from keras_linattn.layers import LinearMultiHeadAttention
 # Attention layers of KerasHub that are not a `MultiHeadAttention` of Keras:
 # all have rotary positions and grouped keys.
 HUB = ("LlamaAttention", "Qwen3Attention", "QwenAttention")
+# The default of KerasHub's `Qwen3Backbone`. Models without windows have it too.
+QWEN3_DEFAULT = 32768
 KERAS = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
@@ -74,6 +76,36 @@ def is_softmax(layer):
         return True
     names = [cls.__name__ for cls in type(layer).__mro__]
     return any(name in HUB for name in names)
+
+
+def unknown_sites_of(model):
+    """Layers that look like attention, which `linearize` does not know.
+
+    Their class is named `...Attention`, and no layer inside is known.
+    """
+
+    def is_known(layer):
+        mechanism = getattr(layer, "mechanism", None)
+        return is_softmax(layer) or isinstance(mechanism, mechanisms.Mechanism)
+
+    def is_unknown(layer):
+        return type(layer).__name__.endswith("Attention") and not any(
+            is_known(site.layer) for site in walk(layer)
+        )
+
+    def is_leaf(layer):
+        return is_known(layer) or is_unknown(layer)
+
+    return [
+        site
+        for site in walk(model, is_leaf)
+        if is_unknown(site.layer) and not is_known(site.layer)
+    ]
+
+
+def named(sites):
+    """The paths of layers with their classes, for messages."""
+    return ", ".join(f"{s.path} ({type(s.layer).__name__})" for s in sites)
 
 
 def linear_sites_of(model):
@@ -161,10 +193,39 @@ def mechanism_for(layer, mechanism):
     """The mechanism that a layer gets in conversion.
 
     Exact attention in a window is linear: a layer that has one keeps it.
+    Cross-attention gets no window, whose two sequences need one length.
     """
-    window = getattr(layer, "_sliding_window", None) or getattr(
-        layer, "sliding_window", None
-    )
-    if window is None:
-        return mechanism
-    return mechanisms.Local(window, skip_hidden=False)
+    window = window_of(layer)
+    if window is not None:
+        return mechanisms.Local(window, skip_hidden=False)
+    if isinstance(mechanism, mechanisms.HybridWindow) and is_cross(layer):
+        return mechanisms.Hedgehog(
+            tied=mechanism.tied,
+            state_dtype=mechanism.get_config()["state_dtype"],
+        )
+    return mechanism
+
+
+def is_cross(layer):
+    """Do a layer's queries and values come from two sequences?"""
+    if layer.name == "cross_attention":  # in KerasHub's decoder blocks
+        return True
+    for node in layer._inbound_nodes:
+        names = dict(zip(("query", "value"), node.arguments.args))
+        names |= node.arguments.kwargs
+        query, value = names["query"], names["value"]
+        lengths = query.shape[-2], value.shape[-2]
+        if query is not value and (None in lengths or len(set(lengths)) == 2):
+            return True
+    return False
+
+
+def window_of(layer):
+    """The number of positions of a layer's own window, or `None`."""
+    if not getattr(layer, "use_sliding_window_attention", True):
+        return None  # Qwen's layers have a size all the same
+    if getattr(layer, "sliding_window_size", None) == QWEN3_DEFAULT:
+        return None
+    names = "_sliding_window", "sliding_window", "sliding_window_size"
+    found = (getattr(layer, name, None) for name in names)
+    return next((size for size in found if size), None)

@@ -225,12 +225,14 @@ def broken_sums(x, start, breaks):
     return join_chunks(ops.stack(sums, axis=3), count), after
 
 
-@backends.with_fast_forms
+@backends.per_backend
 def looped_sums(x, start, breaks):
     """`running_sums` that begin anew, whatever the number of chunks.
 
     By doubling: after k steps an entry is the sum of 2^k chunks, or of those
-    since the last break.
+    since the last break. TensorFlow and JAX have loops of their own for it:
+    `ops.scan` takes no unknown length under TensorFlow, and JAX compiles the
+    doublings for ten times as long.
     """
     sums = ops.concatenate([ops.expand_dims(start, 2), x], axis=2)
     broken = ops.concatenate([ops.ones_like(breaks[:, :, :1]), breaks], axis=2)

@@ -4,12 +4,16 @@ S_t = diag(a_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t,   0 < a_t <= 1.
 
 Decays come as logarithms. Inside a chunk only their running sum b since the
 chunk's start is used, and between chunks the sum over the chunk, so that no
-product over the length underflows and nothing is divided by one.
+product over the length underflows and nothing is divided by one. Decays of any
+strength leave the digits of weak ones beside them, see `RunningDecay`.
 
 `carry` everywhere is a callable `(transition, update, start, breaks)`, see
 `mechanisms/_chunk_carry.py`. `starts` are those of documents, see
 `core.documents.starts_of`; `None`, the default: each row is one document.
 """
+
+import math
+import typing
 
 from keras import ops
 
@@ -19,35 +23,86 @@ from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.documents import breaks_of
 from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import earlier_pairs
+from keras_linattn.core.documents import not_later
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
 from keras_linattn.core.numerics import cumsum
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import key_value_product
 
+VANISHED = -104.0  # exp of it is 0 in float32; stronger decays add no more
+DIGITS = 24  # bits, of a float32
+
+
+class RunningDecay(typing.NamedTuple):
+    """Sums b of log decays, as `coarse + fine`.
+
+    b_t - b_s as a difference of two rounded sums has lost the digits of the
+    weak decays between s and t, if strong ones come before. `coarse` is a sum
+    of multiples of a power of 2, which rounds nothing, and `fine` is small.
+
+    Args:
+        coarse: tensor `[..., C, D]`, a constant for gradients.
+        fine: tensor `[..., C, D]`.
+    """
+
+    coarse: typing.Any
+    fine: typing.Any
+
+    def total(self):
+        """b."""
+        return self.coarse + self.fine
+
+    def last(self):
+        """b_C of the chunk, `[..., 1, D]`."""
+        return RunningDecay(*(x[..., -1:, :] for x in self))
+
+    def transposed(self):
+        return RunningDecay(*(ops.swapaxes(x, -1, -2) for x in self))
+
+    def since(self, earlier):
+        """b_t - b_s, with the digits of the difference."""
+        return self.coarse - earlier.coarse + (self.fine - earlier.fine)
+
 
 def running_decay(log_decay, chunks=None):
-    """b, the sums of `[..., C, D]` since the start of a chunk, or a document.
+    """b, the sums of `[..., C, D]` since the start of a chunk.
 
-    Here and below `chunks` are `core.documents.DocumentChunks`, or `None`.
+    Here and below `chunks` are `core.documents.DocumentChunks`, or `None`. With
+    them b serves for differences within a document only.
+
+    Returns:
+        `RunningDecay`.
     """
+    # NaN must stay NaN, which `maximum` does not promise.
+    vanished = ops.cast(VANISHED, log_decay.dtype)
+    log_decay = ops.where(log_decay < VANISHED, vanished, log_decay)
+    largest = math.ceil(math.log2(-VANISHED * log_decay.shape[-2]))
+    unit = 2.0 ** (largest - DIGITS)
+    coarse = ops.stop_gradient(ops.round(log_decay / unit) * unit)
+    fine = log_decay - coarse
+    coarse = cumsum(coarse, axis=-2)
     if chunks is None:
-        return cumsum(log_decay, axis=-2)
-    # Sums over more than a document would round by what others hold.
-    return matmul(ops.cast(chunks.earlier(), log_decay.dtype), log_decay)
+        return RunningDecay(coarse, cumsum(fine, axis=-2))
+    earlier = ops.cast(chunks.earlier(), fine.dtype)
+    # Each document's from its own start: other documents would round them.
+    return RunningDecay(coarse, matmul(earlier, fine))
 
 
 def decay_between(running, chunks=None):
     """exp(b_t - b_s) for s <= t, else 0: `[..., C, 1]` to `[..., C, C]`."""
-    difference = running - ops.swapaxes(running, -1, -2)
-    # Selected before the exponential: elsewhere it would overflow.
-    decay = ops.exp(earlier_pairs(difference, chunks))
-    return earlier_pairs(decay, chunks)
+    difference = running.since(running.transposed())
+    size = difference.shape[-1]
+    pairs = not_later(size) if chunks is None else chunks.earlier()
+    pairs = ops.cast(pairs, difference.dtype)
+    # The differences are finite: products select, in a fifth of the time. The
+    # exponential of what is not selected would overflow.
+    return ops.exp(difference * pairs) * pairs
 
 
 def decay_to_end(running, chunks=None):
     """exp(b_C - b_s), `[..., C, D]`: what the end of a chunk has of s."""
-    return ops.exp(of_last(running[..., -1:, :] - running, chunks))
+    return ops.exp(of_last(running.last().since(running), chunks))
 
 
 @backends.with_fast_forms
@@ -79,8 +134,9 @@ def scalar_decay_product(
     scores = matmul(query, ops.swapaxes(key, -1, -2))
     scores = earlier_pairs(scores, chunks)
     scores = scores * decay_between(running, chunks)
-    heads = query * ops.exp(running), key * decay_to_end(running, chunks), value
-    whole = ops.exp(running[..., -1:, :])
+    faded = query * ops.exp(running.total())
+    heads = faded, key * decay_to_end(running, chunks), value
+    whole = ops.exp(running.last().total())
     output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
     return join_chunks(output, length), state
 
@@ -103,12 +159,13 @@ def vector_decay_product(
     )
     chunks = chunks_of(starts, chunk_size)
     running = running_decay(log_decay, chunks)
-    faded = query * ops.exp(running)
-    grown = key * ops.exp(-running)
+    total = running.total()
+    faded = query * ops.exp(total)
+    grown = key * ops.exp(-total)
     scores = matmul(faded, ops.swapaxes(grown, -1, -2))
     scores = earlier_pairs(scores, chunks)
     heads = faded, key * decay_to_end(running, chunks), value
-    whole = ops.exp(running[..., -1:, :])
+    whole = ops.exp(running.last().total())
     output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
     return join_chunks(output, length), state
 

@@ -70,13 +70,13 @@ def delta_product(
         for x in (query, key, value, beta, log_decay)
     )
     chunks = chunks_of(starts, chunk_size)
-    running = running_decay(log_decay, chunks)  # [B, H, N, C, 1]
+    running = running_decay(log_decay, chunks)
     decay = decay_between(running, chunks)
     transposed = ops.swapaxes(key, -1, -2)
     decays = ChunkDecays(
-        since_start=ops.exp(running),
+        since_start=ops.exp(running.total()),
         to_end=decay_to_end(running, chunks),
-        whole=ops.exp(running[..., -1:, :]),
+        whole=ops.exp(running.last().total()),
     )
     output, state = delta_in_chunks(
         (query, key, value, beta),

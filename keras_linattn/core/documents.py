@@ -181,13 +181,17 @@ class DocumentChunks:
     def earlier(self):
         """`same`, for s <= t."""
         same = self.same()
-        lower = ops.tril(ops.ones(same.shape[-2:], dtype="bool"))
-        return ops.logical_and(same, lower)
+        return ops.logical_and(same, not_later(same.shape[-1]))
 
 
 def chunks_of(starts, size):
     """`DocumentChunks`, or `None` where each row is one document."""
     return None if starts is None else DocumentChunks(starts, size)
+
+
+def not_later(size):
+    """Bool `[C, C]`: s <= t."""
+    return ops.tril(ops.ones((size, size), dtype="bool"))
 
 
 def earlier_pairs(x, chunks):

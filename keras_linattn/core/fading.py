@@ -1,9 +1,7 @@
-"""Causal products whose past fades, exact for decays of any strength.
+"""Scores whose features fade, exact for decays of any strength.
 
-S_t = diag(a_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t,   0 <= a_t <= 1,
-
-with one decay for each feature or for all of them. With g = log a <= 0, the
-score of a query t and a key s <= t is
+With a decay 0 <= a_td <= 1 for each feature and g = log a <= 0, the score of a
+query t and a key s <= t is
 
     sum_d q_td k_sd exp(g_(s + 1)d + ... + g_td),
 
@@ -21,13 +19,6 @@ import typing
 
 from keras import ops
 
-from keras_linattn.core import backends
-from keras_linattn.core.chunks import join_chunks
-from keras_linattn.core.chunks import power_of_two
-from keras_linattn.core.chunks import split_chunks
-from keras_linattn.core.decay import fade_in_chunks
-from keras_linattn.core.documents import chunks_of
-from keras_linattn.core.documents import within
 from keras_linattn.core.numerics import matmul
 
 
@@ -46,65 +37,18 @@ class Fading(typing.NamedTuple):
     total: typing.Any
 
 
-@backends.with_fast_forms
-def fading_product(
-    query, key, value, log_decay, state, carry, chunk_size, starts=None
-):
-    """The product over any number of positions.
-
-    Args:
-        query: tensor `[B, H, T, D]`.
-        key: tensor `[B, H, T, D]`, 0 where masked.
-        value: tensor `[B, H, T, V]`.
-        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
-            where masked.
-        state: tensor `[B, H, D, V]`, S before the first position.
-        carry: callable `(transition, update, start, breaks)`, see
-            `mechanisms/_chunk_carry.py`.
-        chunk_size: int > 0, C, rounded up to a power of 2.
-        starts: bool tensor `[B, 1, T, 1]`, see `core.documents.starts_of`.
-            Defaults to `None`: each row is one document.
-
-    Returns:
-        The output `[B, H, T, V]`, and S after the last position.
-    """
-    length = ops.shape(query)[2]
-    chunk_size = power_of_two(chunk_size)
-    chunks = chunks_of(starts, chunk_size)
-    query, key, value, log_decay = (
-        split_chunks(x, chunk_size) for x in (query, key, value, log_decay)
-    )
-    (scores,), fading = fading_scores((query,), key, log_decay)
-    heads = query * ops.exp(fading.before), key * ops.exp(fading.after), value
-    scores, whole = within(scores, chunks), ops.exp(fading.total)
-    output, state = fade_in_chunks(heads, scores, whole, state, carry, chunks)
-    return join_chunks(output, length), state
-
-
 def fading_scores(queries, key, log_decay):
     """Scores within chunks, and the decays to their ends.
 
     Args:
         queries: sequence of tensors `[..., C, D]`, C a power of 2.
         key: tensor `[..., C, D]`.
-        log_decay: tensor `[..., C, D]`, or `[..., C, 1]` for one decay of all
-            features.
+        log_decay: tensor `[..., C, D]`, g.
 
     Returns:
         List of tensors `[..., C, C]`, one for each of `queries`, 0 for s > t;
         and `Fading`.
     """
-    if log_decay.shape[-1] > 1:
-        return _scores_in_halves(queries, key, log_decay)
-    one = ops.ones_like(log_decay)
-    (decay,), fading = _scores_in_halves((one,), one, log_decay)
-    transposed = ops.swapaxes(key, -1, -2)
-    # Above the diagonal a score may be infinite, and inf * 0 is NaN.
-    scores = [ops.tril(matmul(query, transposed)) for query in queries]
-    return [score * decay for score in scores], fading
-
-
-def _scores_in_halves(queries, key, log_decay):
     leading, size = ops.shape(key)[:-2], key.shape[-2]
     count = math.prod(leading) * size  # blocks of one position
     before = ops.reshape(log_decay, (count, 1, log_decay.shape[-1]))
@@ -113,8 +57,6 @@ def _scores_in_halves(queries, key, log_decay):
         ops.reshape(ops.sum(query * key, axis=-1), (count, 1, 1))
         for query in queries
     ]
-    # Columns times rows: as products of numbers they lose no digits on GPUs.
-    product = ops.multiply if key.shape[-1] == 1 else matmul
     block = 1
     while block < size:
         count //= 2
@@ -126,7 +68,7 @@ def _scores_in_halves(queries, key, log_decay):
         scores = [
             _join(
                 *_halves(score, count, block),
-                product(_halves(query, count, block)[1] * fade, lasting),
+                matmul(_halves(query, count, block)[1] * fade, lasting),
             )
             for query, score in zip(queries, scores, strict=True)
         ]

@@ -90,10 +90,10 @@ class Uncontained:
     def __init__(self, query, key, value):
         self.heads = query, key, value
 
-    def spoil(self, x):
+    def spoil(self, x, *others):
         return x
 
-    take_in = spoil_state = spoil
+    take_in = spoil_state = take_in_pieces = spoil
 
 
 class Contained:
@@ -124,6 +124,24 @@ class Contained:
         )
         self.reached = rows_reached(of_keys, documents, causal)
         self.spoilt = ops.logical_or(self.reached, ops.logical_not(of_queries))
+
+    def take_in_pieces(self, pieces, causal):
+        """NaN that documents of this row have in the pieces of other devices.
+
+        Args:
+            pieces: `core.packed_pieces.PackedPieces`.
+            causal: bool, see `Contained`.
+        """
+        reached = ops.cast(self.reached, "int32")
+        nothing = ops.zeros_like(reached[:, :, :1])
+        bad = pieces.before(reached[:, :, -1:], ops.maximum, nothing) > 0
+        bad = ops.logical_and(bad, pieces.in_first)
+        if not causal:
+            own = ops.max(select(pieces.in_first, reached), 2, keepdims=True)
+            after = pieces.after(own, ops.maximum, nothing) > 0
+            bad = ops.logical_or(bad, ops.logical_and(after, pieces.in_last))
+        self.reached = ops.logical_or(self.reached, bad)
+        self.spoilt = ops.logical_or(self.spoilt, bad)
 
     def spoil(self, output):
         """Writes NaN into the output `[B, H, T, V]` where `spoilt`."""

@@ -250,6 +250,29 @@ def attend_within(query, key, value, documents):
     )
 
 
+def kernel_attention_in_pieces(query, key, value, pieces):
+    """`kernel_attention` of documents that other pieces may hold a part of.
+
+    Args:
+        query: tensor `[B, H, T, R]`.
+        key: tensor `[B, H, T, R]`, 0 where masked.
+        value: tensor `[B, H, T, V]`.
+        pieces: `core.packed_pieces.PackedPieces`.
+
+    Returns:
+        Tensor `[B, H, T, V]`.
+    """
+    value = append_ones(value)
+    first, last = pieces.in_first, pieces.in_last
+    summed = key_value_product(select(last, key), value)
+    before = pieces.sum_before(summed)
+    summed = key_value_product(select(first, key), value)
+    after = pieces.after(summed, ops.add, ops.zeros_like(summed))
+    output = product_within(query, key, value, starts_of(pieces.documents))
+    output = output + matmul(select(first, query), before)
+    return divide_by_last(output + matmul(select(last, query), after))
+
+
 def log_attend_within(query, key, value, documents):
     """`log_kernel_attention` of documents in one sequence, keys hidden."""
     weights, largest = weights_within(key, documents)

@@ -40,8 +40,7 @@ def vector_delta_product(
         key: tensor `[B, H, T, D]`, of length <= 1, 0 where masked.
         value: tensor `[B, H, T, V]`.
         beta: tensor `[B, H, T, 1]` in [0, 1], 0 where masked.
-        log_decay: tensor `[B, H, T, D]` or `[B, H, T, 1]`, log a_t <= 0, 0
-            where masked.
+        log_decay: tensor `[B, H, T, D]`, log a_t <= 0, 0 where masked.
         state: tensor `[B, H, D, V]`, S before the first position.
         loop: callable, `loop_over_chunks` of `mechanisms/_chunk_carry.py`.
         chunk_size: int > 0, C, rounded up to a power of 2.

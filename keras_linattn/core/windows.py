@@ -9,6 +9,7 @@ import typing
 
 from keras import ops
 
+from keras_linattn.core import backends
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
@@ -189,14 +190,18 @@ def keys_of(near, x):
         return ops.reshape(x, (batch, heads, near.count, -1, features))
     if near.count is None:
         return ops.expand_dims(x, 2)
-    size = near.size
     if near.shift or near.others:
         x = ops.pad(x, [(0, 0), (0, 0), (near.shift, 0), (0, 0)])
-    blocks = near.count + near.others
-    x = pad_to_chunks(x, size, 2, blocks)
+    x = pad_to_chunks(x, near.size, 2, near.count + near.others)
+    return overlapping_blocks(x, near.size, near.count, near.others)
+
+
+@backends.with_fast_forms
+def overlapping_blocks(x, size, count, others):
+    """`[B, H, (N + others) C, F]` to `[B, H, N, (others + 1) C, F]`."""
     batch, heads, _, features = ops.shape(x)
-    x = ops.reshape(x, (batch, heads, blocks, size, features))
-    ends = [i - near.others or None for i in range(near.others + 1)]
+    x = ops.reshape(x, (batch, heads, count + others, size, features))
+    ends = [i - others or None for i in range(others + 1)]
     parts = [x[:, :, i:end] for i, end in enumerate(ends)]
     return ops.concatenate(parts, axis=3)
 
@@ -288,6 +293,7 @@ def near_scores(query, key, near):
     return matmul(query, ops.swapaxes(keys_of(near, key), -1, -2))
 
 
+@backends.with_fast_forms
 def attend_near(query, key, value, near):
     """Softmax attention of queries to the keys that they see.
 
@@ -302,14 +308,39 @@ def attend_near(query, key, value, near):
     """
     key, value, finite = contained(key, value)
     of_queries = finite_rows(query)
-    scores = near_scores(select(of_queries, query), key, near)
+    output = attend_finite(select(of_queries, query), key, value, near)
+    output = spoil_near(output, finite, near)
+    output = join_chunks(output, ops.shape(query)[2])
+    return nan_where(ops.logical_not(of_queries), output)
+
+
+def attend_finite(query, key, value, near):
+    """`attend_near` of finite rows, in blocks: `[B, H, N, C, V]`."""
+    query = split_chunks(query, near.size)
+    key, value = keys_of(near, key), keys_of(near, value)
+    output = attend_blocks(query, key, value, near.pairs)
+    sees_any = ops.any(near.pairs, axis=-1, keepdims=True)
+    return select(sees_any, output)
+
+
+@backends.with_fast_forms
+def attend_blocks(query, key, value, pairs):
+    """Softmax attention of each block of queries to its block of keys.
+
+    Args:
+        query: tensor `[B, H, N, C, D]`.
+        key: tensor `[B, H, N, K, D]`.
+        value: tensor `[B, H, N, K, V]`.
+        pairs: bool tensor `[B or 1, 1, N or 1, C, K]`, who sees whom.
+
+    Returns:
+        Tensor `[B, H, N, C, V]`; a query that sees nothing gets any numbers.
+    """
+    query = query * query.shape[-1] ** -0.5
+    scores = matmul(query, ops.swapaxes(key, -1, -2))
     if scores.shape[-1] == 1:  # Keras warns of a softmax over one entry
         weights = ops.ones_like(scores)
     else:
         hidden = ops.cast(LEAST, scores.dtype)
-        weights = ops.softmax(ops.where(near.pairs, scores, hidden), axis=-1)
-    output = matmul(weights, keys_of(near, value))
-    sees_any = ops.any(near.pairs, axis=-1, keepdims=True)
-    output = spoil_near(select(sees_any, output), finite, near)
-    output = join_chunks(output, ops.shape(query)[2])
-    return nan_where(ops.logical_not(of_queries), output)
+        weights = ops.softmax(ops.where(pairs, scores, hidden), axis=-1)
+    return matmul(weights, value)

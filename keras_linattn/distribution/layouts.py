@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_linattn.mechanisms._registry import weights_by_head
+from keras_linattn.mechanisms._base import axis_of_heads
 
 # By the end of a variable's path: the axis that is split. Names are those
 # of our layers, of Keras' attention and of KerasHub's blocks.
@@ -34,8 +34,9 @@ def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
 
     Variables are found by the ends of their paths, as in
     `decoder_0/self_attention/query/kernel`, wherever the block stands in your
-    model. In the returned map you can replace a pattern, or add the path of
-    one variable: Keras looks for the full path first.
+    model, and whatever its name is. In the returned map you can replace a
+    pattern, or add the path of one variable: Keras looks for the full path
+    first.
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh`.
@@ -75,19 +76,30 @@ def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
             f"mesh with an axis {model_dim_name!r}."
         )
     tables = VOCABULARY if split_vocabulary else EMBEDDINGS
-    axes = {**HEADS, **FEEDFORWARD, **tables, **_weights_of_mechanisms()}
-    layouts = keras.distribution.LayoutMap(device_mesh)
-    for pattern, axis in axes.items():
+    layouts = HeadLayouts(device_mesh, model_dim_name)
+    for pattern, axis in {**HEADS, **FEEDFORWARD, **tables}.items():
         layouts[f"(.*/)?{pattern}"] = (None,) * axis + (model_dim_name,)
     return layouts
 
 
-def _weights_of_mechanisms():
-    """The axis of the heads in mechanisms' weights, by the ends of paths."""
-    return {
-        # The name that Keras gives an object of the class, with its number.
-        f"{prefix}(_[0-9]+)?/{weight}": axis
-        for prefix, axes in weights_by_head().items()
-        for weight, axis in axes.items()
-        if axis is not None
-    }
+class HeadLayouts(keras.distribution.LayoutMap):
+    """A `LayoutMap` that also knows the weights of mechanisms.
+
+    A mechanism may have any name, so no pattern describes these paths.
+
+    Args:
+        device_mesh: `keras.distribution.DeviceMesh`.
+        model_dim_name: str, the mesh's axis that splits the heads.
+    """
+
+    def __init__(self, device_mesh, model_dim_name):
+        super().__init__(device_mesh)
+        self._model_dim_name = model_dim_name
+
+    def __getitem__(self, key):
+        layout = super().__getitem__(key)
+        axis = axis_of_heads(key) if layout is None else None
+        if axis is None:
+            return layout
+        axes = (None,) * axis + (self._model_dim_name,)
+        return keras.distribution.TensorLayout(axes, self.device_mesh)

@@ -1,6 +1,7 @@
 """The interface of a mechanism."""
 
 import inspect
+import weakref
 
 import keras
 from keras import ops
@@ -13,6 +14,7 @@ from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.packed_pieces import PackedPieces
 from keras_linattn.core.poison import Contained
 from keras_linattn.core.poison import Uncontained
 from keras_linattn.mechanisms._checks import check_heads
@@ -85,6 +87,7 @@ class Mechanism(keras.layers.Layer):
     def __init__(self, state_dtype=None, **kwargs):
         super().__init__(**kwargs)
         self._state_dtype = check_state_dtype(state_dtype)
+        _LIVING.add(self)
 
     @property
     def state_dtype(self):
@@ -169,27 +172,39 @@ class Mechanism(keras.layers.Layer):
         query_mask=None,
         causal=False,
         training=None,
+        segment_ids=None,
         **options,
     ):
         """Calls the mechanism on this device's piece of the sequence.
 
         Args:
             pieces: `core.devices.Pieces`.
-            query, key, value, key_mask, query_mask: this device's piece.
+            query, key, value, key_mask, query_mask, segment_ids: this device's
+                piece.
             causal, training: see `Mechanism`.
             **options: further arguments of `attend_pieces`.
         """
         dtype = query.dtype
+        packed = {}
+        if segment_ids is not None:
+            pieces = PackedPieces(pieces, segment_ids)
+            packed = {"documents": pieces.documents}
+            key_mask = combine_masks(key_mask, pieces.mask)
+            query_mask = combine_masks(query_mask, pieces.mask)
         query, key, value = self._prepare(query, key, value, key_mask, causal)
+        query = hide(query, query_mask)
+        contained = self._contained(query, key, value, packed, causal)
+        contained.take_in_pieces(pieces, causal)
         output = self.attend_pieces(
             pieces,
-            hide(query, query_mask),
-            key,
-            value,
+            *contained.heads,
             key_mask=key_mask,
             causal=causal,
+            **packed,
             **options,
         )
+        if packed:
+            output = hide(contained.spoil(output), query_mask)
         return ops.cast(output, dtype)
 
     def attend_pieces(
@@ -199,7 +214,9 @@ class Mechanism(keras.layers.Layer):
 
         A mechanism with the trait `splits` must define it. The arguments are
         those of `attend`, for the piece, and `pieces`, `core.devices.Pieces`,
-        which sends arrays between devices.
+        which sends arrays between devices. With the argument `documents` it
+        takes packed rows too; `pieces` are `core.packed_pieces.PackedPieces`
+        then, where a document may go on from other devices.
         """
         raise self._must_define("attend_pieces")
 
@@ -451,6 +468,23 @@ class Mechanism(keras.layers.Layer):
                 length of a document is bounded. Defaults to `False`.
         """
         check_heads(self, query, key, value, causal, packed)
+
+
+_LIVING = weakref.WeakSet()  # all mechanisms, for `axis_of_heads`
+
+
+def axis_of_heads(path):
+    """The axis of the heads in a mechanism's weight; `None` if it has none.
+
+    Args:
+        path: str, such as `"decoder_0/self_attention/delta_rule/beta_bias"`.
+    """
+    *_, owner, weight = ["", *path.split("/")]
+    for mechanism in _LIVING:
+        axes = mechanism.head_axes or {}
+        if mechanism.name == owner and weight in axes:
+            return axes[weight]
+    return None
 
 
 def constructor_arguments(cls):

@@ -4,6 +4,8 @@ The compiler alone would often gather whole sequences, because it cannot see how
 to split chunks, running sums and loops.
 """
 
+import inspect
+
 import keras
 from keras import ops
 
@@ -82,10 +84,29 @@ def _check_pieces(pieces, mechanism, heads, options):
             "the sequences."
         )
     if options.get("segment_ids") is not None:
+        _check_packed(mechanism, options["segment_ids"])
+
+
+def _check_packed(mechanism, segment_ids):
+    """Raises a `ValueError` if packed rows cannot be split by their length."""
+    mechanism.check_packs()
+    way_out = (
+        "Give each document a row of its own, or split the batch or the heads "
+        "only."
+    )
+    if isinstance(segment_ids, (tuple, list)):
         raise ValueError(
-            "Documents that are packed into rows cannot be split over devices "
-            "by their length. Received: `segment_ids`. Give each document a "
-            "row of its own, or split the batch or the heads only."
+            "Packed documents that attend to those of another sequence cannot "
+            "be split over devices by their length. Received: a pair of "
+            f"`segment_ids`. {way_out}"
+        )
+    parameters = inspect.signature(mechanism.attend_pieces).parameters
+    if "documents" not in parameters:
+        raise ValueError(
+            f"`{type(mechanism).__name__}` cannot attend to packed documents "
+            "that are split over devices by their length: its method "
+            "`attend_pieces` has no argument `documents`. Received: "
+            f"`segment_ids`. {way_out}"
         )
 
 

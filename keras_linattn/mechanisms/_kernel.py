@@ -8,6 +8,7 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import divide_by_last
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.products import kernel_attention_in_pieces
 from keras_linattn.core.products import key_value_product
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._traits import Traits
@@ -87,13 +88,26 @@ class KernelMechanism(Mechanism):
         key = hide(self.key_features(key), key_mask)
         return attend_causally(query, key, value, documents=documents)[0]
 
-    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+    def attend_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        causal,
+        documents=None,
+    ):
         query = self.query_features(query)
         key = hide(self.key_features(key), key_mask)
-        own = key_value_product(key, append_ones(value))
+        if documents is not None and not causal:
+            return kernel_attention_in_pieces(query, key, value, pieces)
+        of_last = key if documents is None else pieces.of_last_document(key)
+        own = key_value_product(of_last, append_ones(value))
         if causal:
             state = pieces.sum_before(own)
-            return attend_causally(query, key, value, state)[0]
+            return attend_causally(query, key, value, state, documents)[0]
         return divide_by_last(matmul(query, pieces.sum(own)))
 
     def attend_both_ways(self, query, key, value, key_mask, documents=None):

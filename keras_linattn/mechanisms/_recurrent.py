@@ -234,13 +234,23 @@ class RecurrentMechanism(Mechanism):
         return self._in_chunks(query, key, value, gates, state, documents)
 
     def attend_pieces(
-        self, pieces, query, key, value, *, key_mask, causal, inputs=None
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        causal,
+        inputs=None,
+        documents=None,
     ):
         """A piece maps the state S before it to A S + U; its output is o + p S.
 
         The recurrence is linear in the state and the values. One pass from the
         state [0, I], with the values [V, 0], gives [U, A] and [o, p]. Devices
-        exchange U and A.
+        exchange U and A. Where a document starts in the piece, A is 0, and so
+        is p from there on.
         """
         query = hide(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)
@@ -254,7 +264,9 @@ class RecurrentMechanism(Mechanism):
         identity = ops.cast(identity, state.dtype)
         before = ops.concatenate([state, identity], axis=-1)
         with backends.inputs_given_in(self.compute_dtype):
-            output, effect = self._product(before, query, key, value, *gates)
+            output, effect = self._product(
+                before, query, key, value, *gates, documents=documents
+            )
         if self.state_fades:  # then A is diagonal
             update, factor = split_at(effect, [columns])
             factor = ops.sum(factor, axis=-1, keepdims=True)

@@ -2,7 +2,6 @@
 
 import difflib
 import inspect
-import re
 
 import keras
 
@@ -188,25 +187,6 @@ def name_of(mechanism):
         if cls is wanted:
             return name
     return None
-
-
-def weights_by_head():
-    """Returns the `head_axes` of all mechanisms, by the names Keras gives.
-
-    Returns:
-        Dict from the name that Keras gives an object of the class, without a
-        number, to a dict from the names of weights to axes.
-    """
-    return {
-        _name_by_keras(cls): dict(cls.head_axes or {})
-        for cls in _CLASSES.values()
-    }
-
-
-def _name_by_keras(cls):
-    """`GatedDelta` to `gated_delta`, `XCA` to `xca`."""
-    name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", cls.__name__)
-    return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
 def _as_dict(identifier):

@@ -5,7 +5,7 @@ out_t = (g sum_near e^(q_t . k_s / sqrt D - m_t) v_s
 
 near: the window of `local`; far: the other positions that t may see; m_t: the
 largest score near t; phi: the feature map of `hedgehog`; g = sigmoid(a), a
-number for each head.
+number for each head. With `least_score` m_t is at least that number.
 
 Cost: O(T W (D + V) + T D V) time; state: that of `local` and of `hedgehog`.
 Source: Zhang et al., "LoLCATs: on low-rank linearizing of large language
@@ -14,7 +14,9 @@ models", 2024, arXiv 2410.10254, and HazyResearch/lolcats (Apache-2.0),
 al., "Simple linear attention language models balance the recall-throughput
 tradeoff" (Based), 2024, arXiv 2402.18668.
 Differs from the papers: the two-sided form is ours. Windows slide; the authors'
-fastest kernels move them in steps. g starts at 1 / 2.
+fastest kernels move them in steps. g starts at 1 / 2. `least_score` is ours:
+without it the largest near weight is g for every query, also where all near
+scores are low and what matters is beyond the window.
 """
 
 from keras import ops
@@ -24,6 +26,7 @@ from keras_linattn.core.documents import backwards
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.documents import with_next
 from keras_linattn.core.masks import select
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
@@ -41,8 +44,12 @@ from keras_linattn.mechanisms.local import WindowMechanism
 from keras_linattn.mechanisms.local import entries_of
 from keras_linattn.mechanisms.local import split_entries
 
+# Largest near scores count as at most so much below `least_score`, because
+# without far positions the near sum is the normaliser, which must not be 0.
+RANGE = 60.0
 
-def near_sums(query, key, value, near, factor):
+
+def near_sums(query, key, value, near, factor, least_score=None):
     """The window's share of the two sums, `[B, H, T, V + 1]`.
 
     Args:
@@ -51,13 +58,24 @@ def near_sums(query, key, value, near, factor):
         value: tensor `[B, H, E, V]`.
         near: `Near`.
         factor: tensor `[1, H, 1, 1, 1]`, g.
+        least_score: float or `None`, see `HybridWindow`.
     """
     key, value, finite = contained(key, value)
-    weights = masked_exp(near_scores(query, key, near), near.pairs)
+    scores = near_scores(query, key, near)
+    weights = masked_exp(scores, near.pairs)
     value = keys_of(near, append_ones(value))
+    if least_score is not None:
+        factor = factor * _reduction(scores, near.pairs, least_score)
     sums = factor * matmul(weights, value)
     sums = spoil_near(sums, finite, near)
     return join_chunks(sums, ops.shape(query)[2])
+
+
+def _reduction(scores, pairs, least_score):
+    """e^(largest score - `least_score`), at most 1: `[B, H, N, C, 1]`."""
+    scores = ops.where(pairs, scores, ops.cast(LOWEST, scores.dtype))
+    largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    return ops.exp(ops.clip(largest - least_score, -RANGE, 0.0))
 
 
 @register("hybrid_window")
@@ -74,6 +92,10 @@ class HybridWindow(WindowMechanism, Hedgehog):
             see `local`. Defaults to `True`.
         tied: bool, whether queries and keys have one feature map. Defaults to
             `False`.
+        least_score: float or `None`. The near weights of a query are divided
+            by e^m, where m is its largest near score. With a number, m is at
+            least that number, so that a window of low scores gets a small
+            share. Defaults to `None`, as in the paper.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
@@ -104,8 +126,21 @@ class HybridWindow(WindowMechanism, Hedgehog):
     )
     head_axes = {"query_map": 0, "key_map": 0, "window_factor": 0}
 
-    def __init__(self, window=64, skip_hidden=True, tied=False, **kwargs):
+    def __init__(
+        self,
+        window=64,
+        skip_hidden=True,
+        tied=False,
+        least_score=None,
+        **kwargs,
+    ):
         super().__init__(window, skip_hidden, tied=tied, **kwargs)
+        if not isinstance(least_score, (int, float, type(None))):
+            raise ValueError(
+                "`least_score` must be a number or `None`. "
+                f"Received: least_score={least_score!r}."
+            )
+        self.least_score = least_score
 
     def build(self, query_shape, key_shape, value_shape):
         super().build(query_shape, key_shape, value_shape)
@@ -130,7 +165,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
     ):
         length = ops.shape(query)[2]
         near = self.near(length, causal, key_mask, documents=documents)
-        sums = near_sums(query, key, value, near, self._factor(query))
+        sums = self._near_sums(query, key, value, near)
         features = self.query_features(query)
         entries = entries_of(key, value, key_mask)
         dim = key.shape[-1]
@@ -151,9 +186,10 @@ class HybridWindow(WindowMechanism, Hedgehog):
             sums = sums + ops.flip(behind, 2)
         return divide_by_last(sums)
 
-    def _factor(self, like):
-        factor = ops.sigmoid(ops.cast(self.window_factor, like.dtype))
-        return ops.reshape(factor, (1, -1, 1, 1, 1))
+    def _near_sums(self, query, key, value, near):
+        factor = ops.sigmoid(ops.cast(self.window_factor, query.dtype))
+        factor = ops.reshape(factor, (1, -1, 1, 1, 1))
+        return near_sums(query, key, value, near, factor, self.least_score)
 
     def _far_sums(
         self, query, entries, key_dim, key_mask, state=None, documents=None
@@ -186,7 +222,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
             state["window"], key, value, key_mask, documents
         )
         keys, values, _ = split_entries(entries, key.shape[-1])
-        sums = near_sums(query, keys, values, near, self._factor(query))
+        sums = self._near_sums(query, keys, values, near)
         # One position more, so that the state has what leaves at the end.
         features = self.query_features(query)
         features = ops.pad(features, [(0, 0), (0, 0), (0, 1), (0, 0)])

@@ -30,6 +30,7 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
 from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import LOWEST
@@ -39,6 +40,7 @@ from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
+from keras_linattn.core.products import log_attend_within
 from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._feature_map import apply_feature_map
 from keras_linattn.mechanisms._feature_map import count_features
@@ -216,12 +218,33 @@ class LinearTransformer(KernelMechanism):
             )
         return attend_both_ways(query, key, value, key_mask, documents)
 
-    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+    def attend_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        causal,
+        documents=None,
+    ):
         if causal or self.feature_map is not None:
             return super().attend_pieces(
-                pieces, query, key, value, key_mask=key_mask, causal=causal
+                pieces,
+                query,
+                key,
+                value,
+                key_mask=key_mask,
+                causal=causal,
+                documents=documents,
             )
-        return attend_both_ways(query, key, value, key_mask, pieces=pieces)
+        if documents is None:
+            return attend_both_ways(query, key, value, key_mask, pieces=pieces)
+        query, key = log_feature_map(query), log_feature_map(key)
+        return attend_both_ways_in_pieces(
+            log_attend_within, query, key, value, key_mask, pieces
+        )
 
     def factors(self, query, key, key_mask=None):
         weights, total, log = position_weights(key, key_mask, axis=1)

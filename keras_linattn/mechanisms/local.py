@@ -14,6 +14,7 @@ positions only (`skip_hidden`); no global tokens, no dilation.
 import keras
 from keras import ops
 
+from keras_linattn.core.documents import documents_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
@@ -174,7 +175,17 @@ class Local(WindowMechanism):
         near = self.near(length, causal, key_mask, documents=documents)
         return attend_near(query, key, value, near)
 
-    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+    def attend_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        causal,
+        documents=None,
+    ):
         before = self.window - 1
         length = ops.shape(query)[2]
         if before > length:
@@ -186,19 +197,29 @@ class Local(WindowMechanism):
             )
         entries = entries_of(key, value, key_mask)
         if before == 0:
-            near = self.near(length, causal, key_mask)
+            near = self.near(length, causal, key_mask, documents=documents)
             return attend_near(query, key, value, near)
         if causal:
             # The state at the end of the piece before this one.
             nothing = ops.zeros_like(entries[:, :, :before])
-            *_, held = self.take_in(nothing, key, value, key_mask)
+            *_, held = self.take_in(nothing, key, value, key_mask, documents)
             state = pieces.from_left(held)
-            return self.advance(state, query, key, value, key_mask=key_mask)[0]
-        halo = pieces.from_left(entries[:, :, -before:])
-        entries = [halo, entries, pieces.from_right(entries[:, :, :before])]
-        entries = ops.concatenate(entries, axis=2)
+            options = {"key_mask": key_mask, "documents": documents}
+            return self.advance(state, query, key, value, **options)[0]
+
+        def with_neighbours(x, axis):
+            first, _ = ops.split(x, [before], axis=axis)
+            _, last = ops.split(x, [length - before], axis=axis)
+            parts = pieces.from_left(last), x, pieces.from_right(first)
+            return ops.concatenate(parts, axis=axis)
+
+        entries = with_neighbours(entries, axis=2)
         key, value, seen = split_entries(entries, key.shape[-1])
-        near = self.near(length + 2 * before, False, seen[:, 0, :, 0] > 0.5)
+        seen = seen[:, 0, :, 0] > 0.5
+        if documents is not None:
+            ids = with_neighbours(pieces.ids, axis=1)
+            documents = documents_of(ids)[0]
+        near = self.near(length + 2 * before, False, seen, documents=documents)
         query = ops.pad(query, [(0, 0), (0, 0), (before, before), (0, 0)])
         return attend_near(query, key, value, near)[:, :, before:-before]
 

@@ -24,7 +24,7 @@ import dataclasses
 from keras import ops
 
 from keras_linattn.core.decay import decay_step
-from keras_linattn.core.fading import fading_product
+from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._recurrent import RecurrentMechanism
 from keras_linattn.mechanisms._registry import register
@@ -96,7 +96,7 @@ class Mamba2(RecurrentMechanism):
     def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
         steps, decay = gates
         heads = query, key * steps, value
-        output, state = fading_product(
+        output, state = scalar_decay_product(
             *heads, decay, state, carry_chunks, chunk_size, starts
         )
         return output + self._skipped(value), state

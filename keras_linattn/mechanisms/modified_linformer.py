@@ -44,6 +44,12 @@ from keras_linattn.core.documents import chunks_of
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.documents import within
+from keras_linattn.core.exponential_sums import FLOOR
+from keras_linattn.core.exponential_sums import HIDDEN
+from keras_linattn.core.exponential_sums import add_chunk
+from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
+from keras_linattn.core.exponential_sums import largest_of
+from keras_linattn.core.exponential_sums import state_of
 from keras_linattn.core.folded import Factors
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import spread
@@ -67,8 +73,6 @@ from keras_linattn.mechanisms._traits import Traits
 
 CHUNK_SIZE = 64
 BLOCK = 8
-FLOOR = -1e38  # the largest of no keys; finite, since inf - inf is NaN
-HIDDEN = -3e38  # in place of a hidden key: exp(HIDDEN - FLOOR) is 0
 READINGS = ("factorised", "projected")
 
 
@@ -111,33 +115,6 @@ def attend_projected(query, key, value, key_mask=None):
     scores = matmul(query, ops.swapaxes(key_summary, -1, -2))
     scores = scores / math.sqrt(key.shape[-1])
     return matmul(masked_softmax(scores, axis=-1), value_summary)
-
-
-def largest_of(state):
-    """The largest key in a state `[..., D, V + 2]`, `[..., D, 1]`."""
-    return ops.where(state[..., -1:] > 0, state[..., :1], FLOOR)
-
-
-def add_chunk(chunk, state):
-    """The state with a chunk's own state, both `[..., D, V + 2]`."""
-    ours, theirs = largest_of(state), chunk[..., :1]
-    largest = maximum(ours, theirs)
-    sums = ops.exp(ours - largest) * state[..., 1:]
-    sums = sums + ops.exp(theirs - largest) * chunk[..., 1:]
-    return ops.concatenate([largest, sums], axis=-1)
-
-
-def state_of(key, value):
-    """The state of positions alone, `[..., D, V + 2]`.
-
-    Args:
-        key: tensor `[..., C, D]`, `HIDDEN` where masked.
-        value: tensor `[..., C, V + 1]`, with a last column of 1.
-    """
-    largest = ops.stop_gradient(ops.max(key, axis=-2, keepdims=True))
-    largest = maximum(largest, FLOOR)
-    sums = key_value_product(ops.exp(key - largest), value)
-    return ops.concatenate([ops.swapaxes(largest, -1, -2), sums], axis=-1)
 
 
 def attend_causally(query, key, value, visible, state, documents=None):
@@ -463,8 +440,25 @@ class ModifiedLinformer(Mechanism):
         heads = query, hide(key, key_mask, value=LOWEST), value
         return attend_documents(*forms, *heads, documents, LOWEST)
 
-    def attend_pieces(self, pieces, query, key, value, *, key_mask, causal):
+    def attend_pieces(
+        self,
+        pieces,
+        query,
+        key,
+        value,
+        *,
+        key_mask,
+        causal,
+        documents=None,
+    ):
+        if documents is not None and not causal:
+            heads = query, key, value
+            return attend_both_ways_in_pieces(
+                attend_within, *heads, key_mask, pieces
+            )
         shown = hide(key, key_mask, value=HIDDEN)
+        if documents is not None:
+            shown = ops.where(pieces.in_last, shown, HIDDEN)
         own = state_of(shown, append_ones(value))
         if causal:
             state = self.initial_state_for(query, value)
@@ -472,7 +466,8 @@ class ModifiedLinformer(Mechanism):
             state = ops.concatenate(state, axis=-1) if apart else state
             state = pieces.before(own, add_chunk, state)
             state = (state[..., :1], state[..., 1:]) if apart else state
-            return self.advance(state, query, key, value, key_mask=key_mask)[0]
+            options = {"key_mask": key_mask, "documents": documents}
+            return self.advance(state, query, key, value, **options)[0]
         largest = pieces.max(own[..., :1])
         sums = pieces.sum(ops.exp(own[..., :1] - largest) * own[..., 1:])
         summary = safe_divide(sums[..., :-1], sums[..., -1:])

@@ -6,6 +6,7 @@ import inspect
 import keras
 
 from keras_linattn import mechanisms
+from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.layers import LinearTransformerEncoder
 from keras_linattn.layers import MaskedAveragePooling
 from keras_linattn.layers import TokenExtension
@@ -256,11 +257,13 @@ def add_head(x, num_classes, dropout, activation, policy):
 
 
 def output_dense(name, units, policy, activation=None, use_bias=True):
-    """A last dense layer, in float32."""
+    """A last dense layer, in float32 where the model has half precision."""
     # Probabilities in half precision are too coarse: float32 unless the
     # policies of a saved model say otherwise.
-    is_map = isinstance(policy, keras.dtype_policies.DTypePolicyMap)
-    dtype = sublayer_policy(policy, name) if is_map else "float32"
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        dtype = sublayer_policy(policy, name)
+    else:
+        dtype = accumulation_dtype(policy.compute_dtype)
     return keras.layers.Dense(
         units, activation=activation, use_bias=use_bias, dtype=dtype, name=name
     )

@@ -35,6 +35,7 @@ FAMILIES = {
     "GPT2": {**ENCODER, **LONGEST},
     "Qwen3": {**DECODER, "head_dim": 8},
     "Albert": {**ENCODER, **SMALL},
+    "Bart": {**ENCODER, **LONGEST},
     "DistilBert": {**ENCODER, **LONGEST},
     "Electra": ELECTRA,
     "Llama": DECODER,
@@ -47,8 +48,9 @@ FAMILIES = {
 MASK = np.arange(9) < np.array([[9], [6]])
 
 
-def backbone(family):
-    model = getattr(keras_hub.models, f"{family}Backbone")(**FAMILIES[family])
+def backbone(family, **options):
+    cls = getattr(keras_hub.models, f"{family}Backbone")
+    model = cls(**FAMILIES[family], **options)
     rng = np.random.default_rng(1)
     for weight in model.weights:
         if len(weight.shape) > 1:
@@ -64,6 +66,14 @@ def inputs_of(family):
         "token_ids": rng.integers(1, 40, MASK.shape) * MASK,
         "padding_mask": MASK.astype("int32"),
     }
+    if family == "Bart":
+        shorter = {name: array[:, :7] for name, array in x.items()}
+        parts = {"encoder": x, "decoder": shorter}
+        return {
+            f"{part}_{name}": array
+            for part, arrays in parts.items()
+            for name, array in arrays.items()
+        }
     if family in ("Bert", "Albert", "Electra"):
         x["segment_ids"] = np.zeros(MASK.shape, "int32")
     return x
@@ -71,6 +81,8 @@ def inputs_of(family):
 
 def visible(output, family):
     """The rows of an output that padding does not hide."""
+    if family == "Bart":  # which sees all that the encoder says
+        return output["decoder_sequence_output"][MASK[:, :7]]
     if isinstance(output, dict):
         output = output["sequence_output"]
     return output if family == "ViT" else output[MASK]

@@ -3,13 +3,16 @@
 import keras
 import numpy as np
 import pytest
+from helpers import numpy
 from helpers import predict
 from helpers import random
+from helpers import slow_to_compile
 from keras import ops
 
 import keras_linattn
 from keras_linattn.convert import attention_errors
 from keras_linattn.convert import distill
+from keras_linattn.convert._finetuning import Divergence
 
 MHA = keras.layers.MultiHeadAttention
 LINEAR = keras_linattn.LinearMultiHeadAttention
@@ -63,7 +66,8 @@ def changed(before, model):
 
 
 @pytest.mark.parametrize(
-    ("loss", "mask_zero"), [("outputs", True), ("weights", False)]
+    ("loss", "mask_zero"),
+    [("outputs", True), pytest.param("weights", False, marks=slow_to_compile)],
 )
 def test_transfer_trains_the_feature_maps_only(loss, mask_zero):
     teacher, student = teacher_and_student(mask_zero)
@@ -104,7 +108,7 @@ def test_an_exact_student_has_no_error():
         distill(student, teacher, ids)
 
 
-@pytest.mark.parametrize("rank", [1, None])
+@pytest.mark.parametrize("rank", [1, pytest.param(None, marks=slow_to_compile)])
 def test_fine_tuning_trains_adapters_or_all(rank, tmp_path):
     teacher, student = teacher_and_student(**WINDOW)
     before, of_teacher = weights(student), weights(teacher)
@@ -140,6 +144,7 @@ def test_fine_tuning_trains_adapters_or_all(rank, tmp_path):
     )
 
 
+@slow_to_compile
 def test_the_teacher_alone_is_enough_without_labels():
     teacher, student = teacher_and_student()
     options = {"teacher_weight": 1.0, "temperature": 2.0, "lora_rank": None}
@@ -155,20 +160,19 @@ def test_the_teacher_alone_is_enough_without_labels():
         **options,
     )["finetune"].history["loss"]
     assert 0 < history[-1] < 0.5 * history[0]
-    # From probabilities, the same divergence.
+
+
+def test_divergence_is_that_of_the_probabilities():
     logits = random(3, 5, seed=1), random(3, 5, seed=2)
-    probabilities = [ops.softmax(x) for x in logits]
-    losses = [
-        _module().Divergence(1.0, from_logits)(*outputs)
-        for from_logits, outputs in ((True, logits), (False, probabilities))
-    ]
-    np.testing.assert_allclose(*map(ops.convert_to_numpy, losses), rtol=1e-4)
-
-
-def _module():
-    import sys
-
-    return sys.modules["keras_linattn.convert._distill"]
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in logits)
+    expected = np.sum(p * np.log(p / q), axis=-1).mean()
+    for scale, from_logits, outputs in (
+        (1.0, True, logits),
+        (3.0, True, [3 * x for x in logits]),
+        (1.0, False, (p, q)),
+    ):
+        found = Divergence(scale, from_logits)(*outputs)
+        np.testing.assert_allclose(numpy(found), scale**2 * expected, rtol=1e-4)
 
 
 class Interrupted(keras.callbacks.Callback):
@@ -183,6 +187,7 @@ class Interrupted(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "rank", [1, pytest.param(None, marks=pytest.mark.once)]
 )
@@ -225,6 +230,7 @@ def test_an_interrupted_run_goes_on(rank, tmp_path):
             run(backup=backup)
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "kind",
     [
@@ -263,6 +269,7 @@ def test_data_as_fit_takes_it(kind):
         assert np.isfinite(history.history["loss"]).all()
 
 
+@slow_to_compile
 def test_half_precision():
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")

@@ -30,7 +30,7 @@ class Block(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def mixed_model():
+def mixed_model(block=True):
     """Self, cross and grouped attention, a nested model, a block."""
     x = keras.Input((7, 16), name="x")
     other = keras.Input((5, 12), name="other")
@@ -42,7 +42,8 @@ def mixed_model():
     inner = keras.Input((7, 16))
     windowed = attention(2, 8, sliding_window=3, name="windowed")
     y = keras.Model(inner, windowed(inner, inner), name="inner")(y)
-    y = Block(2, 8, name="block")(keras.ops.tanh(y))
+    if block:
+        y = Block(2, 8, name="block")(keras.ops.tanh(y))
     return keras.Model([x, other], y)
 
 
@@ -68,6 +69,10 @@ def test_softmax_is_the_original_and_files_hold_the_rest(tmp_path):
     rows = convert.report(loaded).rows
     names = [row["becomes"] for row in rows]
     assert sorted(names) == ["hedgehog"] * 4 + ["local"]
+    # Cross-attention gets no window.
+    rows = convert.report(keras_linattn.linearize(model, window=2)).rows
+    names = {row["layer"]: row["becomes"] for row in rows}
+    assert names["cross"] == "hedgehog" and names["first"] == "hybrid_window"
 
 
 @pytest.mark.once
@@ -122,6 +127,34 @@ class OwnAttention(keras.layers.MultiHeadAttention):
     pass
 
 
+class UnknownAttention(keras.layers.Layer):
+    def call(self, x):
+        return x
+
+
+@pytest.mark.once
+def test_attention_of_unknown_classes_is_named():
+    x = keras.Input((6, 16))
+    y = keras.layers.MultiHeadAttention(2, 4, name="known")(x, x)
+    y = keras.layers.Attention(name="of_keras")([y, y])
+    model = keras.Model(x, UnknownAttention(name="own")(y))
+    said = "of_keras (Attention), own (UnknownAttention)"
+    with pytest.warns(UserWarning) as found:
+        linear = keras_linattn.linearize(model)
+    assert len(found) == 1 and said in str(found[0].message)
+    keras_linattn.linearize(model, layers="known")  # no warning
+    for one in (model, linear):
+        rows = convert.report(one).rows
+        assert [row["becomes"] for row in rows] == [
+            "hedgehog",
+            "stays: unknown class",
+            "stays: unknown class",
+        ]
+    model = keras.Model(x, keras.layers.Attention(name="of_keras")([x, x]))
+    with pytest.raises(ValueError, match="Of other classes: of_keras"):
+        keras_linattn.linearize(model)
+
+
 @pytest.mark.once
 def test_one_error_names_all_that_cannot_be_converted():
     x, mask = keras.Input((6, 16)), keras.Input((6, 6))
@@ -136,6 +169,8 @@ def test_one_error_names_all_that_cannot_be_converted():
     assert "- masked: `attention_mask` must not depend" in text
     assert "- own: Attention layers of other classes" in text
     assert "- fine" not in text
+    becomes = {r["layer"]: r["becomes"] for r in convert.report(model).rows}
+    assert becomes["own"] == "error: unknown class"
     assert keras_linattn.linearize(model, layers="fine")
 
 

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_linattn
+from keras_linattn import convert
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 pytest.importorskip("keras_hub")
@@ -86,6 +87,84 @@ def test_generation_is_that_of_whole_passes(family, options):
     behind = ~prompt[:, 1:]
     np.testing.assert_allclose(chosen[behind], best[behind], atol=1e-5)
     np.testing.assert_array_equal(found[prompt], ids[prompt])
+
+
+@pytest.mark.once
+def test_a_window_of_qwen_3_stays():
+    """Two layers with windows of 3 see 4 positions back, one that is exact
+    among them. KerasHub's default of 32,768 is none."""
+    model = backbone("Qwen3", sliding_window_size=3)
+    linear = keras_linattn.linearize(model, layers=[0])
+    names = [row["becomes"] for row in convert.report(linear).rows]
+    assert names == ["local", "local"]
+    x = inputs_of("Qwen3")
+    before = linear.predict(x, verbose=0)
+    x["token_ids"][:, 4] += 1
+    changed = np.abs(linear.predict(x, verbose=0) - before).max(axis=(0, 2))
+    assert (changed > 1e-4).tolist() == [4 <= n <= 8 for n in range(9)]
+    (row, _) = convert.report(backbone("Qwen3")).rows
+    assert row["becomes"] == "hedgehog"
+
+
+@pytest.mark.once
+def test_cross_attention_gets_no_window():
+    linear = keras_linattn.linearize(backbone("Bart"), window=4)
+    kinds = {
+        row["layer"].partition("/")[2]: row["becomes"]
+        for row in convert.report(linear).rows
+    }
+    assert kinds == {
+        "self_attention_layer": "hybrid_window",
+        "self_attention": "hybrid_window",
+        "cross_attention": "hedgehog",
+    }
+
+
+@pytest.mark.once
+def test_a_task_that_cannot_be_converted_is_named():
+    task = keras_hub.models.BartSeq2SeqLM(backbone("Bart"), preprocessor=None)
+    with pytest.raises(ValueError, match="Received: `BartSeq2SeqLM`") as error:
+        keras_linattn.linearize(task)
+    assert str(error.value).count("\n- ") == 6
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+def test_quantization_comes_back(tmp_path):
+    linear = keras_linattn.linearize(backbone("Llama"), window=4)
+    x = inputs_of("Llama")
+    before = visible(linear.predict(x, verbose=0), "Llama")
+    linear.quantize("int8")
+    output = visible(linear.predict(x, verbose=0), "Llama")
+    assert 1e-4 < np.abs(output - before).max() < 0.5
+    linear.save(tmp_path / "linear.keras")
+    loaded = keras.saving.load_model(tmp_path / "linear.keras")
+    assert loaded.transformer_layers[0]._self_attention_layer.mechanism.window
+    again = visible(loaded.predict(x, verbose=0), "Llama")
+    np.testing.assert_array_equal(again, output)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision(policy, tmp_path):
+    teacher = backbone("Llama", dtype=policy)
+    x = inputs_of("Llama")
+    expected = visible(teacher.predict(x, verbose=0), "Llama")
+    same = keras_linattn.linearize(teacher, "softmax")
+    output = visible(same.predict(x, verbose=0), "Llama")
+    assert output.dtype == expected.dtype
+    np.testing.assert_allclose(
+        *(np.asarray(a, "float32") for a in (output, expected)), atol=0.2
+    )
+    linear = keras_linattn.linearize(teacher)
+    output = visible(linear.predict(x, verbose=0), "Llama")
+    linear.save(tmp_path / "linear.keras")
+    loaded = keras.saving.load_model(tmp_path / "linear.keras")
+    assert loaded.dtype_policy.name == policy
+    again = visible(loaded.predict(x, verbose=0), "Llama")
+    np.testing.assert_array_equal(
+        *(np.asarray(a, "float32") for a in (again, output))
+    )
 
 
 @pytest.mark.once

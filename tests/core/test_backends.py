@@ -13,10 +13,12 @@ from keras_linattn import config
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
+from keras_linattn.core.chunks import looped_sums
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import kernel_attention
+from keras_linattn.core.windows import near_by_place
 from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 
 LONG = thresholds.SHORTEST + 65
@@ -57,6 +59,12 @@ def documents(*starts):
 
 # By name of the function: arguments that the fast forms take.
 ARGUMENTS = {
+    "attend_blocks": lambda: (
+        normal(2, 3, 4, 5, 6),
+        normal(2, 3, 4, 9, 6),
+        normal(2, 3, 4, 9, 7),
+        normal(2, 1, 4, 5, 9) > 0,
+    ),
     "attend_causally": lambda: (
         positive(1, 2, LONG, 5),
         positive(1, 2, LONG, 5) + 1,
@@ -70,6 +78,12 @@ ARGUMENTS = {
         positive(2, 2, LONG, 5) + 1,
         normal(2, 2, LONG, 3),
         documents(0, 130, 131, 500),
+    ),
+    "attend_near": lambda: (
+        normal(2, 3, 70, 6),
+        normal(2, 3, 70, 6),
+        normal(2, 3, 70, 7),
+        near_by_place(70, 40, True, normal(2, 70) > 0),
     ),
     "convolve_channels": lambda: (
         normal(2, 3, 12, 4),
@@ -93,11 +107,7 @@ ARGUMENTS = {
         normal(2, 3, 4, 5),
         (4, 1),
     ),
-    "looped_sums": lambda: (
-        normal(1, 2, 19, 3, 4),
-        normal(1, 2, 3, 4),
-        normal(1, 1, 19, 1, 1) > 0.5,
-    ),
+    "overlapping_blocks": lambda: (normal(2, 3, 12, 5), 2, 4, 2),
     "product_plus": lambda: (normal(4), normal(2, 3, 5), normal(2, 5, 4)),
     "read_chunks": lambda: (
         (
@@ -127,7 +137,6 @@ ARGUMENTS = {
 # torch: kernels for a GPU, see `tests/gpu`; JAX: segments, see below.
 ON_CUDA = (
     "delta_product",
-    "fading_product",
     "scalar_decay_product",
     "vector_decay_product",
     "vector_delta_product",
@@ -170,6 +179,19 @@ def test_fast_form_equals_the_portable_one(name):
     ):
         # Sums over hundreds of positions, in another order.
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+
+
+def test_a_backend_s_own_loop_equals_the_portable_doublings():
+    arguments = (
+        normal(1, 2, 19, 3, 4),
+        normal(1, 2, 3, 4),
+        normal(1, 1, 19, 1, 1) > 0.5,
+    )
+    for one, other in zip(
+        looped_sums(*arguments), looped_sums.portable(*arguments), strict=True
+    ):
+        one, other = map(ops.convert_to_numpy, (one, other))
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gated_delta", "gated_linear"])

@@ -2,7 +2,8 @@
 
     python processes.py PORT RANK FOLDER [STEP]
 
-`KERAS_BACKEND` says which. Writes `FOLDER/RANK.npz`, the weights at the end.
+Under TensorFlow it is one process, of RANK 1, with two devices. `KERAS_BACKEND`
+says which. Writes `FOLDER/RANK.npz`, the weights at the end.
 With STEP, process 1 kills itself at the start of that step. An interrupted
 run goes on from its last whole epoch, if `FOLDER` has one.
 """
@@ -109,19 +110,43 @@ class Dying(keras.callbacks.Callback):
 
 def train_with_jax():
     import jax
-    import tensorflow as tf
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     keras.distribution.initialize(f"127.0.0.1:{PORT}", 2, RANK)
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     model = make_model()
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    fit(model)
+    return model
+
+
+def fit(model):
+    import tensorflow as tf
+
     dataset = tf.data.Dataset.from_tensor_slices(data()).batch(4)
     backup = keras.callbacks.BackupAndRestore(FOLDER / f"backup_{RANK}")
     model.fit(dataset, epochs=EPOCHS, callbacks=[backup, Dying()], verbose=0)
+
+
+def train_with_tensorflow():
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, logical)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = make_model()
+        model.compile(
+            keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy"
+        )
+    fit(model)
     return model
 
 
 if __name__ == "__main__":
-    backend = keras.backend.backend()
-    save(train_with_torch() if backend == "torch" else train_with_jax())
+    train = {
+        "torch": train_with_torch,
+        "jax": train_with_jax,
+        "tensorflow": train_with_tensorflow,
+    }
+    save(train[keras.backend.backend()]())

@@ -12,14 +12,21 @@ data parallelism, too.
 compiles the step only, and prints a device's peak memory over that of one
 device, for sequences of `LENGTH`, an environment variable.
 
+    python several.py files MODEL/MODE ...
+
+first saves the model under the first mode, and loads it under the others.
+
     python several.py mechanisms NAME ...
 
 compares each mechanism that can be split by its length, without a model.
+
+With the environment variable `FLOAT64` all is computed in that type.
 """
 
 import json
 import os
 import sys
+import tempfile
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = (
@@ -30,6 +37,10 @@ os.environ["XLA_FLAGS"] = (
 import jax  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+
+if "FLOAT64" in os.environ:  # no rounding that could be mistaken for a fault
+    jax.config.update("jax_enable_x64", True)
+    keras.config.set_floatx("float64")
 
 import keras_linattn  # noqa: E402
 from keras_linattn import mechanisms  # noqa: E402
@@ -82,7 +93,9 @@ def make_model(kind):
         if ":" in kind:
             sizes["mechanism"] = kind.partition(":")[2]
         return keras_linattn.models.TextClassifier(merge_factor=2, **sizes)
-    options = MIXED if kind == "mixed" else {"mechanism": kind}
+    options = MIXED if kind in ("mixed", "packed") else {"mechanism": kind}
+    if kind == "packed":
+        options = {**options, "packed": True}
     return keras_linattn.models.CausalLM(**sizes, **options)
 
 
@@ -92,7 +105,22 @@ def data(kind):
     x[0, LENGTH * 5 // 8 :] = 0  # padding, whole pieces of it
     if kind.startswith("text"):
         return x, np.arange(BATCH) % 3
-    return x, rng.integers(1, 200, (BATCH, LENGTH)).astype("int32") * (x > 0)
+    y = rng.integers(1, 200, (BATCH, LENGTH)).astype("int32") * (x > 0)
+    if kind == "packed":
+        return [x, segment_ids(rng) * (x > 0)], y
+    return x, y
+
+
+def segment_ids(rng):
+    """Documents of 1 to a third of the length; padding behind some."""
+    ids = np.zeros((BATCH, LENGTH), "int32")
+    for row in ids:
+        end, document = 0, 0
+        while end < LENGTH:
+            document += 1
+            start, end = end, end + rng.integers(1, LENGTH // 3)
+            row[start : end - rng.integers(0, 3) // 2] = document
+    return ids
 
 
 def compiled_step(model, kind, arrays):
@@ -130,10 +158,12 @@ def distributed(arrays):
     distribution = keras.distribution.distribution()
     if distribution is None:
         return arrays
-    return [
-        jax.device_put(x, distribution.get_data_layout(x.shape).backend_layout)
-        for x in arrays
-    ]
+    return jax.tree.map(
+        lambda x: jax.device_put(
+            x, distribution.get_data_layout(x.shape).backend_layout
+        ),
+        arrays,
+    )
 
 
 def run(kind, mode, starts=None):
@@ -178,40 +208,125 @@ def farthest(found, wanted):
     )
 
 
+# Across borders, with them, of one position; a whole piece; padding.
+DOCUMENTS = np.array(
+    [
+        [1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0, 3, 3, 3],
+        [0, 1, 1, 1, 2, 2, 2, 2, 3, 2, 2, 2, 2, 5, 0, 0],
+    ]
+)
+
+
 def compare_mechanisms(name):
-    """How far outputs and gradients in pieces are from those of the whole."""
+    """How far outputs and gradients in pieces are from those of the whole.
+
+    Each row one document, with padding, and several in a row.
+    """
     mechanism = mechanisms.get(CONFIGS.get(name, name))
     rng = np.random.default_rng(0)
     heads = [rng.normal(size=(2, 2, 16, 4)).astype("float32") for _ in range(4)]
     mask = np.arange(16) < np.array([[16], [9]])
-    options = {"key_mask": mask, "query_mask": mask}
+    options = {}
     if mechanism.traits.gated:
         options["inputs"] = rng.normal(size=(2, 16, 6)).astype("float32")
     mechanism(*heads[:3], causal=mechanism.traits.forms[-1], **options)
     far = 0
     for causal in mechanism.traits.forms:
-
-        def loss(split, *heads):
-            output = attend_on_devices(
-                mechanism, heads[:3], split, causal=causal, **options
-            )
-            # The layers hide what hidden queries see.
-            output = output * mask[:, None, :, None]
-            return keras.ops.sum(output * heads[3]), output
-
-        def both(split):
-            function = jax.grad(loss, (1, 2, 3), has_aux=True)
-            return jax.jit(function, static_argnums=0)(split, *heads)
-
-        with keras.distribution.distribution().scope():
-            pieces = both(current_split())
-        whole = both(None)
-        far = max(far, farthest(pieces, whole))
+        options["causal"] = causal
+        masks = {"key_mask": mask, "query_mask": mask}
+        pieces, whole = both_ways(mechanism, {**options, **masks}, mask)
+        far = max(far, farthest(pieces(*heads), whole(*heads)))
+        packed = {**options, "segment_ids": DOCUMENTS}
+        pieces, whole = both_ways(mechanism, packed, DOCUMENTS > 0)
+        found = pieces(*heads)
+        far = max(far, farthest(found, whole(*heads)))
+        check_nan(pieces, heads, found, causal)
     return far
+
+
+def both_ways(mechanism, options, mask):
+    """Gradients and output of a mechanism in pieces, and of the whole."""
+
+    def loss(split, *heads):
+        output = attend_on_devices(mechanism, heads[:3], split, **options)
+        # The layers hide what hidden queries see.
+        output = keras.ops.where(mask[:, None, :, None], output, 0.0)
+        return keras.ops.sum(output * heads[3]), output
+
+    function = jax.jit(
+        jax.grad(loss, (1, 2, 3), has_aux=True), static_argnums=0
+    )
+
+    def in_pieces(*heads):
+        with keras.distribution.distribution().scope():
+            return function(current_split(), *heads)
+
+    return in_pieces, lambda *heads: function(None, *heads)
+
+
+def check_nan(function, heads, clean, causal):
+    """NaN in one document reaches that document, in other pieces too."""
+    query, key, value, cotangent = heads
+    value = value.copy()
+    value[0, :, 5, 1] = np.nan  # of document 2, from 3 to 11
+    gradients, output = function(query, key, value, cotangent)
+    output = np.asarray(output)
+    own = DOCUMENTS[0] == 2
+    np.testing.assert_array_equal(output[1], clean[1][1])
+    np.testing.assert_array_equal(output[0, :, ~own], clean[1][0, :, ~own])
+    for found, wanted in zip(gradients, clean[0]):
+        np.testing.assert_array_equal(found[0, :, ~own], wanted[0, :, ~own])
+    reached = np.arange(16) >= 5 if causal else own
+    window = np.arange(16) < 9  # of `local`
+    assert np.isnan(output[0, :, own & reached & window]).any(-1).all()
+    if causal:
+        before = own & ~reached
+        np.testing.assert_array_equal(
+            output[0, :, before], clean[1][0, :, before]
+        )
+
+
+def check_files(kind, modes):
+    """A file saved under one layout loads under any other, optimizer too."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.keras"
+        keras.distribution.set_distribution(MODES[modes[0]]())
+        model = make_model(kind)
+        model.compile("adam")
+        model.optimizer.build(model.trainable_variables)
+        for number, variable in enumerate(model.optimizer.variables[2:]):
+            variable.assign(keras.ops.full(variable.shape, number))
+        model.save(path)
+        saved = [np.asarray(v) for v in all_variables(model)]
+        for mode in (*modes[1:], "one"):
+            distribution = MODES[mode]()
+            keras.distribution.set_distribution(distribution)
+            loaded = keras.saving.load_model(path)
+            for variable, value in zip(
+                all_variables(loaded), saved, strict=True
+            ):
+                np.testing.assert_array_equal(variable, value)
+            if distribution is not None:
+                assert_laid_out(loaded, distribution)
+
+
+def all_variables(model):
+    return model.variables + model.optimizer.variables
+
+
+def assert_laid_out(model, distribution):
+    for variable in model.variables:
+        layout = distribution.get_variable_layout(variable).backend_layout
+        own = variable.value.sharding
+        assert own.is_equivalent_to(layout, variable.ndim), variable.path
 
 
 def main(names):
     wanted, report = {}, {}
+    if names[0] == "files":
+        names = names[1:]
+        kind = names[0].partition("/")[0]
+        check_files(kind, [name.rpartition("/")[2] for name in names])
     if names[0] == "mechanisms":
         keras.distribution.set_distribution(MODES["sequence"]())
         report = {name: compare_mechanisms(name) for name in names[1:]}

@@ -7,17 +7,19 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import keras_linattn
+from keras_linattn.core.devices import on_each_device
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax", reason="`keras.distribution` is JAX's"
 )
-SMALLEST = ["mixed/data-tensor", "mixed/data-sequence"]
-MODELS = ("gated_delta", "mixed", "text")
+SMALLEST = ["packed/data-tensor", "packed/data-sequence"]
+MODELS = ("gated_delta", "mixed", "packed", "text")
 MODES = (
     "data",
     "tensor",
@@ -55,6 +57,8 @@ def check_sent(name, sent):
     if name.startswith("text"):
         length //= 2  # merged
     for kind, shapes, *_ in sent:
+        # Three numbers for each row say where packed documents go on.
+        shapes = [s for s in shapes if not (len(s) == 3 and s[-1] == 3)]
         if "sequence" in name and kind in ("all-gather", "all-to-all"):
             for shape in shapes:
                 assert length not in shape[1:], (name, kind, shape)
@@ -69,15 +73,19 @@ def check_sent(name, sent):
 
 
 def test_data_and_tensor_data_and_sequence():
-    report = several(*SMALLEST)
+    report = several("files", *SMALLEST)
     check(report)
-    assert report["mixed/data-tensor"]["weights"] < 0.75
-    assert report["mixed/data-sequence"]["temporary"] < 0.5
+    assert report["packed/data-tensor"]["weights"] < 0.75
+    assert report["packed/data-sequence"]["temporary"] < 0.5
 
 
 @pytest.mark.release
 def test_all_splits_of_all_models():
-    check(several(*ALL))
+    """In float64: rounding in float32 grows to 3e-5 in some gradients."""
+    report = several(*ALL, FLOAT64="1")
+    check(report)
+    for name, found in report.items():
+        assert found["gradients"] < 1e-7, name
 
 
 @pytest.mark.release
@@ -111,6 +119,20 @@ def test_mechanisms_in_pieces():
 @pytest.mark.parametrize("model", ["gated_delta", "mixed", "text"])
 def test_a_quarter_of_a_long_sequence_is_a_third_of_the_memory(model):
     assert several("memory", f"{model}/sequence", LENGTH="65536") <= 0.35
+
+
+@pytest.mark.filterwarnings("ignore:jax.experimental.shard_map")
+def test_a_jax_before_0_6(monkeypatch):
+    """Its `shard_map` has another place and another argument."""
+    import jax
+
+    monkeypatch.delattr(jax, "shard_map")
+    mesh = keras.distribution.DeviceMesh((1, 1), ("batch", "sequence"))
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    double = on_each_device(
+        lambda x: 2 * x, [x], [("batch", "sequence")], ("batch",), mesh
+    )
+    np.testing.assert_array_equal(double, 2 * x)
 
 
 def splits(name):

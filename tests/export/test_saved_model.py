@@ -145,13 +145,12 @@ if BACKEND == "torch":
 
 
 def in_families(name):
-    """Is it a model, or a mechanism that stands for its like under JAX?
+    """Is it a model, or a mechanism that stands for its like?
 
-    TensorFlow exports all at each landing. The saving matrix has all of JAX.
+    That each mechanism is traced with free sizes, the conformance suite checks.
     """
-    mechanism = name.removesuffix("-causal")
     others = {*mechanisms.available()} - {*FAMILIES}
-    return BACKEND == "tensorflow" or mechanism not in others
+    return name.removesuffix("-causal") not in others
 
 
 @dataclasses.dataclass

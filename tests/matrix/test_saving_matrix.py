@@ -8,6 +8,7 @@ import re
 import sys
 
 import pytest
+from helpers import FAMILIES
 
 ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -49,8 +50,9 @@ def sample():
 
 
 SAMPLE = sample()
-# What each change tries: the files that a user keeps.
-OFTEN = [job for job in SAMPLE if job[0] == "keras" and job[2] == "float32"]
+# What each change tries: the files that a user keeps. The others' golden files
+# load under each backend, see tests/test_golden.py.
+OFTEN = [("keras", name, "float32") for name in FAMILIES]
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,19 @@ from keras_linattn import LinearSelfAttention
 from keras_linattn import mechanisms
 from keras_linattn.core.decay import decay_between
 from keras_linattn.core.decay import running_decay
+from keras_linattn.core.decay import scalar_decay_product
+from keras_linattn.core.decay import vector_decay_product
 from keras_linattn.core.delta import delta_product
 from keras_linattn.core.delta import inverse_unit_lower
+from keras_linattn.core.vector_delta import vector_delta_product
+from keras_linattn.mechanisms._chunk_carry import carry_chunks
 from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import run
+from keras_linattn.testing.references import _state
 
 NAMES = (
     "retention",
@@ -44,6 +49,92 @@ def test_decay_between_is_0_for_the_future(log_decay):
         lambda x: ops.sum(decay_between(running_decay(x))), [log_decay], []
     )
     assert np.isfinite(gradient).all()
+
+
+LENGTH, FEATURES = 150, 8
+# By name: the product, whether it is a delta rule, decays of a position, and
+# the strongest decay that it takes, with the chunk for it.
+PRODUCTS = {
+    "delta": (delta_product, True, 1, -np.inf, 64),
+    "scalar": (scalar_decay_product, False, 1, -np.inf, 64),
+    "vector_delta": (vector_delta_product, True, FEATURES, -np.inf, 64),
+    "vector": (vector_decay_product, False, FEATURES, -4, 16),
+}
+
+
+def decays(features):
+    """Logarithms `[T, features]`, by their way to fade."""
+    rng = np.random.default_rng(0)
+    shape = (LENGTH, features)
+    sizes = rng.uniform(np.log(1e-7), np.log(1e3), shape)
+    return {
+        "50 at each step": np.full(shape, -50.0),
+        "hardly": -1e-6 * rng.random(shape),
+        "all sizes": -np.exp(sizes),
+        "each feature its own": np.broadcast_to(
+            -np.geomspace(1e-7, 50, features), shape
+        ),
+        # A difference of sums has lost the digits of 0.01 after the first.
+        "now and then": np.where(rng.random(shape) < 0.1, -1e3, -1e-2),
+        "often": np.where(rng.random(shape) < 0.5, -90.3, -1e-2),
+        "more than float32 adds up": np.where(
+            rng.random(shape) < 0.3, -1e37, -0.1
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_decays_of_any_strength_match_float64(name):
+    """Outputs, and gradients by some of the keys and decays."""
+    product, corrects, features, strongest, chunk_size = PRODUCTS[name]
+    ways, log_decay = zip(*decays(features).items(), strict=True)
+    sizes = (len(ways), 1, LENGTH, LENGTH, FEATURES, 5)
+    inputs = random_inputs(*sizes, seed=1)
+    heads = [inputs.query, inputs.key, inputs.value]
+    for i in range(2):
+        heads[i] = heads[i] / np.linalg.norm(heads[i], axis=-1, keepdims=True)
+    strong = np.maximum(np.stack(log_decay)[:, None], strongest)
+    heads.append(strong.astype("float32"))
+    rng = np.random.default_rng(2)
+    beta = rng.random((*strong.shape[:-1], 1)).astype("float32")
+    cotangent = rng.standard_normal(inputs.value.shape).astype("float32")
+
+    def found(*heads):
+        *heads, log_decay = heads
+        state = ops.zeros((*sizes[:2], FEATURES, 5))
+        if corrects:
+            heads.append(ops.convert_to_tensor(beta))
+        carry = loop_over_chunks if corrects else carry_chunks
+        return product(*heads, log_decay, state, carry, chunk_size)[0]
+
+    def expected(query, key, value, log_decay):
+        write = _state.delta(beta[..., 0]) if corrects else _state.add
+        visible = np.ones((sizes[0], LENGTH), bool)
+        return _state.loop(query, key, value, np.exp(log_decay), write, visible)
+
+    exact = [x.astype("float64") for x in heads]
+    for way, one, other in zip(
+        ways, quick(found, heads), expected(*exact), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=5e-6, err_msg=way)
+    by_head, _ = gradients(
+        lambda *heads: ops.sum(found(*heads) * ops.array(cotangent)), heads, []
+    )
+    for place in (0, 40, 70, 149):
+        for argument in (1, 3):
+            totals = []
+            for step in (1e-6, -1e-6):
+                moved = [x.copy() for x in exact]
+                moved[argument][:, :, place, 0] += step
+                output = expected(*moved) * cotangent
+                totals.append(output.sum((2, 3)))
+            np.testing.assert_allclose(
+                by_head[argument][:, :, place, 0],
+                (totals[0] - totals[1]) / 2e-6,
+                atol=2e-5,
+                rtol=2e-5,
+                err_msg=f"{argument} at {place}",
+            )
 
 
 def forced_gates(name, inputs, strength, policy="float32"):

@@ -8,6 +8,7 @@ from keras_linattn.mechanisms import Hedgehog
 from keras_linattn.mechanisms import HybridWindow
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing._subject import run
+from keras_linattn.testing.references import hybrid_window
 from keras_linattn.testing.references import softmax
 
 
@@ -16,8 +17,10 @@ def test_a_window_of_the_length_is_softmax_attention(causal):
     inputs = random_inputs(queries=9, keys=9)
     heads = (inputs.query, inputs.key, inputs.value)
     expected = softmax.attend(None, {}, *heads, *inputs.masks(), causal)
-    output = run(HybridWindow(9), inputs, causal)
-    np.testing.assert_allclose(output, expected, atol=1e-5)
+    for least_score in (None, 3.0):
+        mechanism = HybridWindow(9, least_score=least_score)
+        output = run(mechanism, inputs, causal)
+        np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -48,3 +51,29 @@ def test_large_scores_in_the_window_do_not_drown_the_rest():
     output = run(mechanism, inputs.replace(value=value), causal=True)
     assert np.isfinite(output).all()
     assert (output[:, :, 25:] > 0).all()
+
+
+@pytest.mark.parametrize("scale", [1, 50])
+def test_windows_of_low_scores_get_a_small_share(scale):
+    """The reference's rows, whole and in two pieces, at any size of scores."""
+    inputs = random_inputs(queries=30, keys=30, scale=scale)
+    mechanism = HybridWindow(3, least_score=5.0)
+    mechanism.build(*inputs.shapes)
+    mechanism.window_factor.assign([1.0, -2.0])
+    weights = {w.name: ops.convert_to_numpy(w) for w in mechanism.weights}
+    heads = inputs.query, inputs.key, inputs.value
+    exact = [np.asarray(x, "float64") for x in heads]
+    for causal in (False, True):
+        expected = hybrid_window.attend(
+            mechanism, weights, *exact, *inputs.masks(), causal
+        )
+        output = run(mechanism, inputs, causal)
+        np.testing.assert_allclose(output, expected, atol=1e-5)
+    heads = [ops.convert_to_tensor(x) for x in heads]
+    state, outputs = mechanism.initial_state_for(heads[0], heads[2]), []
+    for start, end in ((0, 13), (13, 30)):
+        piece = (x[:, :, start:end] for x in heads)
+        output, state = mechanism.step(state, *piece)
+        outputs.append(output)
+    output = ops.convert_to_numpy(ops.concatenate(outputs, axis=2))
+    np.testing.assert_allclose(output, expected, atol=1e-5)

@@ -5,97 +5,11 @@ import pytest
 from keras import ops
 
 from keras_linattn import mechanisms
-from keras_linattn.core.fading import fading_product
-from keras_linattn.core.vector_delta import vector_delta_product
 from keras_linattn.core.vector_delta import vector_delta_step
-from keras_linattn.mechanisms._chunk_carry import carry_chunks
-from keras_linattn.mechanisms._chunk_carry import loop_over_chunks
 from keras_linattn.testing import random_inputs
 from keras_linattn.testing import subjects
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import run
-from keras_linattn.testing.references import _state
-
-LENGTH, FEATURES = 150, 8
-
-
-def decays():
-    """Logarithms `[B, T, D]`: one row for each way to fade."""
-    rng = np.random.default_rng(0)
-    shape = (LENGTH, FEATURES)
-    sizes = rng.uniform(np.log(1e-7), np.log(1e3), shape)
-    return {
-        "50 at each step": np.full(shape, -50.0),
-        "hardly": -1e-6 * rng.random(shape),
-        "all sizes": -np.exp(sizes),
-        "each feature its own": np.broadcast_to(
-            -np.geomspace(1e-7, 50, FEATURES), shape
-        ),
-        # A difference of sums has lost the digits of 0.01 after the first.
-        "now and then": np.where(rng.random(shape) < 0.1, -1e3, -1e-2),
-        "more than float32 adds up": np.where(
-            rng.random(shape) < 0.3, -1e37, -0.1
-        ),
-    }
-
-
-def test_decays_of_any_strength_match_float64():
-    names, log_decay = zip(*decays().items(), strict=True)
-    sizes = (len(names), 2, LENGTH, LENGTH, FEATURES, 5)
-    inputs = random_inputs(*sizes, seed=1)
-    query, key = (
-        x / np.linalg.norm(x, axis=-1, keepdims=True)
-        for x in (inputs.query, inputs.key)
-    )
-    log_decay = np.repeat(np.stack(log_decay)[:, None], 2, axis=1)
-    log_decay = log_decay.astype("float32")
-    beta = np.random.default_rng(2).random((*log_decay.shape[:-1], 1))
-    beta = beta.astype("float32")
-    heads = [query, key, inputs.value, beta, log_decay]
-
-    def whole(*heads):
-        state = ops.zeros((*sizes[:2], FEATURES, 5))
-        return vector_delta_product(*heads, state, loop_over_chunks, 64)[0]
-
-    query, key, value, beta, log_decay = (x.astype("float64") for x in heads)
-    expected = _state.loop(
-        query,
-        key,
-        value,
-        np.exp(log_decay),
-        _state.delta(beta[..., 0]),
-        np.ones((sizes[0], LENGTH), bool),
-    )
-    for name, found, row in zip(
-        names, quick(whole, heads), expected, strict=True
-    ):
-        np.testing.assert_allclose(found, row, atol=5e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("features", [1, 4])
-def test_sums_that_fade_match_float64(features):
-    """The same without corrections, for one decay of all features too."""
-    inputs = random_inputs(1, 2, 70, 70, 4, 3)
-    rng = np.random.default_rng(0)
-    shape = (1, 2, 70, features)
-    log_decay = np.where(rng.random(shape) < 0.1, -1e3, -1e-2)
-    heads = [inputs.query, inputs.key, inputs.value]
-    heads.append(log_decay.astype("float32"))
-
-    def whole(*heads):
-        state = ops.zeros((1, 2, 4, 3))
-        return fading_product(*heads, state, carry_chunks, 64)[0]
-
-    query, key, value, log_decay = (x.astype("float64") for x in heads)
-    expected = _state.loop(
-        query,
-        key,
-        value,
-        np.exp(log_decay),
-        _state.add,
-        np.ones((1, 70), bool),
-    )
-    np.testing.assert_allclose(quick(whole, heads), expected, atol=1e-5)
 
 
 def test_one_step_fades_the_rows_of_the_state():

@@ -454,6 +454,7 @@ def test_policies(dtype, tmp_path):
     assert dtypes == {"float32"}
 
 
+@slow_to_compile
 def test_compiled_reloads_with_its_sampler(hub, tmp_path):
     model = lm()
     model.compile(

@@ -8,6 +8,7 @@ import pytest
 from helpers import FirstValues
 from helpers import fed
 from helpers import predict
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
@@ -178,6 +179,7 @@ def tokens():
     return data("lm")
 
 
+@slow_to_compile
 def test_exact_and_linear_blocks_train_together():
     model = model_of("lm", ["gated_delta", "softmax"], num_layers=2)
     model.compile(keras.optimizers.Adam(0.01))

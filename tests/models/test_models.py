@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import predict
+from helpers import slow_to_compile
 
 from keras_linattn import mechanisms
 from keras_linattn.models import AudioClassifier
@@ -118,7 +119,10 @@ def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
 
 
 @pytest.mark.every_case
-@with_hourglass
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [*CASES, pytest.param(TextClassifier, HOURGLASS, marks=slow_to_compile)],
+)
 def test_learns_by_heart(cls, options):
     model = cls(**{**options, "activation": "softmax", "dropout": 0.0})
     x, labels = data(cls, batch=6), np.arange(6) % 3

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers import fed
 from helpers import predict
+from helpers import slow_to_compile
 
 from keras_linattn.models import CausalLM
 
@@ -120,6 +121,7 @@ def test_saves(mode, tmp_path):
     assert loaded.get_config() == model.get_config()
 
 
+@slow_to_compile
 def test_trains_and_generates():
     pytest.importorskip("keras_hub")
     model = made()

@@ -83,6 +83,7 @@ def test_training_steps_of_models_over_their_products(bench, monkeypatch):
     results = module.times({"model": "small", "rounds": 2})["results"]
     assert {"floor", "step"} <= set(results)
     assert all(len(r["processor"]) == 2 for r in results.values())
+    assert results["step"]["peak"] >= 0
 
 
 def test_peak_memory(bench):
@@ -264,6 +265,7 @@ def content():
         name: {"first": 3.0, "rounds": [t], "processor": [2 * t], "faults": [7]}
         for name, t in (("floor", 0.1), ("step", 0.4))
     }
+    used["step"]["peak"] = 5e6
     entries = [{"context": 8, "rounds": [0.001, 0.003], "bytes": 1234}]
     times = {"group": "times", "kind": "forward", "length": 8192}
     memory = {"group": "memory", "kind": "step", "length": 64}
@@ -303,8 +305,9 @@ def test_page_and_pictures(bench, tmp_path):
         f"| `{LINEAR}` | 1.20, 6 MB |",
         f"| `{LINEAR}` | 8 | 2 ms | 1 to 3 | 1,234 |",
         "- `xca`: c: why",
-        "| `M`: floor | 100 ms | 200 ms, 7 faults | 3.0 s |",
-        "| `M`: step | 4.00 (4.00 to 4.00), 400 ms | 4.00, 7 faults | 3.0 s |",
+        "| `M`: floor | 100 ms | 200 ms, 7 faults |  | 3.0 s |",
+        "| `M`: step | 4.00 (4.00 to 4.00), 400 ms | 4.00, 7 faults "
+        "| 5 MB | 3.0 s |",
         "![time over the floor's](benchmarks_layers.png)",
     ):
         assert line in text.splitlines(), line

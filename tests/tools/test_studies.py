@@ -96,14 +96,14 @@ def test_linearize_makes_its_rows_from_one_teacher(run, tmp_path):
     study = importlib.import_module("tools.studies.linearize")
     tasks = importlib.import_module("tools.studies.tasks")
     rows = run.mechanisms.LINEARIZE
-    assert len(rows) == len(set(rows)) == 13
+    assert len(rows) == len(set(rows)) == 19
     made = study.Study(tasks.Recall(0, smoke=True), tmp_path)
     for row, steps in ((rows[-1], 2), (rows[0], 20), (rows[4], 0)):
         model = made.row(row)
         assert made.steps == steps
         assert 0 <= made.task.score(model) <= 100
     names = {path.name for path in tmp_path.glob("*.keras")}
-    assert names == {"teacher.keras", "window-16.keras"}
+    assert names == {"teacher.keras", "hedgehog-window-16-least-score-10.keras"}
     second = study.Study(tasks.Recall(0, smoke=True), tmp_path)
     second.row(rows[0])
     assert second.seconds == 0  # found, not trained again

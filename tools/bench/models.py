@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_linattn import models
 from keras_linattn.testing import timing
+from tools import _machine
 from tools.bench import layers
 from tools.bench import runtime
 
@@ -55,7 +56,8 @@ def times(job):
         job: dict of `model`, a name in `MODELS`, and `rounds`.
 
     Returns:
-        Dict with `results`, see `layers.take_turns`.
+        Dict with `results`, see `layers.take_turns`, and in that of `STEP` the
+        bytes of its peak, `peak`, over those before the first step.
     """
     keras.utils.set_random_seed(0)
     model, inputs = MODELS[job["model"]]()
@@ -63,10 +65,21 @@ def times(job):
         FLOOR: bare_products(products_of(model, inputs)),
         STEP: training_step(model, inputs),
     }
+    started = first_steps(functions[STEP])
     if keras.backend.backend() == "tensorflow":  # JAX always compiles
         again, _ = MODELS[job["model"]]()
         functions[COMPILED] = training_step(again, inputs, jit_compile=True)
-    return {"results": layers.take_turns(functions, job["rounds"])}
+    results = layers.take_turns(functions, job["rounds"])
+    results[STEP] |= started
+    return {"results": results}
+
+
+def first_steps(step):
+    """`first`, the first call's seconds; `peak`, bytes at that of two calls."""
+    before = _machine.forget_peak()
+    first = timing.seconds(step)
+    timing.wait(step())
+    return {"first": first, "peak": _machine.peak_memory() - before}
 
 
 def training_step(model, inputs, jit_compile="auto"):

@@ -38,7 +38,8 @@ NOTES = """\
   `peer:keras_hub_gated_delta` has.
 - Models: `train_on_batch` with Adam at the defaults of each model, beside the
   matrix products of its dense layers and their gradients, bare
-  (`tools/bench/models.py`).
+  (`tools/bench/models.py`). Peak memory is that of the first two steps, with
+  what compiling them takes, over the resident memory before them.
 - Decoding: one call of the layer for each token, batch 1. The linear layer
   has taken in the whole context. `keras_hub_cache` is KerasHub's
   `CachedMultiHeadAttention` with a cache as long as the context, whose updated
@@ -174,11 +175,12 @@ def models_table(runs):
         results = run["results"]
         for name, result in results.items():
             cells = time_cell(results, name), processor_cell(results, name)
-            row = [f"`{run['model']}`: {name}", *cells, first_cell([result])]
-            rows.append(row)
+            peak = f"{result['peak'] / 1e6:,.0f} MB" if "peak" in result else ""
+            cells = *cells, peak, first_cell([result])
+            rows.append([f"`{run['model']}`: {name}", *cells])
     if not rows:
         return []
-    heads = ["model", "time", "processor", "first call"]
+    heads = ["model", "time", "processor", "peak memory", "first call"]
     return ["", "Training steps of models:", "", *table(heads, rows)]
 
 

@@ -7,6 +7,7 @@ import json
 import pathlib
 import sys
 
+from tools.bench import converted
 from tools.bench import decoding
 from tools.bench import layers
 from tools.bench import models
@@ -22,6 +23,7 @@ GROUPS = {
     "decoding": decoding.run,
     "verify": layers.verify,
     "settings": settings.measure,
+    "converted": converted.measure,
 }
 
 

@@ -51,8 +51,8 @@ class Study:
             model, self.steps = self.teacher(), self.task.steps
         elif row == rows.NOTHING:
             model = self.train(self.task.model("no_attention"), self.task.steps)
-        elif row == rows.WINDOW_OFF:
-            model = self.student(row.rpartition(",")[0])
+        elif row in rows.WINDOWS_OFF:
+            model = self.student(row.removesuffix(rows.OFF))
             switch_window_off(model)
         else:
             model = self.student(row)
@@ -67,19 +67,19 @@ class Study:
 
     def student(self, row):
         name, _, method = row.partition(": ")
-        window = rows.STUDENTS[name]
+        options = rows.STUDENTS[name]
         if method.startswith("from scratch"):
-            model = keras_linattn.linearize(
-                self.task.model("softmax"), window=window
-            )
+            model = self.task.model("softmax")
+            model = keras_linattn.linearize(model, **options)
             whole = method.endswith("all steps")
             return self.train(model, self.task.steps if whole else self.short)
         teacher = self.teacher()
-        swapped = keras_linattn.linearize(teacher, window=window)
+        swapped = keras_linattn.linearize(teacher, **options)
         self.seconds, self.steps = 0.0, 0  # the teacher's do not count
         if method == rows.LORA:
             model = self.kept(
-                f"window-{window}", lambda: self.distill(swapped, teacher)
+                name.replace(",", "").replace(" ", "-"),
+                lambda: self.distill(swapped, teacher),
             )
             self.steps = self.short
             return model

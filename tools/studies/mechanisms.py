@@ -22,8 +22,19 @@ def arguments_of(row):
 
 # The rows of the study `linearize`: what attends, and how it was trained.
 TEACHER, NOTHING = "softmax: teacher", "no attention"
-WINDOW = 16
-STUDENTS = {"hedgehog": None, f"hedgehog, window {WINDOW}": WINDOW}
+WINDOW, LEAST = 16, 10
+# By name: arguments of `linearize`.
+STUDENTS = {
+    "hedgehog": {},
+    f"hedgehog, window {WINDOW}": {"window": WINDOW},
+    f"hedgehog, window {WINDOW}, least score {LEAST}": {
+        "mechanism": {
+            "name": "hybrid_window",
+            "window": WINDOW,
+            "least_score": LEAST,
+        }
+    },
+}
 METHODS = (
     "from scratch, all steps",
     "from scratch",
@@ -32,10 +43,11 @@ METHODS = (
     "transfer, LoRA",
 )
 LORA = METHODS[-1]
-WINDOW_OFF = f"hedgehog, window {WINDOW}: {LORA}, window off"
+OFF = ", window off"
+WINDOWS_OFF = tuple(f"{x}: {LORA}{OFF}" for x in STUDENTS if "window" in x)
 LINEARIZE = (
     TEACHER,
     NOTHING,
     *(f"{name}: {method}" for name in STUDENTS for method in METHODS),
-    WINDOW_OFF,
+    *WINDOWS_OFF,
 )

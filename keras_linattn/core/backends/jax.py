@@ -12,7 +12,6 @@ from keras import ops
 from keras_linattn.core import chunks
 from keras_linattn.core import decay
 from keras_linattn.core import delta
-from keras_linattn.core import fading
 from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
@@ -57,18 +56,6 @@ def scans_in_parallel(x):
     """On a GPU, where a small array takes no longer than the call itself."""
     # A length that JAX exports is a symbol.
     return jax.default_backend() == "gpu" and isinstance(x.shape[2], int)
-
-
-def looped_sums(x, start, breaks):
-    """By a loop."""
-
-    def advance(state, chunk):
-        update, cut = chunk
-        return chunks.keep(state, cut) + update, state
-
-    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
-    after, before = jax.lax.scan(advance, start, inputs)
-    return ops.moveaxis(before, 0, 2), after
 
 
 def run_in_segments(function, state, tensors):
@@ -128,7 +115,6 @@ delta_product = _products_in_segments(delta.delta_product)
 vector_delta_product = _products_in_segments(vector_delta.vector_delta_product)
 scalar_decay_product = _products_in_segments(decay.scalar_decay_product)
 vector_decay_product = _products_in_segments(decay.vector_decay_product)
-fading_product = _products_in_segments(fading.fading_product)
 
 
 def loop_over_chunks(advance, inputs, start, output_shape):
@@ -159,13 +145,21 @@ def on_each_device(function, arrays, axes, output_axes, mesh):
             return function(*parts)
 
     specs = tuple(jax.sharding.PartitionSpec(*names) for names in axes)
-    return jax.shard_map(
+    return _shard_map()(
         alone,
         mesh=mesh.backend_mesh,
         in_specs=specs,
         out_specs=jax.sharding.PartitionSpec(*output_axes),
-        check_vma=False,
     )(*arrays)
+
+
+def _shard_map():
+    if hasattr(jax, "shard_map"):
+        return functools.partial(jax.shard_map, check_vma=False)
+    # Before JAX 0.6, with another name for the argument.
+    from jax.experimental.shard_map import shard_map
+
+    return functools.partial(shard_map, check_rep=False)
 
 
 def whole_features(x):
@@ -202,6 +196,18 @@ def shift_pieces(x, name, count, by):
 
 
 # --- What only JAX needs ---------------------------------------------------
+
+
+def looped_sums(x, start, breaks):
+    """By a loop over the chunks."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update, state
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after, before = jax.lax.scan(advance, start, inputs)
+    return ops.moveaxis(before, 0, 2), after
 
 
 def run_again(run, tensors, states, remat):

@@ -15,19 +15,6 @@ def cumulative_sums(x, start):
     return chunks.grouped_sums(x, start, again)
 
 
-def looped_sums(x, start, breaks):
-    """By a loop."""
-
-    def advance(state, chunk):
-        update, cut = chunk
-        return chunks.keep(state, cut) + update
-
-    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
-    after = tf.scan(advance, inputs, initializer=start)
-    sums = tf.concat([start[None], after], axis=0)
-    return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
-
-
 def read_chunks(inputs, state, loop):
     """With a loop over the states only, with one product for each chunk.
 
@@ -77,6 +64,19 @@ def loop_over_chunks(advance, inputs, start, output_shape):
 
 
 # --- Lengths that only the run time knows ---------------------------------
+
+
+def looped_sums(x, start, breaks):
+    """By a loop over the chunks."""
+
+    def advance(state, chunk):
+        update, cut = chunk
+        return chunks.keep(state, cut) + update
+
+    inputs = [ops.moveaxis(a, 2, 0) for a in (x, breaks)]
+    after = tf.scan(advance, inputs, initializer=start)
+    sums = tf.concat([start[None], after], axis=0)
+    return ops.moveaxis(sums[:-1], 0, 2), sums[-1]
 
 
 def require_at_run_time(holds, message):

@@ -6,15 +6,18 @@ import keras
 import torch
 from keras import backend
 from keras import ops
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import checkpoint
 
 from keras_linattn.core import causal
 from keras_linattn.core import numerics
+from keras_linattn.core import windows
 from keras_linattn.core.backends import _fla
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
 from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.numerics import EXACT
@@ -69,12 +72,16 @@ def largest_rows(x, index):
 
 
 def _is_eager_on(device, *tensors):
+    """Whether `_is_eager`, and all are on the device, `"cpu"` or `"cuda"`."""
+    return _is_eager(*tensors) and {x.device.type for x in tensors} == {device}
+
+
+def _is_eager(*tensors):
     """Whether these are there, and neither traced nor transformed."""
     return (
         all(isinstance(x, torch.Tensor) for x in tensors)
         # Not a symbol of an export.
         and all(isinstance(n, int) for n in tensors[0].shape)
-        and {x.device.type for x in tensors} == {device}
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # as of vmap
     )
@@ -253,9 +260,50 @@ def run_contained(function, *tensors, documents=None):
     """Only the function, if all numbers are finite."""
     if not _is_eager_on("cpu", *tensors):
         return NotImplemented
-    if not all(x.detach().sum().isfinite() for x in tensors):
+    return function(*tensors) if _all_finite(*tensors) else NotImplemented
+
+
+def _all_finite(*tensors):
+    return all(x.detach().sum().isfinite() for x in tensors)
+
+
+def attend_near(query, key, value, near):
+    """Without a search for rows that are not finite, if there are none."""
+    heads = query, key, value
+    if not (_is_eager_on("cpu", *heads) and _all_finite(*heads)):
         return NotImplemented
-    return function(*tensors)
+    output = windows.attend_finite(*heads, near)
+    return join_chunks(output, query.shape[2])
+
+
+def overlapping_blocks(x, size, count, others):
+    """Views of one array, not copies."""
+    if not _is_eager(x):
+        return NotImplemented
+    return x.unfold(2, (others + 1) * size, size).transpose(-1, -2)
+
+
+def attend_blocks(query, key, value, pairs):
+    """By the fused kernel, which forms no array of scores."""
+    if not _is_eager(query, key, value) or not query.numel():
+        return NotImplemented
+    batch, heads = query.shape[:2]
+    # Hidden scores stay finite: a query that sees nothing is not NaN.
+    least = torch.zeros_like(pairs, dtype=query.dtype)
+    least = least.masked_fill_(~pairs, windows.LEAST)
+    if len(least) == 1:  # all heads of all examples have one mask
+        least = least[0].expand(batch * heads, query.shape[2], -1, -1)
+        flat = (x.flatten(0, 1) for x in (query, key, value))
+        output = scaled_dot_product_attention(*flat, attn_mask=least)
+        return output.unflatten(0, (batch, heads))
+    examples = zip(query, key, value, least, strict=True)
+    outputs = [
+        scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
+        )
+        for q, k, v, bias in examples
+    ]
+    return torch.stack(outputs)
 
 
 def run_in_segments(function, state, tensors):
@@ -303,9 +351,8 @@ def vector_delta_product(
     query, key, value, beta, log_decay, state, loop, chunk_size, starts=None
 ):
     """fla's kernel, where it can be used."""
-    name = "delta" if log_decay.shape[-1] == 1 else "vector_delta"
     heads = query, key, value
-    return _by_fla(name, *heads, log_decay, state, starts, beta)
+    return _by_fla("vector_delta", *heads, log_decay, state, starts, beta)
 
 
 def scalar_decay_product(
@@ -316,7 +363,7 @@ def scalar_decay_product(
     return _by_fla(name, query, key, value, log_decay, state, starts)
 
 
-vector_decay_product = fading_product = scalar_decay_product
+vector_decay_product = scalar_decay_product
 
 
 # --- Where Keras makes a tensor on another device --------------------------
@@ -379,14 +426,12 @@ def maximum(x, y):
 
 def has_hooks(layer):
     """Has the module hooks, or a `forward` of its own?"""
-    own = (
-        layer._forward_hooks,
-        layer._forward_pre_hooks,
-        layer._backward_hooks,
-        layer._backward_pre_hooks,
+    of_all = torch.nn.modules.module
+    return "forward" in vars(layer) or any(
+        getattr(layer, f"_{kind}_hooks")
+        or getattr(of_all, f"_global_{kind}_hooks")
+        for kind in ("forward", "forward_pre", "backward", "backward_pre")
     )
-    everywhere = torch.nn.modules.module._has_any_global_hook()
-    return any(own) or everywhere or "forward" in vars(layer)
 
 
 def until_the_end():

@@ -248,11 +248,12 @@ class LinearMultiHeadAttention(BaseLayer):
 
     @makes_sublayers
     def _set_mechanism(self, mechanism):
-        self.mechanism = mechanisms.get(
+        mechanism = mechanisms.get(
             mechanism, dtype=sublayer_policy(self.dtype_policy, "mechanism")
         )
         if self.sliding_window is not None:
-            self.mechanism = _windowed(self.mechanism, self.sliding_window)
+            mechanism = _windowed(mechanism, self.sliding_window)
+        self.mechanism = mechanism  # once: Keras tracks each that is set
         self._dropout_layer = keras.layers.Dropout(
             self.dropout, seed=self.seed, dtype=self.dtype_policy
         )

@@ -79,7 +79,8 @@ class PatchMask(keras.Operation):
         ahead = [(0, 0), (0, self.horizon), (0, 0)]
         given = ops.pad(given, ahead, constant_values=1)
         given = to_patches(given, self.patch_size, self.horizon)
-        return ops.any(given > 0, axis=(2, 3))
+        # Not `any`: under torch, that of Keras 3.11 takes axes one by one.
+        return ops.max(given, axis=(2, 3)) > 0
 
     def compute_output_spec(self, given):
         shape = patches_shape(given.shape, self.patch_size, self.horizon)

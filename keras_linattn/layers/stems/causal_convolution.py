@@ -13,6 +13,7 @@ from keras_linattn.core.masks import first_given
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
+from keras_linattn.core.packed_pieces import PackedPieces
 from keras_linattn.layers._arguments import above_one
 from keras_linattn.layers._arguments import check_floating
 from keras_linattn.layers._arguments import check_segment_ids
@@ -138,39 +139,49 @@ class CausalConvolution(BaseLayer):
             check_segment_ids(segment_ids, inputs)
             numbers, mask = numbers_and_mask(segment_ids, mask)
             documents = LookingBack(numbers, last)
-        split = _split(self, inputs, initial_state, documents)
+        split = _split(self, inputs, initial_state)
         if split is not None:
-            output = self._call_in_pieces(inputs, mask, split)
+            output = self._call_in_pieces(inputs, mask, split, segment_ids)
             if not return_state:
                 return output
             # Of the whole sequence, whose output nobody asks for here.
-            _, state = self._convolve(inputs, mask, None, None)
+            _, state = self._convolve(inputs, mask, None, documents)
             return output, state
         output, state = self._convolve(inputs, mask, initial_state, documents)
         return (output, state) if return_state else output
 
-    def _call_in_pieces(self, inputs, mask, split):
+    def _call_in_pieces(self, inputs, mask, split, segment_ids):
         """Each device convolves its piece, behind the end of the one before."""
         variables = [x for x in (self.kernel, self.bias) if x is not None]
         features = split.heads
         arrays = [inputs, *(x.value for x in variables)]
         axes = [(split.batch, split.length, features), (None, features)]
         axes = [*axes, (features,)][: len(arrays)]
-        if mask is not None:
-            arrays.append(mask)
-            axes.append((split.batch, split.length))
+        given = {"mask": mask, "segment_ids": segment_ids}
+        given = {name: x for name, x in given.items() if x is not None}
+        arrays += given.values()
+        axes += [(split.batch, split.length)] * len(given)
 
         def convolve(x, *others):
             with keras.StatelessScope() as scope:
                 for pair in zip(variables, others):
                     scope.add_update(pair)
-                mask = others[len(variables)] if mask_given else None
-                end = hide(x, mask)[:, 1 - self.kernel_size :]
-                before = split.pieces.from_left(end)
-                return self._convolve(x, mask, before, None, moves=False)[0]
+                own = dict(zip(given, others[len(variables) :], strict=True))
+                return self._convolve_piece(split.pieces, x, **own)
 
-        mask_given = mask is not None
         return on_each_device(convolve, arrays, axes, axes[0], split.mesh)
+
+    def _convolve_piece(self, pieces, x, mask=None, segment_ids=None):
+        """The output of this device's piece `(B, T, F)`."""
+        last = self.kernel_size - 1
+        documents, of_last = None, mask
+        if segment_ids is not None:
+            pieces = PackedPieces(pieces, segment_ids, mask)
+            numbers, mask = pieces.documents.query, pieces.mask
+            documents = LookingBack(numbers, last)
+            of_last = ops.logical_and(mask, ops.equal(numbers, numbers[:, -1:]))
+        before = pieces.from_left(hide(x, of_last)[:, -last:])
+        return self._convolve(x, mask, before, documents, moves=False)[0]
 
     def _convolve(self, inputs, mask, initial_state, documents, moves=True):
         """The output, and the state after the inputs."""
@@ -244,12 +255,12 @@ class CausalConvolution(BaseLayer):
         }
 
 
-def _split(layer, inputs, initial_state, documents):
+def _split(layer, inputs, initial_state):
     """How devices share out the inputs, if they do so by their length.
 
     `heads` are the features, whose part on a device is whole heads.
     """
-    if initial_state is not None or documents is not None:
+    if initial_state is not None:
         return None
     split = current_split(layer.kernel)
     if split is None or split.pieces is None or not ops.is_tensor(inputs):

@@ -9,7 +9,10 @@ from keras_linattn.testing.references._common import visible_pairs
 from keras_linattn.testing.references.hedgehog import features
 from keras_linattn.testing.references.local import near_pairs
 
-CONFIGS = ({"window": 5}, {"window": 40, "skip_hidden": False, "tied": True})
+CONFIGS = (
+    {"window": 5},
+    {"window": 40, "skip_hidden": False, "tied": True, "least_score": 2.0},
+)
 
 
 def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
@@ -18,8 +21,11 @@ def attend(mechanism, weights, query, key, value, key_mask, query_mask, causal):
     scores = query @ transpose(key) / np.sqrt(key.shape[-1])
     scores = np.where(near, scores, -np.inf)
     largest = scores.max(axis=-1, keepdims=True, initial=-1e300)
-    factor = 1 / (1 + np.exp(-weights["window_factor"]))
-    exact = factor[:, None, None] * np.exp(scores - largest)
+    exact = np.exp(scores - largest)
+    exact = exact / (1 + np.exp(-weights["window_factor"][:, None, None]))
+    if mechanism.least_score is not None:
+        excess = np.clip(largest - mechanism.least_score, -60, 0)
+        exact = exact * np.exp(excess)
     name = "query_map" if mechanism.tied else "key_map"
     query = features(query, weights["query_map"])
     key = features(key, weights[name])

@@ -3,6 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from helpers import SEGMENT_IDS
+from helpers import alone
+from helpers import assert_same_documents
+from helpers import documents
+from helpers import random
 from helpers import slow_to_compile
 from keras import ops
 
@@ -10,6 +15,7 @@ from keras_linattn import LinearMultiHeadAttention
 from keras_linattn import LinearSelfAttention
 from keras_linattn.layers import LinearAttentionCell
 from keras_linattn.testing._backends import compile_where_slow
+from keras_linattn.testing._backends import gradients
 from keras_linattn.testing._backends import quick
 
 LENGTH = 7
@@ -124,16 +130,49 @@ def test_padding_at_either_end_is_exact(options, left):
             assert_same(state[name][row], leaf[0])
 
 
-@pytest.mark.parametrize("options", [QUERIES_OF_KEYS, VALUES_OF_KEYS])
-def test_packed_documents_are_those_of_each_alone(options):
-    layer = attention(options, mechanism="softmax")
-    ids = np.array([[4, 4, 4, 1, 1, 0, 0], [3, 0, 2, 2, 2, 2, 7]])
-    segment_ids = ops.convert_to_tensor(ids, dtype="int32")
-    packed = results(lambda x: layer(x, segment_ids=segment_ids), X)
-    for row, number in ((0, 4), (0, 1), (1, 3), (1, 2), (1, 7)):
-        seen = ids[row] == number
-        alone = quick(layer, [X[row : row + 1, seen]])
-        assert_same(packed[row, seen], alone[0])
+@pytest.mark.parametrize(
+    "mechanism", [None, {"name": "softmax", "cache_length": 11}]
+)
+@pytest.mark.parametrize("options", [VALUES_OF_KEYS, QUERIES_OF_KEYS])
+def test_packed_documents_are_those_of_each_alone(options, mechanism):
+    """Outputs, last states, and gradients of the input and the weights."""
+    mechanism = mechanism or options["mechanism"]
+    layer = attention(options, mechanism=mechanism)
+    x = random(*SEGMENT_IDS.shape, 6)
+    rows, visible = alone(x), alone(SEGMENT_IDS) > 0
+    cotangent = random(*SEGMENT_IDS.shape, 6, seed=1)
+
+    def packed(x):
+        ids = ops.convert_to_tensor(SEGMENT_IDS)
+        return layer(x, segment_ids=ids, return_state=True)
+
+    def separate(x):
+        mask = ops.convert_to_tensor(visible)
+        return layer(x, mask=mask, return_state=True)
+
+    together, state = results(packed, x)
+    apart, states = results(separate, rows)
+    assert_same_documents(together, apart, atol=1e-5)
+    # By row, the number of its last document.
+    last = {row: number for number, (row, _) in enumerate(documents())}
+    for row, document in last.items():
+        found = keras.tree.map_structure(lambda leaf: leaf[row], state)
+        own = keras.tree.map_structure(lambda leaf: leaf[document], states)
+        assert_same(found, own)
+
+    def gradients_of(function, x, cotangent, seen):
+        weight = np.where(seen[..., None], cotangent, 0)
+        return gradients(
+            lambda x: ops.sum(function(x)[0] * ops.array(weight)),
+            [x],
+            layer.trainable_variables,
+        )
+
+    by_x, by_weights = gradients_of(packed, x, cotangent, SEGMENT_IDS > 0)
+    of_rows, expected = gradients_of(separate, rows, alone(cotangent), visible)
+    assert_same_documents(by_x[0], of_rows[0], atol=1e-5)
+    for one, other in zip(by_weights, expected, strict=True):
+        assert_same(one, other, atol=2e-5)
 
 
 def test_grouped_heads_are_repeated_heads():

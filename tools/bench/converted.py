@@ -1,0 +1,274 @@
+"""A converted model beside its teacher: time and memory against the length.
+
+    python -m tools.bench.converted --backend torch --out docs
+
+The models are KerasHub's GPT-2 with random weights, softmax attention first.
+Prefill is one pass over a prompt. Decoding is one token behind a context of
+that length: from a cache of keys and values, or from the state in its place.
+Each length and model is a fresh process; a round is one call.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from keras import ops
+
+import keras_linattn
+from keras_linattn.testing import timing
+from tools import _machine
+from tools import _process
+from tools.bench import decoding
+from tools.bench import report
+from tools.bench import runtime
+
+LENGTHS = (512, 4096, 16384)
+# By name: arguments of `linearize`. The teacher comes first.
+MODELS = {
+    "softmax": None,
+    "hedgehog": {},
+    "hedgehog, window 64": {"window": 64},
+}
+SIZES = {
+    "vocabulary_size": 256,
+    "num_layers": 2,
+    "num_heads": 4,
+    "hidden_dim": 256,
+    "intermediate_dim": 1024,
+}
+STEPS = 10  # tokens of a round
+COLUMNS = ("model", "length", "seconds", "processor, s", "of softmax")
+NOTE = (
+    "Medians over rounds. `of softmax` is the ratio of the processor times, "
+    "which a busy machine changes less. Memory is the largest resident memory "
+    "during a call over that before it; state is the cache of keys and values, "
+    "or the state in its place, for one sequence."
+)
+
+
+def task(name, length):
+    """The language model, with random weights."""
+    import keras_hub
+
+    keras.utils.set_random_seed(0)
+    backbone = keras_hub.models.GPT2Backbone(
+        **SIZES, max_sequence_length=length
+    )
+    model = keras_hub.models.GPT2CausalLM(backbone, preprocessor=None)
+    options = MODELS[name]
+    return (
+        model if options is None else keras_linattn.linearize(model, **options)
+    )
+
+
+def measure(job):
+    """Prefill and decoding of one model at one length, in this process."""
+    length = job["length"]
+    model = task(job["model"], length)
+    ids = np.random.default_rng(0).integers(1, 256, (1, length))
+    ids = ops.convert_to_tensor(ids, dtype="int32")
+    x = {"token_ids": ids, "padding_mask": ops.ones_like(ids)}
+    prefill = runtime.stepper(lambda x: model(x, training=False))
+    cache = empty_cache(model, length)
+    step = runtime.stepper(model.call_with_cache, donated=(1,))
+    place = ops.convert_to_tensor(length - 1, dtype="int32")
+    decoder = decoding.Decoder(
+        lambda token, cache, place: step(token, cache, place)[::2],
+        cache,
+        place,
+    )
+    return {
+        "prefill": rounds(prefill, x, job["rounds"], 1),
+        "decoding": rounds(decoder.step, ids[:, -1:], job["rounds"], STEPS),
+        "state": decoder.bytes,
+    }
+
+
+def empty_cache(model, length):
+    """What a model of KerasHub decodes from; its values do not matter."""
+    if hasattr(model, "_empty_cache"):
+        return model._empty_cache(1, length)
+    heads = SIZES["num_heads"]
+    size = SIZES["hidden_dim"] // heads
+    return ops.zeros((1, SIZES["num_layers"], 2, length, heads, size))
+
+
+def rounds(function, argument, count, repeats):
+    """Seconds and processor seconds of a call, and the bytes at its peak."""
+    timing.wait(function(argument))  # compiled
+    found = {"seconds": [], "processor": [], "bytes": []}
+    for _ in range(count):
+        before, used = _machine.forget_peak(), _machine.usage()[0]
+        taken = timing.seconds(function, argument, repeats=repeats)
+        found["seconds"].append(taken)
+        used = _machine.usage()[0] - used
+        # `timing.seconds` returns those of one call.
+        found["processor"].append(used / repeats)
+        found["bytes"].append(_machine.peak_memory() - before)
+    return found
+
+
+def tables(results):
+    """The lines of a table of prefill and one of decoding."""
+    lines = []
+    for kind, last in (
+        ("prefill", "memory, MB"),
+        ("decoding", "state, bytes"),
+    ):
+        rows = []
+        for result in results:
+            found = result[kind]
+            first = next(
+                other[kind]
+                for other in results
+                if other["length"] == result["length"]
+            )
+            seconds, used, of_first = (
+                float(np.median(x))
+                for x in (
+                    found["seconds"],
+                    found["processor"],
+                    first["processor"],
+                )
+            )
+            size = (
+                f"{np.median(found['bytes']) / 1e6:,.0f}"
+                if kind == "prefill"
+                else f"{result['state']:,}"
+            )
+            rows.append(
+                [f"`{result['model']}`", f"{result['length']:,}"]
+                + [f"{seconds:.3g}", f"{used:.3g}"]
+                + [f"{used / of_first:.2f}" if of_first else "", size]
+            )
+        lines += ["", f"{kind.capitalize()}:", ""]
+        lines += report.table([*COLUMNS, last], rows)
+    return lines
+
+
+def page(content):
+    lines = [
+        "# Converted models: time and memory",
+        "",
+        "Written by `tools/bench/converted.py`; every round is in",
+        "[linearize_speed.json](linearize_speed.json).",
+        "",
+        "```sh",
+        content["command"],
+        "```",
+        "",
+        "![time and memory](linearize_speed.png)",
+        "",
+        NOTE,
+        "",
+        f"- KerasHub's GPT-2: {sizes()}; float32, batch 1",
+        f"- {', '.join(f'{k} {v}' for k, v in content['machine'].items())}",
+    ]
+    return "\n".join([*lines, *tables(content["results"]), "", ""])
+
+
+def sizes():
+    return ", ".join(f"{k} {v:,}" for k, v in SIZES.items())
+
+
+def draw(results, path):
+    """Processor time of prefill and of a token, and state, by the length."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only, no window
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(13, 4.2), layout="constrained"
+    )
+    panels = (
+        (
+            "prefill, processor s",
+            lambda r: np.median(r["prefill"]["processor"]),
+        ),
+        (
+            "a decoded token, processor s",
+            lambda r: np.median(r["decoding"]["processor"]),
+        ),
+        ("state of a sequence, bytes", lambda r: r["state"]),
+    )
+    for axis, (title, value) in zip(axes, panels):
+        for name in dict.fromkeys(r["model"] for r in results):
+            own = [r for r in results if r["model"] == name]
+            axis.plot(
+                [r["length"] for r in own],
+                [value(r) for r in own],
+                marker="o",
+                label=name,
+            )
+        axis.set(title=title, xlabel="length", xscale="log", yscale="log")
+        axis.set_xticks(
+            [r["length"] for r in own], [f"{r['length']:,}" for r in own]
+        )
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def parse(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.bench.converted",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--backend", default=keras.backend.backend())
+    add("--length", nargs="+", type=int, default=LENGTHS)
+    add("--rounds", type=int, default=3)
+    add("--out", type=pathlib.Path, help="folder for linearize_speed.*")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    from tools.bench.__main__ import RETURN_MEMORY
+
+    options = parse(arguments)
+    environment = {**RETURN_MEMORY, "KERAS_BACKEND": options.backend}
+    results = []
+    for length in options.length:
+        for name in MODELS:
+            job = {"group": "converted", "model": name, "length": length}
+            job["rounds"] = options.rounds
+            found = _process.ask("tools.bench.worker", job, environment)
+            results.append({"model": name, "length": length, **found})
+            print(f"{name}, {length}: done", file=sys.stderr, flush=True)
+    machine = {**results[0].pop("machine")}
+    loads = [machine.pop("load")]
+    loads += [r.pop("machine")["load"] for r in results[1:]]
+    machine["load"] = f"{min(loads)} to {max(loads)}"
+    command = ["python", "-m", "tools.bench.converted"]
+    command += ["--backend", options.backend]
+    content = {
+        "command": " ".join(command),
+        "machine": machine,
+        "results": results,
+    }
+    print("\n".join(tables(results)))
+    if options.out:
+        write(content, options.out)
+
+
+def write(content, folder):
+    """Writes the page, of which the part by hand stays, and its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / "linearize_speed"
+    report.write_json(content, stem.with_suffix(".json"))
+    path, by_hand = stem.with_suffix(".md"), "\n"
+    if path.is_file():
+        old = path.read_text(encoding="utf-8")
+        by_hand = old.partition(report.BY_HAND)[2] or by_hand
+    path.write_text(page(content) + report.BY_HAND + by_hand, encoding="utf-8")
+    draw(content["results"], stem.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
