@@ -92,15 +92,24 @@ def shown(outputs):
         if output.output_type == "stream":
             if output.name == "stderr" or output.text.startswith("INFO:"):
                 continue
-            text = re.sub(r"\x1b\[[0-9;]*m", "", output.text)
-            text = text.replace("\b", "").replace("\r\n", "\n")
-            lines = (line.rpartition("\r")[2] for line in text.split("\n"))
-            output.text = "\n".join(lines)
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += output.text
                 continue
+        elif output.get("data", {}).get("text/plain", "").startswith("<keras"):
+            continue  # the history that `fit` returns as a cell's last value
         kept.append(output)
+    for output in kept:  # joined first: a bar comes in many parts
+        if output.output_type == "stream":
+            output.text = last_state(output.text)
     return kept
+
+
+def last_state(text):
+    """What a terminal shows in the end of each line that was overwritten."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = text.replace("\b", "").replace("\r\n", "\n")
+    lines = (line.rpartition("\r")[2] for line in text.split("\n"))
+    return "\n".join(lines)
 
 
 def main():

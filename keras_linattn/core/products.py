@@ -128,8 +128,8 @@ def append_ones(value):
 
 def divide_by_last(x):
     """Divides by the last column and drops it: undoes `append_ones`."""
-    # Split, since the gradients of two slices are two arrays to be added; one
-    # reciprocal for a row, since it is cheaper than a quotient for an entry.
+    # `split` instead of two slices, whose gradients would be two arrays to add.
+    # One reciprocal for each row is cheaper than a quotient for each entry.
     numerator, denominator = split_at(x, [x.shape[-1] - 1])
     one = ops.ones_like(denominator)
     return numerator * safe_divide(one, denominator)
@@ -149,8 +149,8 @@ def contain(key, value):
     Returns:
         Tensors of these shapes, the same if all values are finite.
     """
-    # One test for a row, its sum, is the cheapest, as a product above all
-    # (TensorFlow's sums of rows are slow). A sum that overflows counts too.
+    # The cheapest test of a row is its sum, computed as a product, since
+    # TensorFlow's sums of rows are slow. A sum that overflows counts, too.
     ones = ops.ones((value.shape[-1], 1), value.dtype)
     finite = ops.isfinite(matmul(value, ones))
     nothing = ops.where(finite, 0.0, float("nan"))

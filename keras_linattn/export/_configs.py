@@ -74,7 +74,7 @@ def write_configs(base):
     """Lists every model under `base`; what users wrote themselves is kept."""
     if not os.path.lexists(base / BATCHING):
         _write(base / BATCHING, BATCHING_TEXT)
-    # Until nothing is left to do: another process may have published another
+    # Repeat until nothing changes: another process may have published another
     # model since the folder was read, and written its file before this one.
     while True:
         config = read_models_config(base)

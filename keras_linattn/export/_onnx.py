@@ -40,17 +40,16 @@ def export_onnx(
         FileExistsError: if `path` exists and `overwrite` is `False`.
         ImportError: if `onnx` or `tf2onnx` is not installed.
 
-    Example:
+    Example, under the TensorFlow backend with the extra `onnx`:
 
-    ```python
-    import onnxruntime
-
-    model = keras_linattn.models.TextClassifier(num_classes=2)
-    keras_linattn.export.export_onnx(model, "classifier.onnx")
-    session = onnxruntime.InferenceSession("classifier.onnx")
-    tokens = np.array([[73, 106, 33]], "int32")
-    (probabilities,) = session.run(None, {"tokens": tokens})
-    ```
+    >>> import keras_linattn
+    >>> model = keras_linattn.models.TextClassifier(num_classes=2)
+    >>> export_onnx(model, "classifier.onnx")  # doctest: +SKIP
+    >>> import onnxruntime  # doctest: +SKIP
+    >>> session = onnxruntime.InferenceSession(
+    ...     "classifier.onnx")  # doctest: +SKIP
+    >>> tokens = np.array([[73, 106, 33]], "int32")
+    >>> (answer,) = session.run(None, {"tokens": tokens})  # doctest: +SKIP
     """
     check_model(model)
     check_local("path", path)

@@ -27,7 +27,7 @@ def export_saved_model(
     overwrite: bool = False,
     verbose: bool = False,
 ) -> pathlib.Path:
-    """Write `model` as a SavedModel folder.
+    """Writes `model` as a SavedModel folder.
 
     The folder runs without Keras and without this package: in TensorFlow
     Serving, with `tf.saved_model.load`, and through TensorFlow's C API. It has
@@ -45,11 +45,11 @@ def export_saved_model(
     in TensorFlow's operations.
 
     Sizes that are `None` in a functional or Sequential model (batch, length)
-    stay free. Of a subclassed model Keras frees the batch only; wrapped as
-    `keras.Model(inputs, model(inputs))` it is functional. Under JAX each
-    `None` past the batch is a size of its own, so a model that adds two inputs
-    of free length fails to export; save it as `.keras`, and load and export it
-    under KERAS_BACKEND=tensorflow.
+    stay free. In a subclassed model Keras leaves only the batch free; wrap it
+    as `keras.Model(inputs, model(inputs))` to make it functional. Under JAX
+    each `None` past the batch is a size of its own, so a model that adds two
+    inputs of free length fails to export; save it as `.keras`, and load and
+    export it under KERAS_BACKEND=tensorflow.
 
     The folder appears under `path` when it is complete: after a failure, what
     was there before is unchanged, and nothing else is left.

@@ -103,12 +103,12 @@ class Mechanism(keras.layers.Layer):
     def attend(
         self, query, key, value, *, key_mask, query_mask, causal, training
     ):
-        """Computes the output from heads: the formula.
+        """Computes the output of the heads. Subclasses define this formula.
 
-        Arguments are those of a call; query, key and value are cast, and 0
-        where their masks hide them. With the trait `packs` also `documents`:
-        `core.documents.Documents`, or `None`, its default. Returns a tensor
-        `[B, H, T, V]`.
+        The arguments are those of a call. Query, key and value are already
+        cast, and 0 at masked positions. A mechanism with the trait `packs`
+        also gets `documents`: `core.documents.Documents`, or `None` (the
+        default). Returns a tensor `[B, H, T, V]`.
         """
         raise self._must_define("attend")
 
@@ -221,7 +221,7 @@ class Mechanism(keras.layers.Layer):
         raise self._must_define("attend_pieces")
 
     def rematerialized_call(self, layer_call, *args, **kwargs):
-        """`layer_call` itself: the layer around it is what is recomputed."""
+        """Calls `layer_call` as it is: the layer around it is recomputed."""
         return layer_call
 
     def attention_scores(self, query, key, key_mask=None, **options):
@@ -295,7 +295,7 @@ class Mechanism(keras.layers.Layer):
         segment_ids=None,
         **options,
     ):
-        """Takes in any number of new positions.
+        """Advances the state by any number of new positions.
 
         Args:
             state: tree of tensors from `initial_state` or an earlier `step`.
@@ -304,8 +304,8 @@ class Mechanism(keras.layers.Layer):
             value: tensor `[B, H, T, V]`.
             key_mask: optional bool tensor `(B, T)`, `True` = visible.
             segment_ids: optional int tensor `(B, T)`, see `Mechanism`. The
-                first document of a row goes on from the state; the new state
-                is that of the last one.
+                first document of a row continues from the state; the new state
+                is that of the last document.
             **options: further arguments of `advance`.
 
         Returns:
@@ -444,7 +444,7 @@ class Mechanism(keras.layers.Layer):
             )
 
     def check_packs(self):
-        """Raises a `ValueError` if it cannot keep documents apart."""
+        """Raises a `ValueError` if documents cannot be kept apart."""
         if not self.traits.packs:
             raise ValueError(
                 f"`{type(self).__name__}` cannot keep the documents of a row "

@@ -122,7 +122,7 @@ class KernelMechanism(Mechanism):
         return kernel_attention(query, key, value, documents)
 
     def state_spec(self, num_heads, key_dim, value_dim):
-        """`[B, H, R, V + 1]`; the last column sums the normaliser."""
+        """The state `[B, H, R, V + 1]`: the last column sums weights."""
         self.check_recurrent()
         rank = self.num_features_for(key_dim)
         return keras.KerasTensor(

@@ -168,7 +168,7 @@ def with_input_sizes(identifier, sequence_length=None, grid=None):
 
 
 def name_of(mechanism):
-    """The name under which a mechanism is registered.
+    """Returns the name under which a mechanism is registered.
 
     Args:
         mechanism: a `Mechanism` object, or a subclass.

@@ -84,5 +84,5 @@ class Traits:
 
     @property
     def forms(self):
-        """The values of `causal` that it can be called with."""
+        """The values of the argument `causal` that the mechanism accepts."""
         return (False,) * self.bidirectional + (True,) * self.causal

@@ -77,9 +77,10 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
     """Linear attention of same-sign and opposite-sign features.
 
     The paper's gate is `use_gate=True` of the layer. With `kernel_size=None`
-    there is no convolution: then it is causal, recurrent, cross-attention
-    too, and indifferent to the order of the keys. Call arguments, result and
-    errors: see `Mechanism`.
+    there is no convolution. Then causal attention, a state and cross-attention
+    are possible, and the order of the keys does not matter.
+
+    Call arguments, result and errors: see `Mechanism`.
 
     Args:
         alpha: float >= 0, powers lie between 1 and 1 + alpha. Defaults to 4.
@@ -178,7 +179,7 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
         return 2 * key_dim
 
     def state_spec(self, num_heads, key_dim, value_dim):
-        """`[B, H, 2 D, floor(V / 2) + 1]` and `[..., ceil(V / 2) + 1]`.
+        """The states `[B, H, 2 D, floor(V / 2) + 1 or ceil(V / 2) + 1]`.
 
         One for each polarity; the last column sums the normaliser.
         """

@@ -222,7 +222,7 @@ class CausalLM(Generator, FunctionalModel):
         return self.get_layer("logits")(hidden)
 
     def get_initial_state(self, batch_size):
-        """The state before the first token.
+        """Returns the state before the first token.
 
         Args:
             batch_size: int or scalar tensor, B.
@@ -269,10 +269,10 @@ class CausalLM(Generator, FunctionalModel):
     def call_with_state(
         self, tokens, state, padding_mask=None, segment_ids=None
     ):
-        """Goes on from a state with any number of new tokens.
+        """Continues from a state with any number of new tokens.
 
-        Whole, in pieces of any size or token by token, the logits are those
-        of a call with all tokens at once.
+        The logits are the same for pieces of any size: all tokens at once, or
+        one token at a time.
 
         Args:
             tokens: int tensor `(B, T)`.
@@ -281,8 +281,8 @@ class CausalLM(Generator, FunctionalModel):
                 Masked tokens, at the end, do not change the state. Defaults to
                 `None`: the padding id is masked if it has no other meaning.
             segment_ids: optional int tensor `(B, T)`, for rows that hold
-                several documents: the first goes on from `state`, and the
-                state after is that of the last one.
+                several documents: the first one continues from `state`, and
+                the returned state is that of the last one.
 
         Returns:
             The logits `(B, T, vocabulary_size)`, the hidden states `(B, T, F)`

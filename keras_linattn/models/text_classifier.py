@@ -44,10 +44,10 @@ class TextClassifier(Classifier):
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
             blocks. Defaults to `"modified_linformer"`.
-        hourglass_factor: int > 0. If over 1, that many tokens are merged to
-            one more, all blocks but the last attend over these, and what they
-            found is added to the tokens before the last block: for long
-            documents. Needs two layers or more. Defaults to 1: all blocks
+        hourglass_factor: int > 0. If over 1, every block except the last works
+            on groups of that many merged tokens; the result is upsampled and
+            added back. Use it for long documents. Needs two layers or more.
+            Defaults to 1: all blocks
             attend over all tokens.
         sequence_length: int > 0 or `None`, tokens of the longest input. Only
             mechanisms with the trait `needs_length` use it, such as

@@ -117,7 +117,7 @@ class VisionTransformer(Classifier):
         self.policy = policy
 
     def serving_preprocessors(self):
-        """The signature that takes bytes, see `export_saved_model`."""
+        """The signature that takes uint8 pixels, see `export_saved_model`."""
         pixels = keras.InputSpec(
             shape=(None, *self.image_shape), dtype="uint8", name="pixels"
         )

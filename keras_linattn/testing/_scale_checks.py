@@ -17,8 +17,8 @@ from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
 from keras_linattn.testing._subject import visible_rows
 
-# The exponent of a kernel may be the square of a head: at 100 its rounding is
-# a thousandth of a weight, and where keys are alike that is seen.
+# A kernel's exponent may be the square of a head. At a scale of 100 it is
+# rounded by a thousandth of a weight, which shows where keys are alike.
 EXACT_SCALES = (1e-6, 1e-3, 3.0)
 LENGTH = 9
 

@@ -69,7 +69,7 @@ class Subject:
         return mechanism
 
     def shared(self, inputs):
-        """`build(inputs)`, once for all checks that leave it as it is.
+        """Returns `build(inputs)`, made once for checks that leave it as it is.
 
         What JAX compiled for its calls serves the next check as well.
         """

@@ -81,8 +81,9 @@ def check_mechanism(mechanism, reference=None, configs=None):
 
     Args:
         mechanism: name, or subclass of `Mechanism`.
-        reference: callable, the float64 truth; see `Subject`. Defaults to
-            `None`: the one this package holds under the mechanism's name.
+        reference: callable, the reference in NumPy float64; see `Subject`.
+            Defaults to `None`: the one that this package has for the
+            mechanism's name.
         configs: iterable of dicts, the constructor arguments to check with.
             Together they must give each argument a value other than its
             default. Defaults to `None`: the reference's own, or `({},)`.

@@ -52,6 +52,18 @@ def test_a_script_becomes_cells(notebooks):
     ]
 
 
+def test_a_progress_bar_that_comes_in_parts_shows_its_end(notebooks):
+    from nbformat.v4 import new_output
+
+    parts = ("1/2 loss: 3", "\b\b\r\x1b[1m2/2\x1b[0m loss: 1\n", "Done.\n")
+    outputs = [new_output("stream", name="stdout", text=x) for x in parts]
+    outputs.append(new_output("stream", name="stderr", text="a log line"))
+    history = {"text/plain": "<keras.src.callbacks.history.History at 0x1>"}
+    outputs.append(new_output("execute_result", data=history))
+    (shown,) = notebooks.shown(outputs)
+    assert shown.text == "2/2 loss: 1\nDone.\n"
+
+
 @pytest.mark.release
 @pytest.mark.filterwarnings("default")  # of Jupyter's packages
 @pytest.mark.parametrize("name", NAMES)

@@ -52,7 +52,7 @@ def fast_forms():
 
 
 def set_fast_forms(enabled):
-    """Turns all fast forms on or off.
+    """Turns the faster forms for single backends on or off.
 
     Args:
         enabled: bool.

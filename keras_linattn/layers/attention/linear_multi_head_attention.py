@@ -637,9 +637,9 @@ class LinearMultiHeadAttention(BaseLayer):
         segment_ids=None,
         state=None,
     ):
-        """Projects all that a query needs to know of the positions of `value`.
+        """Computes what queries need from `value`, such as keys and values.
 
-        Layers may attend to the keys of another one, with queries of their own.
+        Another layer may attend to the result, with queries of its own.
 
         Args:
             value: tensor `(B, S, F)`.
@@ -691,7 +691,7 @@ class LinearMultiHeadAttention(BaseLayer):
     def attend_to(
         self, query, keys, query_mask=None, state=None, training=None
     ):
-        """Attends causally to keys, which need not be the layer's own.
+        """Attends causally to keys, which may come from another layer.
 
         Args:
             query: tensor `(B, T, F)`.
@@ -730,7 +730,7 @@ class LinearMultiHeadAttention(BaseLayer):
         return self._output(heads, projected, query, training), state
 
     def summarize(self, value, value_mask=None, attention_mask=None):
-        """Sums up `value` once, for any number of calls of `read`.
+        """Computes a state from `value`, for any number of calls of `read`.
 
         Args:
             value: tensor `(B, S, F)`.

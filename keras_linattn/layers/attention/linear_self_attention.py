@@ -30,20 +30,20 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             `True`.
         **kwargs: `output_shape`, `attention_axes`, `sliding_window`,
             initializers, regularizers, constraints, `use_gate` and `seed` as
-            in `LinearMultiHeadAttention`, and all that follows there on
-            `mechanism`: grouped heads, short convolutions, norms, rotary
+            in `LinearMultiHeadAttention`, and the arguments after `mechanism`
+            there: grouped heads, short convolutions, norms, rotary
             positions. Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
-        mask: optional bool tensor `(B, T)`, `True` = visible. Hidden
-            positions are attended by none and attend to nothing.
+        mask: optional bool tensor `(B, T)`, `True` = visible. No position
+            attends to a masked one, and a masked one attends to none.
         training: optional bool, whether dropout is active.
-        return_attention_scores: bool, return also the explicit matrix that
-            the mechanism amounts to. Quadratic in the length, for inspection.
+        return_attention_scores: bool, also return the attention matrix that
+            the mechanism implies. Quadratic in the length, for inspection.
             Defaults to `False`.
-        initial_state: optional tree of tensors, what an earlier call returned
-            as its state: `inputs` go on where that call ended. Needs
+        initial_state: optional tree of tensors, the state that an earlier call
+            returned: `inputs` continue its sequence. Needs
             `causal=True`. Defaults to `None`: `inputs` are the beginning.
         return_state: bool, return also the state after `inputs`, whose size
             does not depend on the length. Defaults to `False`.

@@ -347,7 +347,7 @@ class LinearTransformerDecoder(TransformerBlock):
         training=None,
         segment_ids=None,
     ):
-        """Calls the block, for which the keys may come from another block.
+        """Calls the block, with its own keys or those of another block.
 
         Args:
             inputs: tensor `(B, T, F)`, 0 where hidden.

@@ -20,9 +20,9 @@ from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 class LinearTransformerEncoder(TransformerBlock):
     """Transformer encoder block whose attention is linear in the length.
 
-    Takes the arguments of `keras_hub.layers.TransformerEncoder`, and
-    `mechanism` and `remat`; has its variables: for mechanisms without weights,
-    `set_weights` works from one to the other.
+    Takes the arguments of `keras_hub.layers.TransformerEncoder` and has its
+    variables. If the mechanism has no weights, `set_weights` copies the
+    weights of one to the other.
 
     Args:
         intermediate_dim: int > 0, hidden size of the feedforward network.
@@ -40,20 +40,21 @@ class LinearTransformerEncoder(TransformerBlock):
             to `"modified_linformer"`.
         remat: bool, keep only the block's input for the backward pass of
             training and compute the rest again there (`keras.remat`): less
-            memory for about one more forward pass. Calls that return scores
-            do without. On CPUs, JAX saves little by it (docs/benchmarks.md).
+            memory for about one more forward pass. It has no effect on calls
+            that return scores. On CPUs, JAX saves little by it
+            (docs/benchmarks.md).
             Defaults to `False`.
         normalization: `"layer"` or `"rms"`: layer normalisation, or division
             by the root mean square. Defaults to `"layer"`.
         use_bias: bool, whether projections and feedforward network have
             biases. Defaults to `True`.
-        use_feedforward_gate: bool, multiply the hidden units by a gate with
-            the activation, which they are then without; SwiGLU with
+        use_feedforward_gate: bool, multiply the hidden units by a gate. The
+            activation is then applied to the gate only: SwiGLU with
             `activation="silu"`. Defaults to `False`.
         attention_options: dict of further arguments of the self-attention,
             see `LinearMultiHeadAttention`: grouped heads, short convolutions,
-            norms, rotary positions, a gate. `num_heads` and `key_dim` take
-            the place of the block's. Defaults to `None`: `{}`.
+            norms, rotary positions, a gate. `num_heads` and `key_dim` replace
+            those of the block. Defaults to `None`: `{}`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:

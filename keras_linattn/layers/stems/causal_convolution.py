@@ -106,7 +106,7 @@ class CausalConvolution(BaseLayer):
             )
 
     def get_initial_state(self, batch_size, features=None):
-        """The state before the first position: zeros.
+        """Returns the state before the first position: zeros.
 
         Args:
             batch_size: int or scalar tensor, B.

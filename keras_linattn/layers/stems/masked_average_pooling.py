@@ -20,20 +20,20 @@ class MaskedAveragePooling(BaseLayer):
     """Mean over the visible positions of a sequence.
 
     Like `keras.layers.GlobalAveragePooling1D`, but a sequence with no visible
-    position gives 0 rather than NaN, hidden positions may hold NaN, and half
+    position gives 0 rather than NaN, masked positions may hold NaN, and half
     precision is summed in float32.
 
     Args:
-        num_segments: int > 0 or `None`, documents of a row, at most: for rows
-            that hold several, of which each has a mean. Defaults to `None`:
-            one.
+        num_segments: int > 0 or `None`, the most documents that a row holds;
+            each document has a mean of its own. Defaults to `None`: one mean
+            for each row.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`.
         mask: optional bool tensor `(B, T)`, `True` = visible.
-        segment_ids: int tensor `(B, T)`, needed with `num_segments`. Equal ids
-            stand side by side, and 0 marks padding.
+        segment_ids: int tensor `(B, T)`, needed with `num_segments`. Positions
+            with equal ids are adjacent, and 0 marks padding.
 
     Returns:
         Tensor `(B, F)`, or with `num_segments` `(B, num_segments, F)`: the

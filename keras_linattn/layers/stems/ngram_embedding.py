@@ -41,7 +41,7 @@ class NGramEmbedding(BaseLayer):
         tokens: int tensor `(B, T)`.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
             documents: an n-gram does not reach into the document before.
-            Equal ids stand side by side, and 0 marks padding.
+            Positions with equal ids are adjacent, and 0 marks padding.
 
     Returns:
         Tensor `(B, T, F)`, with the Keras mask `tokens != 0`.

@@ -11,7 +11,7 @@ from keras_linattn.layers._base_layer import makes_sublayers
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class PatchEmbedding(BaseLayer):
-    """Cuts images into patches, projects each, adds learned positions.
+    """Cuts images into patches, projects each, and adds learned positions.
 
     Args:
         patch_size: int > 0 or pair of them, height and width in pixels. 1

@@ -8,10 +8,10 @@ from keras_linattn.layers.stems._window_projection import WindowProjection
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class StridedConvolution(WindowProjection):
-    """Shortens a sequence by windows that overlap: a convolution with stride.
+    """Shortens a sequence with a strided convolution of overlapping windows.
 
     Output j sees the `kernel_size` positions up to `strides` * (j + 1), with
-    zeros before the first and after the last. Hidden positions count as zeros,
+    zeros before the first and after the last. Masked positions count as zeros,
     so that padding changes nothing, and an output is visible if one of its
     newest `strides` positions is. With `kernel_size` equal to `strides` it is
     `TokenMerging`.

@@ -30,7 +30,7 @@ class TrailingZerosMask(keras.Operation):
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class WaveformMasking(BaseLayer):
-    """Adds the feature axis, and hides the zeros at a waveform's end.
+    """Adds the feature axis, and masks the zeros at the end of a waveform.
 
     Samples that are exactly 0 up to the end are padding. Zeros before another
     sample are silence and stay visible. A recording that itself ends in zeros
