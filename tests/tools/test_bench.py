@@ -166,6 +166,7 @@ def test_an_unknown_case_is_refused(bench):
         with pytest.raises(ValueError, match=f"Received: '{name}'. Known: fl"):
             bench("cases").get(name)
     assert bench("cases").get("both:xca").verify == "xca"
+    assert bench("cases").get("packed:kda").verify == "kda"
 
 
 def test_peers_run_under_torch_alone(bench):

@@ -1,14 +1,16 @@
 """What is measured: each case is a Keras layer `(B, T, F)` to `(B, T, F)`.
 
 A new case is a function `(shape) -> layer` under `@case(name, ...)`. Linear
-mechanisms need none: `linear:NAME` is one, bidirectional `both:NAME`. Other
-libraries, `peer:NAME`, are in `peers.py`.
+mechanisms need none: `linear:NAME` is one, bidirectional `both:NAME`, and
+`packed:NAME` with several documents in each row. Other libraries, `peer:NAME`,
+are in `peers.py`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
 import keras_linattn
@@ -16,7 +18,7 @@ from keras_linattn.testing import timing
 from tools.bench import peers
 
 FLOOR = "floor"
-CAUSAL, BOTH = "linear:", "both:"
+CAUSAL, BOTH, PACKED = "linear:", "both:", "packed:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,26 +91,48 @@ def get(name):
         return _CASES[name]
     if name in peers.names():
         return Case(name, **peers.options(name))
-    for prefix, causal in ((CAUSAL, True), (BOTH, False)):
+    for prefix in (CAUSAL, BOTH, PACKED):
         mechanism = name.removeprefix(prefix)
         known = mechanism in keras_linattn.mechanisms.available()
         if name.startswith(prefix) and known:
-            return _linear_case(name, mechanism, causal)
+            return _linear_case(name, mechanism, prefix)
     raise ValueError(
         f"Unknown case. Received: {name!r}. Known: "
         f"{', '.join([*_CASES, *peers.names()])}, and "
-        f"{CAUSAL}NAME (causal) or {BOTH}NAME for one of "
+        f"{CAUSAL}NAME (causal), {BOTH}NAME or {PACKED}NAME for one of "
         f"{', '.join(keras_linattn.mechanisms.available())}."
     )
 
 
-def _linear_case(name, mechanism, causal):
+def _linear_case(name, mechanism, prefix):
     def make(shape):
-        return keras_linattn.LinearSelfAttention(
-            shape.heads, shape.key_dim, mechanism=mechanism, causal=causal
+        layer = keras_linattn.LinearSelfAttention(
+            shape.heads,
+            shape.key_dim,
+            mechanism=mechanism,
+            causal=prefix != BOTH,
         )
+        return Packed(layer) if prefix == PACKED else layer
 
     return Case(name, make, verify=mechanism)
+
+
+class Packed(keras.layers.Layer):
+    """Attention within documents of 100 to 1,000 positions."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def build(self, input_shape):
+        self.attention.build(input_shape)
+        batch, length, _ = input_shape
+        lengths = np.random.default_rng(0).integers(100, 1001, length)
+        ids = np.repeat(np.arange(length) + 1, lengths)[:length]
+        self.ids = np.tile(ids.astype("int32"), (batch, 1))
+
+    def call(self, x):
+        return self.attention(x, segment_ids=ops.convert_to_tensor(self.ids))
 
 
 class Projections(keras.layers.Layer):
