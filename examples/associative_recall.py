@@ -32,6 +32,8 @@ parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--mechanism", nargs="+", default=["delta_rule"])
 parser.add_argument("--epochs", type=int, default=2, help="200 steps each")
 parser.add_argument("--pairs", nargs="+", type=int, default=[4, 8, 16, 32])
+parser.add_argument("--hidden-dim", type=int, default=64)
+parser.add_argument("--symbols", type=int, default=128, help="keys to draw of")
 parser.add_argument("--learning-rate", type=float, default=3e-3)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--out", default="out/associative_recall")
@@ -39,7 +41,8 @@ parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
 sizes, batch_size, steps, test_steps = args.pairs, 32, 200, 16
-epochs, hidden_dim, num_layers, rate = args.epochs, 64, 2, args.learning_rate
+epochs, hidden_dim, num_layers = args.epochs, args.hidden_dim, 2
+rate = args.learning_rate
 if args.smoke:
     sizes, batch_size, steps, test_steps = (2, 20), 4, 4, 1
     epochs, hidden_dim, num_layers = 1, 16, len(args.mechanism)
@@ -50,7 +53,7 @@ pattern = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
 
 # ## Data: drawn anew for each batch, in a size that takes turns
 
-SYMBOLS = max(128, *sizes)  # keys; values are above them, 0 is the filler
+SYMBOLS = max(args.symbols, *sizes)  # keys, then values; 0 is the filler
 
 
 def draw(generator, pairs):

@@ -121,7 +121,10 @@ context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
     delete_checkpoint_on_success=False,
 )
 start = time.perf_counter()
-ray.data.read_parquet(str(out / "corpus")).map_batches(
+parts = list((out / "corpus").iterdir())
+ray.data.read_parquet(
+    str(out / "corpus"), override_num_blocks=len(parts)
+).map_batches(
     Scorer,
     fn_constructor_args=[out / "model.keras"],
     batch_size=batch_size,

@@ -28,7 +28,6 @@ OF_EACH_MECHANISM = (
     *OF_EACH_CONFIG,
     _gradient_checks.check_gradients_match_reference,
     _gradient_checks.check_causal_gradients_match_reference,
-    _graph_checks.check_compiles,
     _graph_checks.check_free_batch_and_length,
     _graph_checks.check_no_quadratic_array,
     _precision_checks.check_half_precision,

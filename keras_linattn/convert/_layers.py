@@ -60,8 +60,9 @@ def convert_block(layer, mechanism, chosen):
     config = layer.get_config()
     for name in ("mechanism", "cross_mechanism"):
         own = getattr(layer, name, None)
-        if any(attention.mechanism is own for attention in chosen):
-            config[name] = copy_of(mechanism)
+        for attention in chosen:
+            if attention.mechanism is own:
+                config[name] = copy_of(mechanism_for(attention, mechanism))
     return type(layer).from_config(config)
 
 

@@ -208,12 +208,14 @@ def mechanism_for(layer, mechanism):
 
 def is_cross(layer):
     """Do a layer's queries and values come from two sequences?"""
-    if layer.name == "cross_attention":  # in KerasHub's decoder blocks
+    if layer.name == "cross_attention":  # in decoder blocks, KerasHub's too
         return True
     for node in layer._inbound_nodes:
         names = dict(zip(("query", "value"), node.arguments.args))
         names |= node.arguments.kwargs
-        query, value = names["query"], names["value"]
+        query, value = names.get("query"), names.get("value")
+        if value is None:
+            continue
         lengths = query.shape[-2], value.shape[-2]
         if query is not value and (None in lengths or len(set(lengths)) == 2):
             return True

@@ -130,7 +130,7 @@ def divide_by_size(x, count, epsilon):
     return x * ops.rsqrt(square + epsilon * ops.square(scale))
 
 
-def masked_exp(x, visible=None, axis=-1):
+def masked_exp(x, visible=None, axis=-1, max_is_constant=True):
     """`exp(x - max)` along `axis`, the maximum taken over visible entries.
 
     Args:
@@ -138,15 +138,21 @@ def masked_exp(x, visible=None, axis=-1):
         visible: bool tensor that broadcasts against `x`, `True` = visible.
             Defaults to `None`: all are.
         axis: int, the axis of the maximum.
+        max_is_constant: bool, whether the maximum has no gradient. That is
+            right where the result is divided by its own sum, in which the
+            maximum cancels. Defaults to `True`.
 
     Returns:
         Tensor of `x`'s shape with values in [0, 1], 0 where not visible.
     """
+    if visible is not None:
+        # A finite floor: with -inf, a row that sees nothing is inf - inf = NaN.
+        x = ops.where(visible, x, ops.cast(LOWEST, x.dtype))
+    largest = ops.max(x, axis, keepdims=True)
+    if max_is_constant:
+        largest = ops.stop_gradient(largest)
     if visible is None:
-        return ops.exp(x - ops.stop_gradient(ops.max(x, axis, keepdims=True)))
-    # A finite floor: with -inf, a row that sees nothing is inf - inf = NaN.
-    x = ops.where(visible, x, ops.cast(LOWEST, x.dtype))
-    largest = ops.stop_gradient(ops.max(x, axis, keepdims=True))
+        return ops.exp(x - largest)
     return ops.where(visible, ops.exp(x - largest), ops.zeros_like(x))
 
 

@@ -62,7 +62,8 @@ def near_sums(query, key, value, near, factor, least_score=None):
     """
     key, value, finite = contained(key, value)
     scores = near_scores(query, key, near)
-    weights = masked_exp(scores, near.pairs)
+    # The far share is not divided by e^m_t, so m_t has a gradient.
+    weights = masked_exp(scores, near.pairs, max_is_constant=False)
     value = keys_of(near, append_ones(value))
     if least_score is not None:
         factor = factor * _reduction(scores, near.pairs, least_score)
@@ -74,7 +75,7 @@ def near_sums(query, key, value, near, factor, least_score=None):
 def _reduction(scores, pairs, least_score):
     """e^(largest score - `least_score`), at most 1: `[B, H, N, C, 1]`."""
     scores = ops.where(pairs, scores, ops.cast(LOWEST, scores.dtype))
-    largest = ops.stop_gradient(ops.max(scores, axis=-1, keepdims=True))
+    largest = ops.max(scores, axis=-1, keepdims=True)
     return ops.exp(ops.clip(largest - least_score, -RANGE, 0.0))
 
 

@@ -44,6 +44,7 @@ def test_a_functional_model_is_served(tmp_path):
     )
 
 
+@pytest.mark.release
 def test_a_backbone_is_exported(tmp_path):
     linear = keras_linattn.linearize(backbone("GPT2"), layers=0)
     x = {n: np.asarray(a, "int32") for n, a in inputs_of("GPT2").items()}

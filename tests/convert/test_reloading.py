@@ -49,7 +49,13 @@ def folder(tmp_path_factory):
 @pytest.mark.once
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
 @pytest.mark.parametrize(
-    "backend", [x for x in BACKENDS if x != keras.backend.backend()]
+    "backend",
+    [
+        # A process that compiles everything anew.
+        pytest.param(x, marks=[pytest.mark.release] * (x == "jax"))
+        for x in BACKENDS
+        if x != keras.backend.backend()
+    ],
 )
 def test_another_backend_loads_what_this_one_saved(backend, folder):
     path = os.pathsep.join(map(str, [HERE, HERE.parent, *sys.path]))

@@ -53,6 +53,7 @@ def finish(processes, timeout=300):
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     return printed
 
 

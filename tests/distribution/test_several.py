@@ -121,6 +121,23 @@ def test_a_quarter_of_a_long_sequence_is_a_third_of_the_memory(model):
     assert several("memory", f"{model}/sequence", LENGTH="65536") <= 0.35
 
 
+@pytest.mark.release
+def test_the_plan_says_what_is_sent():
+    child = subprocess.run(
+        [sys.executable, "-m", "tools.scaling_plan", "--check"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    lines = child.stdout.splitlines()
+    assert len(lines) == 7
+    for line in lines:
+        ratio = float(line.removesuffix(" of it").rpartition(" ")[2])
+        assert abs(ratio - 1) < 0.01, line
+
+
 @pytest.mark.filterwarnings("ignore:jax.experimental.shard_map")
 def test_a_jax_before_0_6(monkeypatch):
     """Its `shard_map` has another place and another argument."""

@@ -59,6 +59,46 @@ def audio_classifier():
     )
 
 
+def causal_lm():
+    """A mixed stack of modern blocks."""
+    return models.CausalLM(
+        vocabulary_size=50,
+        hidden_dim=8,
+        intermediate_dim=12,
+        num_layers=4,
+        num_heads=2,
+        activation="silu",
+        normalization="rms",
+        use_feedforward_gate=True,
+        attention_options={
+            "num_key_value_heads": 1,
+            "kernel_size": 3,
+            "qk_norm": True,
+            "rope_max_wavelength": 100,
+            "output_norm": True,
+            "use_gate": True,
+        },
+        tie_embeddings=True,
+        mechanism=[
+            "gated_delta",
+            {"name": "local", "window": 5},
+            "linear_transformer",
+            {"name": "softmax", "cache_length": 32},
+        ],
+    )
+
+
+def time_series_forecaster():
+    return models.TimeSeriesForecaster(
+        horizon=3, patch_size=4, hidden_dim=8, num_layers=1, num_heads=2
+    )
+
+
+def series():
+    generator = np.random.default_rng(0)
+    return generator.standard_normal((2, 19, 1)).astype("float32")
+
+
 def waveforms():
     generator = np.random.default_rng(0)
     return generator.uniform(-1, 1, (2, 99)).astype("float32")
@@ -72,7 +112,9 @@ def images():
 # {name: (makes the model, makes its inputs)}
 MODELS = {
     "model-audio_classifier": (audio_classifier, waveforms),
+    "model-causal_lm": (causal_lm, tokens),
     "model-text_classifier": (text_classifier, tokens),
+    "model-time_series_forecaster": (time_series_forecaster, series),
     "model-vision_transformer": (vision_transformer, images),
     **{
         name: (lambda name=name: model_with(name), tokens)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
@@ -101,6 +102,7 @@ def without_scope():
     return step(blocks)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("mode", SCOPES)
 def test_scopes_change_no_gradient(mode, without_scope):
     scope = keras.RematScope(mode=mode, **SCOPES[mode])

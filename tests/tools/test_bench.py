@@ -436,3 +436,27 @@ def test_settings_table(bench):
     assert {rows for rows, _ in lengths} == {settings.BATCH}
     assert all(length % settings.BUCKET == 0 for _, length in lengths)
     assert settings.batches(False)[0].shape == (32, settings.LONGEST)
+
+
+@pytest.mark.once
+def test_converted_models_beside_their_teacher(bench, monkeypatch, tmp_path):
+    pytest.importorskip("keras_hub")
+    module = bench("converted")
+    small = {"vocabulary_size": 256, "num_layers": 1, "num_heads": 2}
+    small |= {"hidden_dim": 8, "intermediate_dim": 8}
+    monkeypatch.setattr(module, "SIZES", small)
+    results = []
+    for length in (9, 12):
+        for name in module.MODELS:
+            job = {"model": name, "length": length, "rounds": 1}
+            found = module.measure(job)
+            results.append({"model": name, "length": length, **found})
+    states = [result["state"] for result in results]
+    assert 9 * states[3] == 12 * states[0]  # a cache grows, a state does not
+    assert states[4:] == states[1:3]
+    results[3]["prefill"] = {"refused": "needs more"}
+    content = {"command": "a", "machine": {"cores": 2}, "results": results}
+    module.write(content, tmp_path)
+    text = (tmp_path / "linearize_speed.md").read_text()
+    assert "| `softmax` | 12 | needs more |  |  |  |" in text
+    assert (tmp_path / "linearize_speed.png").read_bytes()[:4] == b"\x89PNG"

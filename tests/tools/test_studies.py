@@ -68,7 +68,14 @@ def test_an_unknown_task_is_refused(run, capsys):
 
 
 @pytest.mark.parametrize(
-    "study", ["pipelines", "listops", "language_model", "linearize"]
+    "study",
+    [
+        "pipelines",
+        "listops",
+        "language_model",
+        "linearize",
+        "associative_recall",
+    ],
 )
 def test_pages_are_those_of_their_results(run, study, tmp_path):
     docs, name = ROOT / "docs", run.STUDIES[study].page or study
@@ -79,9 +86,10 @@ def test_pages_are_those_of_their_results(run, study, tmp_path):
     text = (docs / f"{name}.md").read_text(encoding="utf-8")
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     for result in json.loads((docs / f"{name}.json").read_text())["results"]:
-        example, *arguments = run.STUDIES[study].tasks[result["task"]]
+        task, rate = result["task"], result.get("rate")
+        example = run.STUDIES[study].tasks[task][0]
         assert result["example"] == pathlib.Path(example).name
-        assert result["arguments"] == arguments
+        assert result["arguments"] == run.STUDIES[study].arguments(task, rate)
 
 
 def test_rows_are_what_an_example_takes(run):
@@ -124,3 +132,32 @@ def test_a_row_s_part_of_the_teacher_s_gain(run):
     table = run.report.table(run.report.rows_of(rows))
     assert "of the teacher's gain, %" in table[0]
     assert "| 75.0 (75.0 to 75.0) | 40 | 2 |" in table[-1]
+
+
+def test_training_chooses_a_learning_rate(run):
+    study = run.STUDIES["associative_recall"]
+    (task,) = study.rates
+    call = ["associative_recall", "--task", task, "--mechanism", "softmax"]
+    jobs = run.jobs_of(run.parse(call))
+    assert [job["rate"] for job in jobs] == list(study.rates[task])
+    jobs = run.jobs_of(run.parse([*call, "--rate", "0.5", "--seed", "0", "1"]))
+    assert [job["arguments"][-2:] for job in jobs] == [
+        ["--learning-rate", "0.5"]
+    ] * 2
+    results = [
+        {"task": task, "mechanism": "softmax", "backend": "torch"}
+        | {"parameters": 1, "seconds": 1.0, "state_bytes": 2048}
+        | {"metrics": {"4 pairs, %": tested}, "rate": rate, "seed": seed}
+        | {"history": {"accuracy": [0.0, trained]}}
+        for rate, seed, trained, tested in (
+            (0.01, 0, 0.5, 90.0),
+            (0.001, 0, 0.8, 70.0),
+            (0.001, 1, 0.2, 60.0),
+        )
+    ]
+    table = run.report.table(run.report.rows_of(results))
+    assert (
+        "| state, bytes | trained at 0.001, % | trained at 0.01, % |"
+        in (table[0])
+    )
+    assert "65.0 (60.0 to 70.0) | 2,048 | **80.0** | 50.0 | 2 |" in table[-1]

@@ -79,11 +79,23 @@ def measure(job):
         cache,
         place,
     )
+    refused = too_large(job["model"], length)
     return {
-        "prefill": rounds(prefill, x, job["rounds"], 1),
+        "prefill": {"refused": refused}
+        if refused
+        else rounds(prefill, x, job["rounds"], 1),
         "decoding": rounds(decoder.step, ids[:, -1:], job["rounds"], STEPS),
         "state": decoder.bytes,
     }
+
+
+def too_large(name, length):
+    """Why the whole pass is not measured, or `None`."""
+    needed = timing.softmax_memory(1, SIZES["num_heads"], length, step=False)
+    free = timing.free_memory()
+    if name != "softmax" or needed <= 0.6 * free:
+        return None
+    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
 
 
 def empty_cache(model, length):
@@ -117,35 +129,30 @@ def tables(results):
         ("prefill", "memory, MB"),
         ("decoding", "state, bytes"),
     ):
-        rows = []
+        firsts = {}  # by length, the teacher's
         for result in results:
-            found = result[kind]
-            first = next(
-                other[kind]
-                for other in results
-                if other["length"] == result["length"]
-            )
-            seconds, used, of_first = (
-                float(np.median(x))
-                for x in (
-                    found["seconds"],
-                    found["processor"],
-                    first["processor"],
-                )
-            )
-            size = (
-                f"{np.median(found['bytes']) / 1e6:,.0f}"
-                if kind == "prefill"
-                else f"{result['state']:,}"
-            )
-            rows.append(
-                [f"`{result['model']}`", f"{result['length']:,}"]
-                + [f"{seconds:.3g}", f"{used:.3g}"]
-                + [f"{used / of_first:.2f}" if of_first else "", size]
-            )
+            firsts.setdefault(result["length"], result[kind])
+        rows = [row(x, x[kind], firsts[x["length"]], kind) for x in results]
         lines += ["", f"{kind.capitalize()}:", ""]
         lines += report.table([*COLUMNS, last], rows)
     return lines
+
+
+def row(result, found, first, kind):
+    """The cells of a line of the table of a kind."""
+    cells = [f"`{result['model']}`", f"{result['length']:,}"]
+    if "refused" in found:
+        return [*cells, found["refused"], "", "", ""]
+    used, ratio = float(np.median(found["processor"])), ""
+    if "refused" not in first:
+        ratio = f"{used / float(np.median(first['processor'])):.2f}"
+    size = f"{result['state']:,}"
+    if kind == "prefill":
+        size = f"{np.median(found['bytes']) / 1e6:,.0f}"
+    return [*cells, f"{np.median(found['seconds']):.3g}", f"{used:.3g}"] + [
+        ratio,
+        size,
+    ]
 
 
 def page(content):
@@ -173,6 +180,11 @@ def sizes():
     return ", ".join(f"{k} {v:,}" for k, v in SIZES.items())
 
 
+def processor(found):
+    """Median seconds of all cores, or `None` where it was not measured."""
+    return None if "refused" in found else np.median(found["processor"])
+
+
 def draw(results, path):
     """Processor time of prefill and of a token, and state, by the length."""
     import matplotlib
@@ -184,29 +196,20 @@ def draw(results, path):
         1, 3, figsize=(13, 4.2), layout="constrained"
     )
     panels = (
-        (
-            "prefill, processor s",
-            lambda r: np.median(r["prefill"]["processor"]),
-        ),
-        (
-            "a decoded token, processor s",
-            lambda r: np.median(r["decoding"]["processor"]),
-        ),
+        ("prefill, processor s", lambda r: processor(r["prefill"])),
+        ("a decoded token, processor s", lambda r: processor(r["decoding"])),
         ("state of a sequence, bytes", lambda r: r["state"]),
     )
     for axis, (title, value) in zip(axes, panels):
         for name in dict.fromkeys(r["model"] for r in results):
-            own = [r for r in results if r["model"] == name]
-            axis.plot(
-                [r["length"] for r in own],
-                [value(r) for r in own],
-                marker="o",
-                label=name,
-            )
+            points = [
+                (r["length"], value(r)) for r in results if r["model"] == name
+            ]
+            points = [point for point in points if point[1] is not None]
+            axis.plot(*zip(*points), marker="o", label=name)
         axis.set(title=title, xlabel="length", xscale="log", yscale="log")
-        axis.set_xticks(
-            [r["length"] for r in own], [f"{r['length']:,}" for r in own]
-        )
+        lengths = sorted({r["length"] for r in results})
+        axis.set_xticks(lengths, [f"{x:,}" for x in lengths])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -233,28 +236,22 @@ def main(arguments=None):
 
     options = parse(arguments)
     environment = {**RETURN_MEMORY, "KERAS_BACKEND": options.backend}
-    results = []
+    command = ["python", "-m", "tools.bench.converted"]
+    command += ["--backend", options.backend, "--rounds", f"{options.rounds}"]
+    content = {"command": " ".join(command), "results": []}
     for length in options.length:
         for name in MODELS:
             job = {"group": "converted", "model": name, "length": length}
             job["rounds"] = options.rounds
             found = _process.ask("tools.bench.worker", job, environment)
-            results.append({"model": name, "length": length, **found})
+            content["machine"] = found.pop("machine")
+            content["results"].append(
+                {"model": name, "length": length, **found}
+            )
+            if options.out:
+                write(content, options.out)  # what is there, at any time
             print(f"{name}, {length}: done", file=sys.stderr, flush=True)
-    machine = {**results[0].pop("machine")}
-    loads = [machine.pop("load")]
-    loads += [r.pop("machine")["load"] for r in results[1:]]
-    machine["load"] = f"{min(loads)} to {max(loads)}"
-    command = ["python", "-m", "tools.bench.converted"]
-    command += ["--backend", options.backend]
-    content = {
-        "command": " ".join(command),
-        "machine": machine,
-        "results": results,
-    }
-    print("\n".join(tables(results)))
-    if options.out:
-        write(content, options.out)
+    print("\n".join(tables(content["results"])))
 
 
 def write(content, folder):

@@ -5,10 +5,14 @@ example leaves `model`, `history`, `seconds` and its scores in its namespace.
 """
 
 import json
+import math
 import pathlib
 import runpy
 import sys
 import tempfile
+
+import keras
+import numpy as np
 
 import keras_linattn
 from tools import _machine
@@ -20,6 +24,9 @@ class NoAttention(keras_linattn.mechanisms.Mechanism):
     """Returns zeros: shows what a model can do without attention."""
 
     traits = keras_linattn.mechanisms.Traits(causal=True, explicit=False)
+
+    def state_spec(self, num_heads, key_dim, value_dim):
+        return {}
 
     def attend(self, query, key, value, **unused):
         return 0 * (query + key + value)  # not zeros_like: all get gradients
@@ -43,7 +50,39 @@ def run(job):
         "history": names["history"].history,
         "machine": _machine.machine(),
         **({"steps": names["steps"]} if "metrics" in names else {}),
+        **state_of(names),
     }
+
+
+def state_of(names):
+    """Bytes that the recall model's attention keeps of the longest sequence.
+
+    They are what a stream of tokens needs: the states of linear mechanisms,
+    and the keys and values of softmax.
+    """
+    if not isinstance(names.get("accuracy"), dict):
+        return {}
+    length = names["test"][0][0].shape[1]
+    blocks = [
+        layer
+        for layer in names["model"].layers
+        if isinstance(layer, keras_linattn.LinearTransformerDecoder)
+    ]
+    return {"state_bytes": sum(state_bytes(x, length) for x in blocks)}
+
+
+def state_bytes(block, length):
+    """Bytes of one block's state, for one sequence."""
+    mechanism = block.mechanism
+    if keras_linattn.mechanisms.name_of(mechanism) == "softmax":
+        entry = {"name": "softmax", "cache_length": length}
+        mechanism = keras_linattn.mechanisms.get(entry)
+    size = block.input.shape[-1] // block.num_heads
+    spec = mechanism.state_spec(block.num_heads, size, size)
+    return sum(
+        math.prod(leaf.shape[1:]) * np.dtype(leaf.dtype).itemsize
+        for leaf in keras.tree.flatten(spec)
+    )
 
 
 def metrics_of(names):

@@ -10,6 +10,7 @@ ROWS = {
     "hybrid_window, 16": ({"name": "hybrid_window", "window": 16},),
     "linear_transformer + softmax": ("linear_transformer", "softmax"),
     "gated_delta + softmax": ("gated_delta", "softmax"),
+    "softmax + gated_delta": ("softmax", "gated_delta"),
     "gated_delta + local, 16": ("gated_delta", LOCAL),
 }
 

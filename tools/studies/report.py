@@ -37,10 +37,14 @@ def write(content, stem):
 
 def rows_of(results):
     """Returns a row for each task, mechanism and backend: all of its seeds."""
-    groups = {}
+    groups, tried = {}, {}
     for result in results:
         key = result["task"], result["mechanism"], result["backend"]
         groups.setdefault(key, []).append(result)
+    for key, group in groups.items():
+        tried[key] = rates_of(group)
+        best = max(tried[key], key=tried[key].get, default=None)
+        groups[key] = [x for x in group if x.get("rate") == best]
     return [
         {
             **dict(zip(("task", "mechanism", "backend"), key)),
@@ -53,9 +57,24 @@ def rows_of(results):
             "peak_mb": np.mean([x.get("peak_mb", np.nan) for x in group]),
             "seeds": [x["seed"] for x in group],
             "steps": group[0].get("steps"),
+            "state_bytes": group[0].get("state_bytes"),
+            "rates": tried[key],
         }
         for key, group in groups.items()
     ]
+
+
+def rates_of(group):
+    """Dict from each learning rate tried to the accuracy it trained to.
+
+    That is the accuracy of the last epoch, in percent, with the first seed:
+    test data do not choose a rate.
+    """
+    return {
+        result["rate"]: 100 * result["history"]["accuracy"][-1]
+        for result in sorted(group, key=lambda x: (x.get("rate", 0), x["seed"]))
+        if "rate" in result and result["seed"] == group[0]["seed"]
+    }
 
 
 def gains(rows):
@@ -112,7 +131,11 @@ def table(rows):
     """Returns the lines of a Markdown table."""
     metrics = list(rows[0]["metrics"])
     gained = gains(rows)
+    has_state = any(row["state_bytes"] is not None for row in rows)
+    rates = sorted({rate for row in rows for rate in row["rates"]})
     heads = ["mechanism", "backend", *metrics]
+    heads += ["state, bytes"] if has_state else []
+    heads += [f"trained at {rate}, %" for rate in rates]
     heads += ["of the teacher's gain, %", "steps"] if gained else []
     heads += ["seeds", "parameters"]
     heads += ["training, s", "peak memory, MB"]
@@ -124,6 +147,9 @@ def table(rows):
         values = list(row["metrics"].values())
         cells = [f"`{row['mechanism']}`", row["backend"]]
         cells += [spread(*item) for item in row["metrics"].items()]
+        if has_state:
+            cells += [f"{row['state_bytes'] or 0:,}"]
+        cells += [rate_cell(row["rates"], rate) for rate in rates]
         if gained:
             of_row = gained.get(number)
             cells += [spread("%", of_row) if of_row else "", str(row["steps"])]
@@ -132,6 +158,14 @@ def table(rows):
         cells += [f"{row['seconds']:.0f}", peak]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def rate_cell(rates, rate):
+    """Formats what was trained at the rate, the best one in bold."""
+    if rate not in rates:
+        return ""
+    bold = "**" if rates[rate] == max(rates.values()) else ""
+    return f"{bold}{rates[rate]:.1f}{bold}"
 
 
 def spread(name, values):
@@ -146,15 +180,20 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    width = 8 if len(rows) > MANY * len(tasks) else 4
+    wide = len(rows) > MANY * len(tasks) or len(rows[0]["metrics"]) > 1
+    width = 8 if wide else 4
+    columns = min(len(tasks), 16 // width)
+    lines = -(-len(tasks) // columns)
     figure, axes = pyplot.subplots(
-        1,
-        len(tasks),
-        figsize=(1 + width * len(tasks), 4.5),
+        lines,
+        columns,
+        figsize=(1 + width * columns, 4.5 * lines),
         squeeze=False,
         layout="constrained",
     )
-    for axis, task in zip(axes[0], tasks):
+    for axis in axes.flat[len(tasks) :]:
+        axis.remove()
+    for axis, task in zip(axes.flat, tasks):
         group = [row for row in rows if row["task"] == task]
         if len(group[0]["metrics"]) > 1:
             plot_lines(axis, group)
@@ -169,11 +208,20 @@ def plot(rows, path):
 
 
 def plot_lines(axis, rows):
-    """Draws a line for each mechanism, over the metrics."""
-    for row in rows:
+    """Draws a line for each mechanism, over the metrics; the best on top."""
+    last = list(rows[0]["metrics"])[-1]
+    rows = sorted(rows, key=lambda row: -np.mean(row["metrics"][last]))
+    for number, row in enumerate(rows):
         means = [np.mean(values) for values in row["metrics"].values()]
-        axis.plot(list(row["metrics"]), means, "o-", label=label_of(row))
-    axis.legend(fontsize="small")
+        label = label_of(row).replace("\n", ", ")
+        style = "o-" if number < MANY else "s--"  # as there are ten colours
+        width = 1.5 if number else 5  # the best one shows below its equals
+        axis.plot(
+            list(row["metrics"]), means, style, linewidth=width, label=label
+        )
+    if last.endswith("%"):
+        axis.set_ylim(0, 105)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def plot_dots(axis, rows):

@@ -42,11 +42,20 @@ class Study:
         mechanisms: names, or keys of `mechanisms.ROWS`, compared unless
             `--mechanism` says otherwise.
         page: name of the files, that of the study by default.
+        rates: dict from a task's name to the learning rates that each
+            mechanism is tried with, for tasks that have such a sweep. The
+            page has the best one of each mechanism.
     """
 
     tasks: dict
     mechanisms: tuple
     page: str | None = None
+    rates: dict = dataclasses.field(default_factory=dict)
+
+    def arguments(self, task, rate=None):
+        """Those of the task's example."""
+        rated = [] if rate is None else ["--learning-rate", str(rate)]
+        return [*self.tasks[task][1:], *rated]
 
 
 STUDIES = {
@@ -65,26 +74,41 @@ STUDIES = {
     ),
     "associative_recall": Study(
         {
-            "associative recall": ("associative_recall.py",),
-            "1,200 steps": ("associative_recall.py", "--epochs", "6"),
-            "256 pairs": (
+            "small state": (
                 "associative_recall.py",
-                "--epochs",
-                "20",
-                "--pairs",
-                *("16", "64", "256"),
+                *("--hidden-dim", "32", "--symbols", "32"),
+            ),
+            "small state, 1,200 steps": (
+                "associative_recall.py",
+                *("--hidden-dim", "32", "--symbols", "32", "--epochs", "6"),
+                *("--learning-rate", "0.01"),
+            ),
+            "small state, 64 pairs, 1,200 steps": (
+                "associative_recall.py",
+                *("--hidden-dim", "32", "--symbols", "64", "--epochs", "6"),
+                *("--learning-rate", "0.01", "--pairs", "8", "16", "32", "64"),
+            ),
+            "large state, 400 steps": ("associative_recall.py",),
+            "large state, 1,200 steps": (
+                "associative_recall.py",
+                *("--epochs", "6"),
             ),
         },
         (
             "softmax",
+            "gated_delta",
+            "softmax + gated_delta",
+            "gated_delta + softmax",
+            "kda",
+            "delta_rule",
             "linear_transformer",
             "retention",
-            "delta_rule",
-            "gated_delta",
-            "kda",
             "mamba2",
-            *mechanisms.ROWS,
+            "local, 16",
+            "hybrid_window, 16",
+            "no_attention",
         ),
+        rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
         {"20 Newsgroups, bytes": ("language_model.py", "--epochs", "2")},
@@ -120,6 +144,7 @@ def parse(arguments=None):
     add("--task", nargs="+", help="default: all of the study")
     add("--mechanism", nargs="+", help="default: those of the study")
     add("--seed", nargs="+", type=int, default=[0])
+    add("--rate", nargs="+", type=float, help="default: those of the task")
     add("--backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
     add("--jobs", type=int, default=1, help="at a time; > 1: a thread each")
     add("--smoke", action="store_true", help="tiny runs")
@@ -140,21 +165,23 @@ def parse(arguments=None):
 
 def jobs_of(options):
     """Returns the jobs, seed by seed: an early end leaves whole rows."""
-    jobs = []
+    study, jobs = STUDIES[options.study], []
     for seed, backend, mechanism, task in itertools.product(
         options.seed, options.backend, options.mechanism, options.task
     ):
-        example, *arguments = STUDIES[options.study].tasks[task]
-        jobs.append(
-            {
-                "task": task,
-                "example": str(EXAMPLES / example),
-                "arguments": arguments + ["--smoke"] * options.smoke,
-                "mechanism": mechanism,
-                "seed": seed,
-                "backend": backend,
-            }
-        )
+        for rate in options.rate or study.rates.get(task, (None,)):
+            arguments = study.arguments(task, rate)
+            jobs.append(
+                {
+                    "task": task,
+                    "example": str(EXAMPLES / study.tasks[task][0]),
+                    "arguments": arguments + ["--smoke"] * options.smoke,
+                    "mechanism": mechanism,
+                    "seed": seed,
+                    "backend": backend,
+                    **({} if rate is None else {"rate": rate}),
+                }
+            )
     return jobs
 
 
@@ -214,8 +241,8 @@ def run_job(job, one_thread=False):
 
 
 def describe(job):
-    names = ("task", "mechanism", "backend", "seed")
-    return ", ".join(str(job[name]) for name in names)
+    names = ("task", "mechanism", "backend", "seed", "rate")
+    return ", ".join(str(job[name]) for name in names if name in job)
 
 
 def main(arguments=None):

@@ -85,6 +85,7 @@ class Recall:
         self.symbols, _, self.data = definitions(
             "associative_recall.py",
             names,
+            args=types.SimpleNamespace(symbols=128),
             batch_size=batch_size,
             sizes=self.sizes,
         )

@@ -905,7 +905,7 @@ def _windowed(mechanism, window):
         return mechanism
     if not isinstance(mechanism, softmax):
         raise ValueError(
-            "`sliding_window` is honoured in softmax attention only. Received: "
+            "`sliding_window` works with softmax attention only. Received: "
             f"sliding_window={window!r} with the mechanism "
             f'`{type(mechanism).__name__}`. Pass `mechanism="softmax"`, or '
             "leave `sliding_window` out."
