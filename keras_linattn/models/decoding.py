@@ -145,6 +145,12 @@ def as_arrays(inputs, max_length, pad_id):
     if not isinstance(inputs, dict):
         tokens = np.asarray(ops.convert_to_numpy(inputs), "int32")
         inputs = {"token_ids": tokens, "padding_mask": tokens != pad_id}
+    if set(inputs) != {"token_ids", "padding_mask"}:
+        raise ValueError(
+            "A dict of prompts has the keys 'token_ids' and 'padding_mask'. "
+            f"Received: {sorted(inputs)}. Give each prompt a row of its own: "
+            "text is not generated for packed rows."
+        )
     inputs = {k: ops.convert_to_numpy(v) for k, v in inputs.items()}
     tokens = inputs["token_ids"].astype("int32")
     mask = inputs["padding_mask"].astype("bool")

@@ -408,6 +408,9 @@ def test_refuses_what_it_cannot_go_on_from(hub):
     for inputs in (["a", ""], np.zeros((1, 4), "int32")):
         with pytest.raises(ValueError, match="at least one token"):
             model.generate(inputs, max_length=4)
+    packed = {"tokens": prompts(9), "segment_ids": prompts(9)}
+    with pytest.raises(ValueError, match="a row of its own"):
+        model.generate(packed)
     model = lm(mechanism="softmax", layers_per_state=1)
     model.compile(sampler="greedy")
     with pytest.raises(ValueError, match="no recurrent form"):
