@@ -169,7 +169,8 @@ def test_linearize_page(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.once
-def test_distillation_page(capsys):
+def test_distillation_page(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     namespace = {}
     for block in python_blocks(ROOT / "docs" / "distillation.md"):
         exec(block, namespace)
