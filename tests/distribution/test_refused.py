@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import random
+from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core.devices import Split
@@ -25,7 +26,7 @@ def attend(mechanism, length=8, **options):
     mesh = keras.distribution.DeviceMesh(
         (1, 4), ("batch", "sequence"), devices=places
     )
-    heads = [random(2, 2, length, 4)] * 3
+    heads = [ops.convert_to_tensor(random(2, 2, length, 4))] * 3
     split = Split(mesh, "batch", length="sequence")
     attend_on_devices(mechanisms.get(mechanism), heads, split, **options)
 
