@@ -42,7 +42,6 @@ args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
 sizes, batch_size, steps, test_steps = args.pairs, 32, 200, 16
 epochs, hidden_dim, num_layers = args.epochs, args.hidden_dim, 2
-rate = args.learning_rate
 if args.smoke:
     sizes, batch_size, steps, test_steps = (2, 20), 4, 4, 1
     epochs, hidden_dim, num_layers = 1, 16, len(args.mechanism)
@@ -112,7 +111,7 @@ for number in range(num_layers):
 x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
 model = keras.Model(inputs, keras.layers.Dense(1 + 2 * SYMBOLS)(x))
 
-warmup = max(1, steps * epochs // 10)
+rate, warmup = args.learning_rate, max(1, steps * epochs // 10)
 schedule = keras.optimizers.schedules.CosineDecay(
     0.0, steps * epochs - warmup, warmup_target=rate, warmup_steps=warmup
 )
@@ -131,8 +130,7 @@ seconds = time.perf_counter() - start
 accuracy = {}
 for pairs in sizes:
     test = RecallBatches([pairs], test_steps, (2,))
-    score = model.evaluate(test, verbose=0, return_dict=True)
-    accuracy[pairs] = score["accuracy"]
+    _, accuracy[pairs] = model.evaluate(test, verbose=0)
     print(f"{pairs} pairs: {accuracy[pairs]:.1%}, a guess: {1 / pairs:.1%}")
 print(f"Trained in {seconds:.0f} s.")
 
@@ -147,7 +145,6 @@ plt.savefig(out / "recall.png", dpi=100)
 
 model.save(out / "model.keras")
 loaded = keras.saving.load_model(out / "model.keras")
-expected = model.predict(test[0][0], verbose=0)
-again = loaded.predict(test[0][0], verbose=0)
-np.testing.assert_allclose(again, expected, atol=1e-4)
+first, again = (m.predict(test[0][0], verbose=0) for m in (model, loaded))
+np.testing.assert_allclose(again, first, atol=1e-4)
 print(f"Files in {out}")

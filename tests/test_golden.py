@@ -11,7 +11,7 @@ from keras_linattn import mechanisms
 
 GOLDEN = pathlib.Path(__file__).with_name("golden")
 FILES = sorted(GOLDEN.glob("*/*.keras"))
-TOLERANCE = 1e-5  # relative to the largest output
+TOLERANCE = 2e-5  # relative to the largest output; norms amplify rounding
 BUDGET = 400_000  # bytes: a clone of the repository fetches all of them
 
 

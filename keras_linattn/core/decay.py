@@ -80,13 +80,12 @@ def running_decay(log_decay, chunks=None):
     largest = math.ceil(math.log2(-VANISHED * log_decay.shape[-2]))
     unit = 2.0 ** (largest - DIGITS)
     coarse = ops.stop_gradient(ops.round(log_decay / unit) * unit)
-    fine = log_decay - coarse
-    coarse = cumsum(coarse, axis=-2)
+    parts = coarse, log_decay - coarse
     if chunks is None:
-        return RunningDecay(coarse, cumsum(fine, axis=-2))
-    earlier = ops.cast(chunks.earlier(), fine.dtype)
+        return RunningDecay(*(cumsum(x, axis=-2) for x in parts))
     # Each document's from its own start: other documents would round them.
-    return RunningDecay(coarse, matmul(earlier, fine))
+    earlier = ops.cast(chunks.earlier(), log_decay.dtype)
+    return RunningDecay(*(matmul(earlier, x) for x in parts))
 
 
 def decay_between(running, chunks=None):

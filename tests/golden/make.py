@@ -65,7 +65,7 @@ def causal_lm():
         vocabulary_size=50,
         hidden_dim=8,
         intermediate_dim=12,
-        num_layers=4,
+        num_layers=2,
         num_heads=2,
         activation="silu",
         normalization="rms",
@@ -79,12 +79,7 @@ def causal_lm():
             "use_gate": True,
         },
         tie_embeddings=True,
-        mechanism=[
-            "gated_delta",
-            {"name": "local", "window": 5},
-            "linear_transformer",
-            {"name": "softmax", "cache_length": 32},
-        ],
+        mechanism=["gated_delta", {"name": "local", "window": 5}],
     )
 
 
