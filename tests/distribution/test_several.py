@@ -45,9 +45,10 @@ def several(*names, **environment):
 
 
 def check(report):
+    """In float64: rounding in float32 grows to 3e-5 in some gradients."""
     for name, found in report.items():
-        assert found["loss"] < 1e-5, name
-        assert found["gradients"] < 1e-5, name
+        assert found["loss"] < 1e-6, name
+        assert found["gradients"] < 1e-6, name
         check_sent(name, found["sent"])
 
 
@@ -73,7 +74,7 @@ def check_sent(name, sent):
 
 
 def test_data_and_tensor_data_and_sequence():
-    report = several("files", *SMALLEST)
+    report = several("files", *SMALLEST, FLOAT64="1")
     check(report)
     assert report["packed/data-tensor"]["weights"] < 0.75
     assert report["packed/data-sequence"]["temporary"] < 0.5
@@ -81,11 +82,7 @@ def test_data_and_tensor_data_and_sequence():
 
 @pytest.mark.release
 def test_all_splits_of_all_models():
-    """In float64: rounding in float32 grows to 3e-5 in some gradients."""
-    report = several(*ALL, FLOAT64="1")
-    check(report)
-    for name, found in report.items():
-        assert found["gradients"] < 1e-7, name
+    check(several(*ALL, FLOAT64="1"))
 
 
 @pytest.mark.release
