@@ -292,6 +292,15 @@ def content():
 
 
 @pytest.mark.once
+def test_how_much_longer_softmax_takes(bench):
+    times = {"group": "times", "kind": "step", "dim": 256}
+    results = {"keras_mha": {"rounds": [0.3]}, LINEAR: {"rounds": [0.2]}}
+    runs = [{**times, "length": n, "results": results} for n in (512, 1024)]
+    table = bench("report").softmax_table(runs)
+    assert table[-1] == f"| `{LINEAR}` | 256 | step | 1.50 | 1.50 |"
+
+
+@pytest.mark.once
 def test_page_and_pictures(bench, tmp_path):
     report = bench("report")
     report.write(content(), tmp_path)

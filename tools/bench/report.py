@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-FLOOR = "floor"
+FLOOR, SOFTMAX = "floor", "keras_mha"
 JSON = "benchmarks.json"
 BY_HAND = "<!-- Below this line by hand: the tool keeps it. -->"
 OPERATIONS = 12  # shown of a profile
@@ -72,7 +72,7 @@ def page(content):
             for kind, title in KINDS.items():
                 for group in by_dtype(of_part):
                     lines += times_table(group, kind, title)
-        lines += models_table(own)
+        lines += softmax_table(own) + models_table(own)
         lines += memory_table(own) + decoding_table(own) + profile_tables(own)
     return "\n".join([*lines, "", ""])
 
@@ -140,6 +140,34 @@ def times_table(runs, kind, title):
         lines += ["", "Its processor time and page faults:", ""]
         lines += table(["case", *lengths], used)
     return lines
+
+
+def softmax_table(runs):
+    """How many times as long Keras' causal softmax layer takes."""
+    rows, lengths = {}, []
+    for run in runs:
+        results = run.get("results", {})
+        if run["group"] != "times" or "rounds" not in results.get(SOFTMAX, ()):
+            continue
+        lengths.append(run["length"])
+        softmax = np.median(results[SOFTMAX]["rounds"])
+        for name in results:
+            if name.startswith("linear:") and "rounds" in results[name]:
+                place = f"`{name}`", f"{run['dim']:,}", run["kind"]
+                ratio = softmax / np.median(results[name]["rounds"])
+                rows.setdefault(place, {})[run["length"]] = f"{ratio:.2f}"
+    if not rows:
+        return []
+    lengths = sorted(set(lengths))
+    heads = ["case", "d_model", "kind", *(f"n = {n:,}" for n in lengths)]
+    cells = [
+        [*place, *(found.get(n, "") for n in lengths)]
+        for place, found in rows.items()
+    ]
+    title = (
+        f"Time of `{SOFTMAX}` over that of a case (above 1 the case is faster):"
+    )
+    return ["", title, "", *table(heads, cells)]
 
 
 def ratios(results, name, measure="rounds"):
