@@ -58,6 +58,12 @@ def finite_rows(*tensors):
     return finite
 
 
+@backends.per_backend
+def known_finite(*tensors):
+    """Whether all numbers are finite; `False` where only the run time knows."""
+    return False
+
+
 def rows_after(finite, documents=None):
     """Bool `[B, H, T, 1]`: the rows from the first non-finite one on.
 

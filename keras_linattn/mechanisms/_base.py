@@ -8,6 +8,7 @@ from keras import ops
 from keras import tree
 
 from keras_linattn.core.arguments import takes_numpy
+from keras_linattn.core.backends import fast_forms
 from keras_linattn.core.documents import documents_of
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
@@ -17,6 +18,7 @@ from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.packed_pieces import PackedPieces
 from keras_linattn.core.poison import Contained
 from keras_linattn.core.poison import Uncontained
+from keras_linattn.core.poison import known_finite
 from keras_linattn.mechanisms._checks import check_heads
 from keras_linattn.mechanisms._checks import check_other_lengths
 from keras_linattn.mechanisms._states import check_state_dtype
@@ -325,7 +327,7 @@ class Mechanism(keras.layers.Layer):
         if is_empty(query.shape):
             output = self._see_nothing(query, key, value)
         else:
-            contained = self._contained(query, key, value, packed)
+            contained = self._contained(query, key, value, packed, state=state)
             state = tree.map_structure(contained.take_in, state)
             output, state = self.advance(
                 state,
@@ -387,11 +389,13 @@ class Mechanism(keras.layers.Layer):
             key, value = hide(key, key_mask), hide(value, key_mask)
         return query, key, value
 
-    def _contained(self, query, key, value, packed, causal=True):
+    def _contained(self, query, key, value, packed, causal=True, state=None):
         """Heads in which NaN of one document cannot reach another."""
         documents = packed.get("documents")
         apart = documents is None or not documents.one_sequence
         if apart or self.keeps_near:
+            return Uncontained(query, key, value)
+        if state is None and fast_forms() and known_finite(query, key, value):
             return Uncontained(query, key, value)
         return Contained(query, key, value, documents, causal)
 

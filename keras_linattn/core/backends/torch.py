@@ -258,19 +258,22 @@ def divide_by_size(x, count, epsilon):
 
 def run_contained(function, *tensors, documents=None):
     """Only the function, if all numbers are finite."""
-    if not _is_eager_on("cpu", *tensors):
-        return NotImplemented
-    return function(*tensors) if _all_finite(*tensors) else NotImplemented
+    return function(*tensors) if known_finite(*tensors) else NotImplemented
 
 
 def _all_finite(*tensors):
     return all(x.detach().sum().isfinite() for x in tensors)
 
 
+def known_finite(*tensors):
+    """Without a wait on a CPU only."""
+    return _is_eager_on("cpu", *tensors) and _all_finite(*tensors)
+
+
 def attend_near(query, key, value, near):
     """Without a search for rows that are not finite, if there are none."""
     heads = query, key, value
-    if not (_is_eager_on("cpu", *heads) and _all_finite(*heads)):
+    if not known_finite(*heads):
         return NotImplemented
     output = windows.attend_finite(*heads, near)
     return join_chunks(output, query.shape[2])
