@@ -16,7 +16,6 @@ from keras_linattn_cli.progress import progress
 SOFTMAX = "softmax (Keras)"
 KINDS = ("forward", "step")
 ROUNDS = 7
-PART_OF_MEMORY = 0.6  # of what is free, the most that softmax may take
 HEADINGS = (
     "attention",
     "forward, ms",
@@ -97,16 +96,13 @@ def _layers(options):
     from keras_linattn.testing import timing
 
     makers, refused = {}, {}
-    free = timing.free_memory()
     for kind in KINDS:
         needed = timing.softmax_memory(
             options.batch, options.heads, options.length, kind == "step"
         )
-        if needed > PART_OF_MEMORY * free:
-            refused[f"{SOFTMAX}, {kind}"] = (
-                f"not measured, needs about {needed / 1e9:.0f} GB of "
-                f"{free / 1e9:.0f} GB free"
-            )
+        lack = timing.lack_of_memory(needed)
+        if lack is not None:
+            refused[f"{SOFTMAX}, {kind}"] = f"not measured, {lack}"
         else:
             makers[SOFTMAX, kind] = lambda: _softmax(options)
     for name in options.mechanism or _suitable(options.causal):

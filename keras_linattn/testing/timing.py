@@ -14,6 +14,8 @@ from keras import ops
 
 from keras_linattn.core import backends
 
+PART_OF_MEMORY = 0.6  # of what is free, the most that a measurement may take
+
 
 def forward(layer):
     """Callable of a tensor: the layer compiled, without gradients.
@@ -56,6 +58,17 @@ def softmax_memory(batch, heads, length, step):
     Scores and weights, and with `step` their gradients.
     """
     return (6 if step else 3) * 4 * batch * heads * length**2
+
+
+def lack_of_memory(needed):
+    """Says why arrays of so many bytes should not be made, or `None`.
+
+    They may take 0.6 of what is free.
+    """
+    free = free_memory()
+    if needed <= PART_OF_MEMORY * free:
+        return None
+    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
 
 
 def free_memory():

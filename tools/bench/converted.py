@@ -91,11 +91,11 @@ def measure(job):
 
 def too_large(name, length):
     """Why the whole pass is not measured, or `None`."""
-    needed = timing.softmax_memory(1, SIZES["num_heads"], length, step=False)
-    free = timing.free_memory()
-    if name != "softmax" or needed <= 0.6 * free:
+    if name != "softmax":
         return None
-    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
+    return timing.lack_of_memory(
+        timing.softmax_memory(1, SIZES["num_heads"], length, step=False)
+    )
 
 
 def empty_cache(model, length):
@@ -259,11 +259,7 @@ def write(content, folder):
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / "linearize_speed"
     report.write_json(content, stem.with_suffix(".json"))
-    path, by_hand = stem.with_suffix(".md"), "\n"
-    if path.is_file():
-        old = path.read_text(encoding="utf-8")
-        by_hand = old.partition(report.BY_HAND)[2] or by_hand
-    path.write_text(page(content) + report.BY_HAND + by_hand, encoding="utf-8")
+    report.write_page(page(content), stem.with_suffix(".md"))
     draw(content["results"], stem.with_suffix(".png"))
 
 

@@ -143,12 +143,10 @@ def make(name, shape):
 
 def too_large(name, shape, context):
     """Why a cache of this length is not measured, or `None`."""
-    # The cache, its updated halves and their stack are there at once.
-    needed = 3 * 2 * 4 * context * shape.dim
-    free = timing.free_memory()
-    if name != CACHE or needed <= 0.6 * free:
+    if name != CACHE:
         return None
-    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
+    # The cache, its updated halves and their stack are there at once.
+    return timing.lack_of_memory(3 * 2 * 4 * context * shape.dim)
 
 
 def size_of(state):

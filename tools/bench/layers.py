@@ -16,7 +16,6 @@ from tools.bench import runtime
 
 KINDS = {"forward": timing.forward, "step": timing.training_step}
 SHORTEST = 0.02  # seconds; faster calls are repeated within a measurement
-PART_OF_MEMORY = 0.6  # of what is free, the most that a case may take
 CHECKS = (  # what `--verify some` runs before a number is reported
     "check_matches_reference",
     "check_causal_matches_reference",
@@ -145,8 +144,4 @@ def too_large(case, shape, kind):
     """Why a case is not run at this shape, or `None`."""
     if case.largest is None:
         return None
-    needed = case.largest(shape, kind == "step")
-    free = timing.free_memory()
-    if needed <= PART_OF_MEMORY * free:
-        return None
-    return f"needs about {needed / 1e9:.0f} GB of {free / 1e9:.0f} GB free"
+    return timing.lack_of_memory(case.largest(shape, kind == "step"))

@@ -321,16 +321,20 @@ def write(content, folder):
     from tools.bench import pictures
 
     write_json(content, folder / JSON)
-    path = folder / "benchmarks.md"
-    kept = "\n"
-    if path.is_file():
-        kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
     shown = pictures.draw(content["runs"], folder)
     # Profiles are for the terminal: they describe one machine on one day.
     runs = [run for run in content["runs"] if run["group"] != "profile"]
     text = page({**content, "runs": runs}) + "".join(
         f"![{t}]({n})\n\n" for n, t in shown
     )
+    write_page(text, folder / "benchmarks.md")
+
+
+def write_page(text, path):
+    """Writes a page, of which the part by hand stays as it is."""
+    kept = "\n"
+    if path.is_file():
+        kept = path.read_text(encoding="utf-8").partition(BY_HAND)[2] or kept
     path.write_text(text + BY_HAND + kept, encoding="utf-8")
 
 
