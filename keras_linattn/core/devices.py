@@ -162,11 +162,14 @@ class Pieces:
             merge: callable `(own, state)` that returns the next state.
             start: tensor, the state before the first piece.
         """
-        every, place = self.all(own), self.place
-        state = start
+        every, place, state = self.all(own), self.place, start
         for number in range(self.count - 1):
-            after = merge(every[number], state)
+            after = merge(every[number], self._kept(number, state, start))
             state = ops.where(number < place, after, state)
+        return state
+
+    def _kept(self, number, state, start):
+        """What a piece leaves of the state of the others, before its own."""
         return state
 
 

@@ -20,7 +20,8 @@ class PackedPieces(Pieces):
     """`Pieces` of rows that hold several documents; in `on_each_device`.
 
     Sums and states of other pieces are those of one document only: the one
-    that goes on from there to this piece.
+    that goes on from there to this piece. So in `before` the argument `own` is
+    the effect of the last document of this piece.
 
     Args:
         pieces: `Pieces`.
@@ -81,18 +82,6 @@ class PackedPieces(Pieces):
         """The sum over the pieces before, of the document that goes on."""
         return self.before(x, ops.add, ops.zeros_like(x))
 
-    def before(self, own, merge, start):
-        """Returns the state of document 0 after all pieces before this one.
-
-        Args: see `Pieces`; `own` is the effect of the last document of this
-            piece on a state.
-        """
-        every, place, state = self.all(own), self.place, start
-        for number in range(self.count - 1):
-            after = self._merged(number, every, merge, state, start)
-            state = ops.where(number < place, after, state)
-        return state
-
     def after(self, own, merge, start):
         """Returns the state of the last document, in the pieces after this one.
 
@@ -100,15 +89,15 @@ class PackedPieces(Pieces):
         """
         every, place, state = self.all(own), self.place, start
         for number in range(self.count - 1, 0, -1):
-            after = self._merged(number, every, merge, state, start)
+            after = merge(every[number], self._kept(number, state, start))
             state = ops.where(number > place, after, state)
         return state
 
-    def _merged(self, number, every, merge, state, start):
+    def _kept(self, number, state, start):
+        """The state, or `start` where no document goes on through a piece."""
         goes_on = self._goes_on[number]  # (B, 1)
         goes_on = ops.reshape(goes_on, (-1,) + (1,) * (len(state.shape) - 1))
-        # Selected: 0 * NaN is NaN.
-        return merge(every[number], ops.where(goes_on, state, start))
+        return ops.where(goes_on, state, start)  # selected: 0 * NaN is NaN
 
 
 def _end_ids(ids, mask):

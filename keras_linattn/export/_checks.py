@@ -39,6 +39,16 @@ def check_local(name, path):
         )
 
 
+def check_is_free(path, way_out):
+    """That nothing is at `path`; `way_out` says how to replace what is."""
+    if os.path.lexists(path):
+        raise FileExistsError(
+            "`path` must not exist. "
+            f"Received: path={os.fspath(path)!r}, which exists. "
+            f"Choose another path, or {way_out}."
+        )
+
+
 def check_tensorflow():
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(

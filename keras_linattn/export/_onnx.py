@@ -9,6 +9,7 @@ import tempfile
 
 import keras
 
+from keras_linattn.export._checks import check_is_free
 from keras_linattn.export._checks import check_local
 from keras_linattn.export._checks import check_model
 
@@ -55,11 +56,8 @@ def export_onnx(
     check_local("path", path)
     _check_backend()
     path = pathlib.Path(path)
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(
-            f"`path` must not exist. Received: path={str(path)!r}, which "
-            "exists. Choose another path, or pass `overwrite=True`."
-        )
+    if not overwrite:
+        check_is_free(path, "pass `overwrite=True`")
     import onnx
 
     path.parent.mkdir(parents=True, exist_ok=True)

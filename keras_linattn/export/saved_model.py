@@ -14,6 +14,7 @@ import tempfile
 import keras
 
 from keras_linattn.export._archive import write_saved_model
+from keras_linattn.export._checks import check_is_free
 from keras_linattn.export._checks import check_local
 from keras_linattn.export._checks import check_model
 from keras_linattn.export._checks import check_tensorflow
@@ -122,16 +123,9 @@ def _export(model, path, verbose):
 
 def _check_path(path, overwrite):
     check_local("path", path)
-    if not os.path.lexists(path):
-        return
     if not overwrite:
-        raise FileExistsError(
-            "`path` must not exist. "
-            f"Received: path={os.fspath(path)!r}, which exists. "
-            "Choose another path, or replace a SavedModel with "
-            "`overwrite=True`."
-        )
-    if not _is_replaceable(pathlib.Path(path)):
+        check_is_free(path, "replace a SavedModel with `overwrite=True`")
+    elif os.path.lexists(path) and not _is_replaceable(pathlib.Path(path)):
         raise FileExistsError(
             "`overwrite=True` replaces a SavedModel or an empty folder only. "
             f"Received: path={os.fspath(path)!r}, which has no "

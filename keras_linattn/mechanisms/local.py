@@ -208,8 +208,8 @@ class Local(WindowMechanism):
             return self.advance(state, query, key, value, **options)[0]
 
         def with_neighbours(x, axis):
-            first, _ = ops.split(x, [before], axis=axis)
-            _, last = ops.split(x, [length - before], axis=axis)
+            first, _ = split_at(x, [before], axis)
+            _, last = split_at(x, [length - before], axis)
             parts = pieces.from_left(last), x, pieces.from_right(first)
             return ops.concatenate(parts, axis=axis)
 

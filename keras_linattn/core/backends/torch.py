@@ -261,13 +261,11 @@ def run_contained(function, *tensors, documents=None):
     return function(*tensors) if known_finite(*tensors) else NotImplemented
 
 
-def _all_finite(*tensors):
-    return all(x.detach().sum().isfinite() for x in tensors)
-
-
 def known_finite(*tensors):
     """Without a wait on a CPU only."""
-    return _is_eager_on("cpu", *tensors) and _all_finite(*tensors)
+    return _is_eager_on("cpu", *tensors) and all(
+        x.detach().sum().isfinite() for x in tensors
+    )
 
 
 def attend_near(query, key, value, near):
