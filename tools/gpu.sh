@@ -49,7 +49,7 @@ conformance() {
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
         timeout 120 python3 -m pytest -o filterwarnings= -o addopts= -q \
-        --numprocesses=8 --dist=worksteal tests/test_conformance.py tests/gpu \
+        --numprocesses=14 --dist=worksteal tests/test_conformance.py tests/gpu \
         -k "$(join_by ' or ' test_fla "${mechanisms[@]}")" \
         >"$2/conformance.txt" 2>&1 || true
     tail -n 15 "$2/conformance.txt"
@@ -63,7 +63,7 @@ join_by() {
 
 times() {
     local extra=()
-    [ "$1" != torch ] || extra=(peer:fla_gated_delta)
+    [ "$1" != torch ] || extra=(peer:fla_gated_delta peer:fla_kda)
     echo "== $1: times"
     timeout 200 python3 -m tools.bench --backend "$1" --group times \
         --case "${cases[@]}" "${extra[@]}" --length 8192 2048 \

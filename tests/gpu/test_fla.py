@@ -81,6 +81,7 @@ def taken(monkeypatch):
     if not torch.cuda.is_available():
         kernels = ("delta", "vector_delta", "decay", "vector_decay")
         monkeypatch.setattr(_fla, "_takes", lambda *_: True)
+        monkeypatch.setattr(_fla, "_gradients_work", lambda _: True)
         monkeypatch.setattr(
             backends.current(),
             "_by_fla",
@@ -163,6 +164,29 @@ def test_kernels_equal_the_portable_form(name, packed, taken):
     wanted = without_kernels(mechanism, heads, state, segments)
     compare(found, wanted[:2])
     compare(results(mechanism, heads, state, segments), wanted)
+
+
+def test_gradients_take_a_kernel_that_is_compiled_rightly(taken, monkeypatch):
+    from keras_linattn.core.backends import _fla
+
+    monkeypatch.setattr(_fla, "_gradients_work", lambda name: "vector" in name)
+    kernels = _fla._kernels()
+    used = []
+
+    def recorded(name):
+        def kernel(*args, **kwargs):
+            used.append(name)
+            return kernels[name](*args, **kwargs)
+
+        return kernel
+
+    by_name = {name: recorded(name) for name in kernels}
+    monkeypatch.setattr(_fla, "_kernels", lambda: by_name)
+    for name in ("gated_delta", "retention"):
+        mechanism, heads, state = mechanism_and_inputs(name)
+        wanted = without_kernels(mechanism, heads, state, None)
+        compare(results(mechanism, heads, state, None), wanted)
+    assert used == ["vector_delta", "vector_decay"]
 
 
 def test_float32_stays_exact(taken):

@@ -240,11 +240,19 @@ def linformer(shape):
     )
 
 
-@peer("fla_gated_delta", causal=True)
-def fla_gated_delta(shape):
-    """flash-linear-attention's kernel between projections like ours; CUDA."""
+def _fla(shape, kernel, decays):
+    """One of flash-linear-attention's kernels between projections like ours.
+
+    It needs CUDA.
+
+    Args:
+        shape: `cases.Shape`.
+        kernel: str, module and function below `fla.ops`.
+        decays: callable, the decays of a head to the argument `g`.
+    """
     torch = library("torch")
-    rule = library("fla.ops.gated_delta_rule").chunk_gated_delta_rule
+    module, function = kernel.split(":")
+    rule = getattr(library(f"fla.ops.{module}"), function)
 
     class SelfAttention(torch.nn.Module):
         def __init__(self):
@@ -268,7 +276,7 @@ def fla_gated_delta(shape):
                 query,
                 key,
                 value,
-                g=torch.nn.functional.logsigmoid(decay.float()),
+                g=decays(torch.nn.functional.logsigmoid(decay.float())),
                 beta=step.sigmoid(),
                 scale=1.0,
                 use_qk_l2norm_in_kernel=True,
@@ -279,3 +287,18 @@ def fla_gated_delta(shape):
             return self.output(attended.flatten(-2))
 
     return SelfAttention()
+
+
+@peer("fla_gated_delta", causal=True)
+def fla_gated_delta(shape):
+    return _fla(shape, "gated_delta_rule:chunk_gated_delta_rule", lambda g: g)
+
+
+@peer("fla_kda", causal=True)
+def fla_kda(shape):
+    """The same decays, by the kernel that has one for each feature."""
+    return _fla(
+        shape,
+        "kda:chunk_kda",
+        lambda g: g[..., None].expand(*g.shape, shape.key_dim),
+    )

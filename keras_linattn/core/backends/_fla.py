@@ -48,19 +48,18 @@ def _gradients_work(name):
     )
 
 
-def _takes(name, query, tensors):
-    """Whether the kernel is installed and is correct for such tensors."""
+def _takes(name, query):
+    """Whether the kernel is installed and takes such heads."""
     dim = query.shape[-1]
     return (
         backends.given_dtype() in HALF
         and SMALLEST <= dim <= LARGEST
         and name in _kernels()
-        and (
-            _gradients_work(name)
-            or not torch.is_grad_enabled()
-            or not any(x.requires_grad for x in tensors)
-        )
     )
+
+
+def _needs_gradients(tensors):
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def product(name, query, key, value, log_decay, state, starts, beta=None):
@@ -81,8 +80,12 @@ def product(name, query, key, value, log_decay, state, starts, beta=None):
     """
     gates = {"g": log_decay} if beta is None else {"g": log_decay, "beta": beta}
     tensors = (query, key, value, *gates.values(), state)
-    if not _takes(name, query, tensors):
+    if not _takes(name, query):
         return NotImplemented
+    if _needs_gradients(tensors) and not _gradients_work(name):
+        # A decay of each feature has a kernel of its own, which is sound.
+        name = f"vector_{name}"
+        gates["g"] = log_decay.expand(*key.shape)
     half = HALF[backends.given_dtype()]
     heads = [x.transpose(1, 2).to(half) for x in (query, key, value)]
     gates = {n: _gate(x) for n, x in gates.items()}
