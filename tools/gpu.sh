@@ -2,17 +2,19 @@
 # Checks and measures the package on a machine with one NVIDIA GPU.
 #
 #   bash tools/gpu.sh prepare              # here: fetches wheels into .gpu/
-#   bash tools/gpu.sh run FOLDER [PART]    # there: results in FOLDER
+#   bash tools/gpu.sh run FOLDER [PARTS] [BACKENDS]    # there
 #
-# PART is `times` (4 minutes), `conformance` (2 minutes) or, by default, both.
+# PARTS are `tune` (2 minutes), `times` (4) and `conformance` (4): all three by
+# default, in this order, for torch and JAX. A part that a time limit stops
+# prints what it has. MECHANISMS="NAME ..." asks for fewer in `conformance`.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
 # of torch and JAX, pytest and matplotlib. Copy the working tree with .gpu/ to
 # it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join` reads.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mechanisms=(modified_linformer linear_transformer gated_delta retention kda
-    mamba2 local)
+all="modified_linformer linear_transformer gated_delta retention kda mamba2"
+mechanisms=(${MECHANISMS:-$all local})
 cases=(floor both:modified_linformer linear:modified_linformer
     linear:linear_transformer linear:gated_delta linear:retention
     linear:gated_linear linear:kda linear:mamba2
@@ -40,7 +42,7 @@ install() {
     export PYTHONUNBUFFERED=1
     # The processes of the tests share the GPU: JAX must not take all of it.
     export XLA_PYTHON_CLIENT_PREALLOCATE=false
-    # Triton tunes fla's kernels for 45 s; a later process takes the result.
+    # A later process takes the kernels that Triton has tuned.
     export TRITON_CACHE_AUTOTUNING=1
 }
 
@@ -48,17 +50,29 @@ conformance() {
     echo "== $1: conformance"
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
-        timeout 120 python3 -m pytest -o filterwarnings= -o addopts= -q \
-        --numprocesses=14 --dist=worksteal tests/test_conformance.py tests/gpu \
+        timeout --signal=INT 120 python3 -m pytest -o filterwarnings= \
+        -o addopts= -q --tb=short -p no:benchmark --numprocesses=14 --dist=worksteal tests/test_conformance.py tests/gpu \
         -k "$(join_by ' or ' test_fla "${mechanisms[@]}")" \
         >"$2/conformance.txt" 2>&1 || true
-    tail -n 15 "$2/conformance.txt"
+    grep -E "^(FAILED|ERROR|E  )|passed|failed" "$2/conformance.txt" | tail -n 40
 }
 
 join_by() {
     local joined="$2"
     for word in "${@:3}"; do joined+="$1$word"; done
     echo "$joined"
+}
+
+# Triton needs 40 s for each of fla's kernels: side by side, before the times.
+tune() {
+    [ "$1" = torch ] || return 0
+    echo "== $1: tune"
+    for name in gated_delta kda retention gated_linear; do
+        timeout 150 python3 -m tools.bench --backend torch --group times \
+            --case "linear:$name" --length 8192 --batch 8 --dtype bfloat16 \
+            --rounds 1 --verify no --out "$(mktemp -d)" >/dev/null &
+    done
+    wait
 }
 
 times() {
@@ -72,12 +86,12 @@ times() {
 }
 
 run() {
-    mkdir -p "$1/torch" "$1/jax"
+    for backend in $3; do mkdir -p "$1/$backend"; done
     install
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv \
         | tee "$1/gpu.txt"
     for part in $2; do
-        for backend in torch jax; do
+        for backend in $3; do
             "$part" "$backend" "$1/$backend"
         done
     done
@@ -86,11 +100,11 @@ run() {
 case "${1:-}" in
     prepare) prepare ;;
     run)
-        folder="${2:?usage: bash tools/gpu.sh run FOLDER [PART]}"
-        run "$folder" "${3:-times conformance}"
+        folder="${2:?usage: bash tools/gpu.sh run FOLDER [PARTS] [BACKENDS]}"
+        run "$folder" "${3:-tune times conformance}" "${4:-torch jax}"
         ;;
     *)
-        sed -n '2,10p' "${BASH_SOURCE[0]}" | cut -c3-
+        sed -n '2,11p' "${BASH_SOURCE[0]}" | cut -c3-
         exit 2
         ;;
 esac

@@ -52,7 +52,7 @@ PEERS = (
     "nystrom_attention",
     "linformer",
 )
-CUDA_PEERS = ("fla_gated_delta", "fla_kda")  # by name only: --peers runs on CPUs
+CUDA_PEERS = ("fla_gated_delta", "fla_kda")  # by name only: need a GPU
 HUB_PEERS = ("keras_hub_gated_delta", "keras_hub_rwkv7")  # any backend
 CASES = (
     "floor",
