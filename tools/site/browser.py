@@ -3,8 +3,8 @@
     python -m tools.site.browser out/quickstart/model.keras
 
 writes docs/browser/model.onnx from the model that tools/quickstart.sh trains,
-and prints its accuracy on the whole test texts. Needs the TensorFlow backend and
-the extra `onnx`. The site brings ONNX Runtime Web along, which `npm pack`
+and prints its accuracy on the whole test texts. Needs the TensorFlow backend
+and the extra `onnx`. The site brings ONNX Runtime Web along, which `npm pack`
 fetches once into .data.
 """
 
