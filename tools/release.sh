@@ -19,8 +19,10 @@ python_of() { # VERSION...: the first of these that is installed
     for version in "$@"; do
         for python in "python$version" \
             "$HOME/.pyenv/versions/$version".*/bin/python; do
-            # pyenv has a command for versions that it will not run.
-            "$python" -c "" 2>/dev/null && echo "$python" && return
+            # pyenv has a command for versions that it will not run, and
+            # Debian packages ensurepip, which a venv needs, by itself.
+            "$python" -c "import ensurepip" 2>/dev/null && echo "$python" \
+                && return
         done
     done
     command -v python3
