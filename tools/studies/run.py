@@ -111,8 +111,17 @@ STUDIES = {
         rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
-        {"20 Newsgroups, bytes": ("language_model.py", "--epochs", "2")},
-        ("gated_delta", "softmax"),
+        {"20 Newsgroups, bytes": ("../tools/studies/language_model.py",)},
+        (
+            "softmax",
+            "gated_delta",
+            "3 gated_delta + softmax",
+            "kda",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 128",
+        ),
     ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
