@@ -27,6 +27,9 @@ def parse():
     add = parser.add_argument
     add("--mechanism", nargs="+", default=["gated_delta"], help="repeats")
     add("--steps", type=int, default=1200)
+    add("--length", type=int, default=512, help="bytes of a window")
+    add("--width", type=int, default=256)
+    add("--blocks", type=int, default=4)
     add("--seed", type=int, default=0)
     add("--out", help="not used: the caller keeps the results")
     add("--smoke", action="store_true", help="a tiny, quick run")
@@ -108,15 +111,16 @@ def by_distance(bits, length):
 
 if __name__ == "__main__":
     args = parse()
-    length, batch_size, tested, width, blocks = 512, 32, 1 << 20, 256, 4
+    batch_size, tested = 32, 1 << 20
     if args.smoke:
-        args.steps, length, batch_size, tested = 4, 32, 2, 2048
-        width = 16
+        args.steps, args.length, args.width = 4, 32, 16
+        batch_size, tested = 2, 2048
+    length = args.length
     entries = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
     train, test = newsgroups()
     test = test[:tested]
     keras.utils.set_random_seed(args.seed)
-    model = make_model(entries, width, blocks)
+    model = make_model(entries, args.width, args.blocks)
     model.compile(
         make_optimizer(args.steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
