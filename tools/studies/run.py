@@ -111,8 +111,24 @@ STUDIES = {
         rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
-        {"20 Newsgroups, bytes": ("language_model.py", "--epochs", "2")},
-        ("gated_delta", "softmax"),
+        {
+            "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
+            "20 Newsgroups, bytes, small and short": (
+                "../tools/studies/language_model.py",
+                *("--width", "128", "--blocks", "4", "--length", "256"),
+                *("--steps", "300"),
+            ),
+        },
+        (
+            "softmax",
+            "gated_delta",
+            "3 gated_delta + softmax",
+            "kda",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 128",
+        ),
     ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},

@@ -169,6 +169,20 @@ class ListOps:
         return 100 * score["accuracy"]
 
 
+def newsgroups():
+    """The texts of 20 Newsgroups for training and for tests, joined: bytes."""
+    sys.path.insert(0, str(EXAMPLES))
+    data = importlib.import_module("data")
+    (train, _), (test, _), _ = data.load_texts("20newsgroups")
+    return b"\n".join(train), b"\n".join(test)
+
+
+def windows(text, length):
+    """Ids `(N, length)` of a text's bytes, and of the bytes after them."""
+    (function,) = definitions("language_model.py", ("windows",), length=length)
+    return function(text)
+
+
 class LanguageModel:
     """The bytes of 20 Newsgroups; the score is in bits per byte."""
 
@@ -183,14 +197,9 @@ class LanguageModel:
         if smoke:
             self.steps, length, self.batch_size, tested = 20, 32, 4, 1024
             self.sizes = {"hidden_dim": 16, "num_layers": 1}
-        (windows,) = definitions(
-            "language_model.py", ("windows",), length=length
-        )
-        sys.path.insert(0, str(EXAMPLES))
-        data = importlib.import_module("data")
-        (train, _), (test, _), _ = data.load_texts("20newsgroups")
-        self.train = windows(b"\n".join(train))
-        self.test = windows(b"\n".join(test)[:tested])
+        train, test = newsgroups()
+        self.train = windows(train, length)
+        self.test = windows(test[:tested], length)
 
     def model(self, mechanism):
         return keras_linattn.models.CausalLM(mechanism=mechanism, **self.sizes)
