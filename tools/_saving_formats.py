@@ -121,6 +121,8 @@ EXPORTED = {
     "litert": litert,
 }
 FORMATS = (*KEPT, *EXPORTED)
+# Under another backend each model is refused.
+WRITTEN_UNDER = {"onnx": ("tensorflow",), "litert": ("tensorflow", "torch")}
 BACKENDS = ("tensorflow", "jax", "torch")
 RUNTIMES = {  # that load what Keras does not
     "tf_saved_model": "tf.saved_model",
@@ -148,6 +150,10 @@ def missing(form):
 
 def run_exported(form, model, stem):
     return visible(EXPORTED[form](model, stem))
+
+
+def is_refused(form, backend):
+    return backend not in WRITTEN_UNDER.get(form, BACKENDS)
 
 
 def loaded_under(form, saved):

@@ -32,6 +32,7 @@ import _process  # noqa: E402  (after the choice of a backend)
 import _saving_report  # noqa: E402  (after the choice of a backend)
 from _saving_formats import BACKENDS  # noqa: E402
 from _saving_formats import FORMATS  # noqa: E402
+from _saving_formats import KEPT  # noqa: E402
 from _saving_formats import PACKAGES  # noqa: E402
 from _saving_formats import loaded_under  # noqa: E402
 from _saving_formats import missing  # noqa: E402
@@ -107,7 +108,8 @@ def compute(jobs, say=lambda line: None):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "jobs.json").write_text(json.dumps(list(jobs)))
-        for phase in ("save", "load"):
+        kept = any(form in KEPT for form, *_ in jobs)
+        for phase in ("save", "load") if kept else ("save",):
             search = functools.partial(work, phase, folder=folder, say=say)
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
                 found = list(pool.map(search, SLOWEST_FIRST))

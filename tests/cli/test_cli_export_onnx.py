@@ -15,8 +15,8 @@ TENSORFLOW = keras.backend.backend() == "tensorflow"
 @pytest.fixture
 def model_file(tmp_path):
     path = tmp_path / "model.keras"
-    inputs = keras.Input((3,), name="x")
-    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(path)
+    layers = [keras.Input((3,), name="x"), keras.layers.Dense(2)]
+    keras.Sequential(layers).save(path)
     return path
 
 
