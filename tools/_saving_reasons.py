@@ -54,11 +54,11 @@ REASONS = (
         OTHER_BACKEND,
     ),
     Reason(
-        "bfloat16 (tf2onnx)",
+        "bfloat16 (ONNX Runtime)",
         ("onnx",),
         ("tensorflow",),
-        r"bound to different types",
-        "tf2onnx writes float16 beside bfloat16, and ONNX Runtime refuses.",
+        r"tensor\(bfloat16\)|bound to different types",
+        "ONNX Runtime lacks operations in bfloat16, such as `Where`.",
         "Export a float32 or mixed_float16 model.",
     ),
     Reason(
