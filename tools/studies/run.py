@@ -113,11 +113,6 @@ STUDIES = {
     "language_model": Study(
         {
             "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
-            "20 Newsgroups, bytes, small and short": (
-                "../tools/studies/language_model.py",
-                *("--width", "128", "--blocks", "4", "--length", "256"),
-                *("--steps", "300"),
-            ),
         },
         (
             "softmax",
