@@ -125,6 +125,27 @@ STUDIES = {
             "local, 128",
         ),
     ),
+    "memory": Study(
+        {
+            "selective copying": (
+                "../tools/studies/memory.py",
+                *("--task", "copying"),
+            ),
+            "a needle": ("../tools/studies/memory.py", "--task", "needle"),
+        },
+        (
+            "softmax",
+            "gated_delta",
+            "softmax + gated_delta",
+            "kda",
+            "delta_rule",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 16",
+            "no_attention",
+        ),
+    ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),

@@ -91,11 +91,12 @@ class Recall:
         )
 
     def model(self, mechanism):
-        """A new model with a mechanism in all its blocks."""
+        """A new model of two blocks: one mechanism, or a list that repeats."""
+        entries = mechanism if isinstance(mechanism, list) else [mechanism]
         inputs = keras.Input((None,), dtype="int32")
         symbols = 1 + 2 * self.symbols
         x = keras.layers.Embedding(symbols, self.hidden)(inputs)
-        for _ in range(2):
+        for number in range(2):
             near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
             near = keras.layers.Conv1D(self.hidden, 4, padding="causal")(near)
             x = keras_linattn.LinearTransformerDecoder(
@@ -103,7 +104,7 @@ class Recall:
                 num_heads=2,
                 activation="gelu",
                 normalize_first=True,
-                mechanism=mechanism,
+                mechanism=entries[number % len(entries)],
             )(keras.layers.Add()([x, near]))
         x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
         return keras.Model(inputs, keras.layers.Dense(symbols)(x))
