@@ -6,6 +6,7 @@ longer ones, too.
 """
 
 import argparse
+import functools
 import json
 import time
 
@@ -43,7 +44,7 @@ class Task(Recall):
     """What both tasks share; `lengths` are that of training and longer ones."""
 
     symbols, hidden, batch_size = 32, 64, 32
-    steps, test_steps = 600, 16
+    steps, test_steps = 400, 4
 
     def __init__(self, seed, smoke):
         self.seed = seed
@@ -52,7 +53,8 @@ class Task(Recall):
             self.batch_size, self.lengths = 4, (16, 32)
 
     def train(self, model):
-        data = Drawn(self.draw, self.lengths[0], self.steps, (0, self.seed))
+        draw = functools.partial(self.draw, training=True)
+        data = Drawn(draw, self.lengths[0], self.steps, (0, self.seed))
         return model.fit(data, verbose=0)
 
     def accuracy(self, model, draw, length):
@@ -77,7 +79,7 @@ class SelectiveCopying(Task):
 
     copied, lengths = 8, (128, 512, 2048)
 
-    def draw(self, generator, length):
+    def draw(self, generator, length, training=False):
         """Tokens and answers `(B, length)`."""
         noisy, shape = length - self.copied, (self.batch_size, self.copied)
         tokens, answers = np.zeros((2, self.batch_size, length), "int32")
@@ -91,31 +93,40 @@ class SelectiveCopying(Task):
 
 
 class Needle(Task):
-    """A symbol behind a mark, among others; the end repeats the mark."""
+    """A symbol behind a mark, among others; questions ask for it later.
 
-    lengths = (256, 1024, 4096)
+    In training each row has several questions after the needle, in a test only
+    the last position asks.
+    """
 
-    def draw(self, generator, length, depth=None):
+    lengths, questions = (128, 512, 2048), 8
+
+    def draw(self, generator, length, training=False, depth=None):
         """Tokens and answers `(B, length)`; the mark at `depth` of it."""
         shape = (self.batch_size, length)
         tokens = generator.integers(1, 1 + self.symbols, shape, "int32")
-        answers = np.zeros(shape, "int32")
+        asked = np.zeros(shape, bool)
+        asked[:, -1] = True
         rows = np.arange(self.batch_size)
         places = generator.integers(length - 2, size=self.batch_size)
         if depth is not None:
             places[:] = round(depth * (length - 3))
-        tokens[rows, places] = tokens[:, -1] = 1 + self.symbols
-        answers[:, -1] = tokens[rows, places + 1]
-        return tokens, answers
+        needles = tokens[rows, places + 1]
+        if training:
+            asked |= generator.random(shape) < self.questions / length
+            asked &= np.arange(length) > places[:, None] + 1
+        tokens[rows, places] = 1 + self.symbols
+        tokens[asked] = 2 + self.symbols
+        return tokens, np.where(asked, needles[:, None], 0).astype("int32")
 
     def by_depth(self, model):
         """Accuracy at the longest length, by the place of the mark."""
-
-        def at(depth):
-            return lambda generator, length: self.draw(generator, length, depth)
-
         return {
-            f"{depth:.0%}": self.accuracy(model, at(depth), self.lengths[-1])
+            f"{depth:.0%}": self.accuracy(
+                model,
+                functools.partial(self.draw, depth=depth),
+                self.lengths[-1],
+            )
             for depth in (0, 0.25, 0.5, 0.75, 1)
         }
 
