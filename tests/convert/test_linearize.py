@@ -30,7 +30,7 @@ class Block(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def mixed_model(block=True):
+def mixed_model():
     """Self, cross and grouped attention, a nested model, a block."""
     x = keras.Input((7, 16), name="x")
     other = keras.Input((5, 12), name="other")
@@ -42,8 +42,7 @@ def mixed_model(block=True):
     inner = keras.Input((7, 16))
     windowed = attention(2, 8, sliding_window=3, name="windowed")
     y = keras.Model(inner, windowed(inner, inner), name="inner")(y)
-    if block:
-        y = Block(2, 8, name="block")(keras.ops.tanh(y))
+    y = Block(2, 8, name="block")(keras.ops.tanh(y))
     return keras.Model([x, other], y)
 
 

@@ -131,7 +131,7 @@ class ListOps:
 
     def __init__(self, seed, smoke):
         self.seed = seed
-        self.steps, number, tested = 1500, 14000, 2000
+        self.steps, number, tested = 1000, 20000, 4000
         self.batch_size = 32
         self.sizes = {"hidden_dim": 64, "num_layers": 2, "num_buckets": 4096}
         if smoke:
