@@ -168,6 +168,7 @@ def linearize_inside(layer, mechanism, chosen):
     copy = LinearizedLayer._restored(base, original, entries)
     if isinstance(layer, keras.Model) and not copy.built:
         copy.build_from_config(layer.get_build_config())
+        copy.built = True  # as Keras does for a loaded model
     return copy
 
 
