@@ -132,7 +132,7 @@ class ListOps:
 
     def __init__(self, seed, smoke):
         self.seed = seed
-        self.steps, number, tested = 1500, 14000, 2000
+        self.steps, number, tested = 1000, 20000, 4000
         self.batch_size = 32
         self.sizes = {"hidden_dim": 64, "num_layers": 2, "num_buckets": 4096}
         if smoke:
@@ -193,8 +193,8 @@ class LanguageModel:
 
     def __init__(self, seed, smoke):
         self.seed = seed
-        self.steps, length, self.batch_size, tested = 400, 256, 32, 1 << 18
-        self.sizes = {"hidden_dim": 128, "num_layers": 3}
+        self.steps, length, self.batch_size, tested = 600, 128, 16, 1 << 17
+        self.sizes = {"hidden_dim": 64, "num_layers": 2}
         if smoke:
             self.steps, length, self.batch_size, tested = 20, 32, 4, 1024
             self.sizes = {"hidden_dim": 16, "num_layers": 1}
@@ -203,7 +203,14 @@ class LanguageModel:
         self.test = windows(test[:tested], length)
 
     def model(self, mechanism):
-        return keras_linattn.models.CausalLM(mechanism=mechanism, **self.sizes)
+        # Rotary positions in place of the convolution, as in Llama: a byte
+        # learns of others by attention only.
+        return keras_linattn.models.CausalLM(
+            mechanism=mechanism,
+            kernel_size=None,
+            attention_options={"rope_max_wavelength": 10000.0},
+            **self.sizes,
+        )
 
     batches = ListOps.batches
 
