@@ -7,7 +7,7 @@
 # PARTS are `tune` (2 minutes), `times` (4), `conformance` (4), `study` (4: the
 # language models of tools/studies, JAX only). Without PARTS the first three
 # run, for torch and JAX. A part that a time limit stops prints what it has.
-# MECHANISMS="NAME ...", LIMIT=SECONDS and PROCESSES=NUMBER change `conformance`.
+# `conformance` reads MECHANISMS="NAME ...", LIMIT=SECONDS, PROCESSES=NUMBER.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
 # of torch and JAX, pytest and matplotlib. Copy the working tree with .gpu/ to
 # it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join` reads.
@@ -56,8 +56,10 @@ conformance() {
     echo "== $1: conformance"
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
-        timeout --signal=INT "${LIMIT:-120}" python3 -m pytest -o filterwarnings= \
-        -o addopts= -q --tb=short -p no:benchmark --numprocesses="${PROCESSES:-14}" --dist=worksteal tests/test_conformance.py tests/gpu \
+        timeout --signal=INT "${LIMIT:-120}" python3 -m pytest -o addopts= -q \
+        -o filterwarnings= --tb=short -p no:benchmark \
+        --numprocesses="${PROCESSES:-14}" --dist=worksteal \
+        tests/test_conformance.py tests/gpu \
         -k "$(join_by ' or ' test_fla "${mechanisms[@]}")" \
         >"$2/conformance.txt" 2>&1 || true
     grep -E "^(FAILED|ERROR|E  )|passed|failed" "$2/conformance.txt" | tail -n 40

@@ -13,6 +13,7 @@ from keras_linattn.convert._heads import heads_for
 from keras_linattn.convert._heads import masks_from
 from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.convert._sites import sites_of
+from keras_linattn.convert._sites import walk
 from keras_linattn.core.masks import combine_masks
 
 
@@ -87,7 +88,9 @@ class LinearizedLayer(ExchangedInside):
     @classmethod
     def from_config(cls, config):
         original, attention = config["layer"], config["attention"]
-        return cls._restored(_class_of(original), original, attention)
+        layer = cls._restored(_class_of(original), original, attention)
+        layer._quantized = config.get("quantized", {})
+        return layer
 
     @staticmethod
     def _restored(base, original, attention):
@@ -107,10 +110,43 @@ class LinearizedLayer(ExchangedInside):
         config = dict(self._original_config["config"])
         now = super().get_config()
         config.update({key: now[key] for key in config if key in now})
+        quantized = _quantized_inside(self)
         return {
             "layer": {**self._original_config, "config": config},
             "attention": self._attention_entries,
+            **({"quantized": quantized} if quantized else {}),
         }
+
+    def load_own_variables(self, store):
+        # The constructor makes the sublayers anew, without quantization. Keras
+        # fills this layer before the layers inside.
+        _quantize_inside(self, getattr(self, "_quantized", {}))
+        super().load_own_variables(store)
+
+
+def _quantized_inside(layer):
+    """The arguments of `quantize` of the layers inside, by their number."""
+    return {
+        str(number): {
+            "mode": sub.quantization_mode,
+            "config": sub.get_config().get("quantization_config"),
+        }
+        for number, (_, sub) in enumerate(walk(layer))
+        if isinstance(
+            sub.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy
+        )
+    }
+
+
+def _quantize_inside(layer, quantized):
+    """Quantizes layers inside that are not yet, see `_quantized_inside`."""
+    for number, (_, sub) in enumerate(walk(layer)):
+        options = quantized.get(str(number))
+        if options is not None and sub.quantization_mode is None:
+            config = options["config"]
+            if config is not None:
+                config = keras.saving.deserialize_keras_object(config)
+            sub.quantize(options["mode"], config=config)
 
 
 def linearize_inside(layer, mechanism, chosen):
@@ -132,6 +168,7 @@ def linearize_inside(layer, mechanism, chosen):
     copy = LinearizedLayer._restored(base, original, entries)
     if isinstance(layer, keras.Model) and not copy.built:
         copy.build_from_config(layer.get_build_config())
+        copy.built = True  # as Keras does for a loaded model
     return copy
 
 

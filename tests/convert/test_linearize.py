@@ -30,7 +30,20 @@ class Block(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-def mixed_model(block=True):
+@keras.saving.register_keras_serializable("tests_convert")
+class Subclassed(keras.Model):
+    """A model whose first call makes the weights."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(2, 8)
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x + self.attention(x, x))
+
+
+def mixed_model():
     """Self, cross and grouped attention, a nested model, a block."""
     x = keras.Input((7, 16), name="x")
     other = keras.Input((5, 12), name="other")
@@ -42,8 +55,7 @@ def mixed_model(block=True):
     inner = keras.Input((7, 16))
     windowed = attention(2, 8, sliding_window=3, name="windowed")
     y = keras.Model(inner, windowed(inner, inner), name="inner")(y)
-    if block:
-        y = Block(2, 8, name="block")(keras.ops.tanh(y))
+    y = Block(2, 8, name="block")(keras.ops.tanh(y))
     return keras.Model([x, other], y)
 
 
@@ -153,6 +165,23 @@ def test_attention_of_unknown_classes_is_named():
     model = keras.Model(x, keras.layers.Attention(name="of_keras")([x, x]))
     with pytest.raises(ValueError, match="Of other classes: of_keras"):
         keras_linattn.linearize(model)
+
+
+@pytest.mark.once
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`")
+def test_what_is_quantized_inside_comes_back(tmp_path):
+    """A subclassed model; its constructor makes layers without quantization."""
+    model, (x, _) = Subclassed(), inputs()
+    model(x)
+    linear = keras_linattn.linearize(model)
+    linear.quantize("int4")
+    for _ in range(2):
+        output = linear.predict(x, verbose=0)
+        linear.save(tmp_path / "linear.keras")
+        linear = keras.saving.load_model(tmp_path / "linear.keras")
+        assert linear.head.quantization_mode == "int4"
+        found = linear.predict(x, verbose=0)
+        np.testing.assert_array_equal(found, output)
 
 
 @pytest.mark.once

@@ -31,8 +31,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("converted")
     models = {
         "mixed": keras_linattn.linearize(mixed_model(), window=2),
-        # Keras does not restore what is quantized inside the user's block.
-        "mixed_int8": keras_linattn.linearize(mixed_model(block=False)),
+        "mixed_int8": keras_linattn.linearize(mixed_model()),
         "GPT2": keras_linattn.linearize(backbone("GPT2"), layers=0, window=4),
         "Bart": keras_linattn.linearize(backbone("Bart"), window=4),
     }

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import keras_linattn
+from tools.studies.optimizers import adamw
 from tools.studies.tasks import Batches
 from tools.studies.tasks import newsgroups
 from tools.studies.tasks import windows
@@ -68,18 +69,6 @@ def name_of(entry):
     return entry["name"] if isinstance(entry, dict) else entry
 
 
-def make_optimizer(steps):
-    warmup = max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - warmup, warmup_target=2e-3, warmup_steps=warmup
-    )
-    optimizer = keras.optimizers.AdamW(
-        schedule, weight_decay=0.1, beta_2=0.95, clipnorm=1.0
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
 def bits_at_positions(model, text, length):
     """Mean bits of the byte at each position of windows `[length]`."""
     tokens, targets = windows(text, length)
@@ -122,7 +111,7 @@ if __name__ == "__main__":
     keras.utils.set_random_seed(args.seed)
     model = make_model(entries, args.width, args.blocks)
     model.compile(
-        make_optimizer(args.steps),
+        adamw(args.steps, 2e-3, 0.05, weight_decay=0.1, beta_2=0.95),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     batches = Batches(

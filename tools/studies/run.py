@@ -113,11 +113,6 @@ STUDIES = {
     "language_model": Study(
         {
             "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
-            "20 Newsgroups, bytes, small and short": (
-                "../tools/studies/language_model.py",
-                *("--width", "128", "--blocks", "4", "--length", "256"),
-                *("--steps", "300"),
-            ),
         },
         (
             "softmax",
@@ -128,6 +123,27 @@ STUDIES = {
             "retention",
             "linear_transformer",
             "local, 128",
+        ),
+    ),
+    "memory": Study(
+        {
+            "selective copying": (
+                "../tools/studies/memory.py",
+                *("--task", "copying"),
+            ),
+            "a needle": ("../tools/studies/memory.py", "--task", "needle"),
+        },
+        (
+            "softmax",
+            "gated_delta",
+            "softmax + gated_delta",
+            "kda",
+            "delta_rule",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 16",
+            "no_attention",
         ),
     ),
     "listops": Study(

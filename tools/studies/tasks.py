@@ -91,11 +91,12 @@ class Recall:
         )
 
     def model(self, mechanism):
-        """A new model with a mechanism in all its blocks."""
+        """A new model of two blocks: one mechanism, or a list that repeats."""
+        entries = mechanism if isinstance(mechanism, list) else [mechanism]
         inputs = keras.Input((None,), dtype="int32")
         symbols = 1 + 2 * self.symbols
         x = keras.layers.Embedding(symbols, self.hidden)(inputs)
-        for _ in range(2):
+        for number in range(2):
             near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
             near = keras.layers.Conv1D(self.hidden, 4, padding="causal")(near)
             x = keras_linattn.LinearTransformerDecoder(
@@ -103,7 +104,7 @@ class Recall:
                 num_heads=2,
                 activation="gelu",
                 normalize_first=True,
-                mechanism=mechanism,
+                mechanism=entries[number % len(entries)],
             )(keras.layers.Add()([x, near]))
         x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
         return keras.Model(inputs, keras.layers.Dense(symbols)(x))
@@ -131,7 +132,7 @@ class ListOps:
 
     def __init__(self, seed, smoke):
         self.seed = seed
-        self.steps, number, tested = 1500, 14000, 2000
+        self.steps, number, tested = 1000, 20000, 4000
         self.batch_size = 32
         self.sizes = {"hidden_dim": 64, "num_layers": 2, "num_buckets": 4096}
         if smoke:
@@ -192,8 +193,8 @@ class LanguageModel:
 
     def __init__(self, seed, smoke):
         self.seed = seed
-        self.steps, length, self.batch_size, tested = 400, 256, 32, 1 << 18
-        self.sizes = {"hidden_dim": 128, "num_layers": 3}
+        self.steps, length, self.batch_size, tested = 600, 128, 16, 1 << 17
+        self.sizes = {"hidden_dim": 64, "num_layers": 2}
         if smoke:
             self.steps, length, self.batch_size, tested = 20, 32, 4, 1024
             self.sizes = {"hidden_dim": 16, "num_layers": 1}
@@ -202,7 +203,14 @@ class LanguageModel:
         self.test = windows(test[:tested], length)
 
     def model(self, mechanism):
-        return keras_linattn.models.CausalLM(mechanism=mechanism, **self.sizes)
+        # Rotary positions in place of the convolution, as in Llama: a byte
+        # learns of others by attention only.
+        return keras_linattn.models.CausalLM(
+            mechanism=mechanism,
+            kernel_size=None,
+            attention_options={"rope_max_wavelength": 10000.0},
+            **self.sizes,
+        )
 
     batches = ListOps.batches
 
