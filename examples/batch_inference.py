@@ -58,15 +58,9 @@ pieces = (
     for start in range(0, len(text), length)
 )
 corpus = dict(itertools.islice(pieces, num_texts))
-if not (out / "corpus").exists():
-    (out / "corpus").mkdir()
+if not (out / "corpus.parquet").exists():
     columns = {"id": list(corpus), "text": list(corpus.values())}
-    table, part = pyarrow.table(columns), 4 * batch_size
-    # A part is read, scored and written as one: a stop costs the parts at work.
-    for start in range(0, len(corpus), part):
-        pyarrow.parquet.write_table(
-            table[start : start + part], out / "corpus" / f"{start}.parquet"
-        )
+    pyarrow.parquet.write_table(pyarrow.table(columns), out / "corpus.parquet")
 
 
 def to_ids(texts):
@@ -113,7 +107,8 @@ class Scorer:
 
 # ## Score: what is written once is not read again
 
-ray.init(num_cpus=args.processes + 1, include_dashboard=False)
+# One for each process, one to read and write, one to skip what is written.
+ray.init(num_cpus=args.processes + 2, include_dashboard=False)
 context = ray.data.DataContext.get_current()
 context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
     id_column="id",
@@ -121,14 +116,14 @@ context.checkpoint_config = ray.data.checkpoint.CheckpointConfig(
     delete_checkpoint_on_success=False,
 )
 start = time.perf_counter()
-parts = list((out / "corpus").iterdir())
-ray.data.read_parquet(
-    str(out / "corpus"), override_num_blocks=len(parts)
-).map_batches(
+texts = ray.data.read_parquet(str(out / "corpus.parquet"))
+# A part is scored and written as one: a stop costs the parts at work.
+parts = texts.repartition(target_num_rows_per_block=4 * batch_size)
+parts.map_batches(
     Scorer,
     fn_constructor_args=[out / "model.keras"],
     batch_size=batch_size,
-    concurrency=args.processes,
+    compute=ray.data.ActorPoolStrategy(size=args.processes),
 ).write_parquet(str(out / "scores"))
 seconds = time.perf_counter() - start
 ray.shutdown()

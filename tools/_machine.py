@@ -49,6 +49,7 @@ def machine():
     cpu = pathlib.Path("/proc/cpuinfo")
     names = cpu.read_text().splitlines() if cpu.is_file() else []
     names = [line.partition(":")[2] for line in names if "model name" in line]
+    gpu = ACCELERATORS[backend]()
     return {
         "processor": (names or [platform.processor()])[0].strip(),
         "cores": os.cpu_count(),
@@ -57,4 +58,30 @@ def machine():
         "keras": keras.__version__,
         "backend": f"{backend} {sys.modules[backend].__version__}",
         "numpy": np.__version__,
+        **({"accelerator": gpu} if gpu else {}),
     }
+
+
+def _jax_gpu():
+    import jax
+
+    (device, *_) = jax.devices()
+    return None if device.platform == "cpu" else device.device_kind
+
+
+def _torch_gpu():
+    import torch
+
+    available = torch.cuda.is_available()
+    return torch.cuda.get_device_name() if available else None
+
+
+def _no_gpu():
+    """TensorFlow is measured on CPUs only."""
+
+
+ACCELERATORS = {
+    "jax": _jax_gpu,
+    "tensorflow": _no_gpu,
+    "torch": _torch_gpu,
+}

@@ -13,6 +13,7 @@ from _saving_models import outputs
 from _saving_models import tokens
 from _saving_models import visible
 
+from keras_linattn.export import export_onnx
 from keras_linattn.export import export_saved_model
 
 # --- Formats that a Keras model comes back from: `save(model, stem)`, and
@@ -81,10 +82,10 @@ def tf_saved_model(model, stem):
 def onnx(model, stem):
     import onnxruntime
 
-    _export(model, f"{stem}.onnx", "onnx")
-    session = onnxruntime.InferenceSession(f"{stem}.onnx")
-    key = session.get_inputs()[0].name
-    return session.run(None, {key: tokens()})[0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        path = export_onnx(model, f"{stem}.onnx")
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {"tokens": tokens()})[0]
 
 
 def openvino(model, stem):
@@ -120,6 +121,8 @@ EXPORTED = {
     "litert": litert,
 }
 FORMATS = (*KEPT, *EXPORTED)
+# Under another backend each model is refused.
+WRITTEN_UNDER = {"onnx": ("tensorflow",), "litert": ("tensorflow", "torch")}
 BACKENDS = ("tensorflow", "jax", "torch")
 RUNTIMES = {  # that load what Keras does not
     "tf_saved_model": "tf.saved_model",
@@ -131,7 +134,7 @@ RUNTIMES = {  # that load what Keras does not
 # What must be installed beside the three backends, so that a cell says what
 # the format can do and not what is missing here.
 PACKAGES = {
-    "onnx": ("tf2onnx", "onnxruntime", "jax2onnx"),
+    "onnx": ("tf2onnx", "onnxruntime"),
     "openvino": ("openvino",),
 }
 
@@ -147,6 +150,10 @@ def missing(form):
 
 def run_exported(form, model, stem):
     return visible(EXPORTED[form](model, stem))
+
+
+def is_refused(form, backend):
+    return backend not in WRITTEN_UNDER.get(form, BACKENDS)
 
 
 def loaded_under(form, saved):

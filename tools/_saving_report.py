@@ -15,7 +15,7 @@ TITLES = {
     "config": "Config to JSON and back, then `set_weights`",
     "clone": "`keras.models.clone_model`, then `set_weights`",
     "tf_saved_model": "SavedModel: `keras_linattn.export.export_saved_model`",
-    "onnx": '`model.export(path, format="onnx")`, run by ONNX Runtime',
+    "onnx": "ONNX: `keras_linattn.export.export_onnx`, run by ONNX Runtime",
     "openvino": '`model.export(path, format="openvino")`, run by OpenVINO',
     "litert": '`model.export(path, format="litert")`, run by `tf.lite`',
 }
@@ -23,8 +23,8 @@ HEAD = """\
 # What can be saved, under which backend, in which format
 
 Written by `python tools/saving_matrix.py`; the cells are in
-`saving_matrix.json`. `tests/matrix/test_saving_matrix.py` holds this page to
-them and computes a sample of them anew; `--check` computes all.
+`saving_matrix.json`. `tests/matrix/test_saving_matrix.py` compares this page
+with them and computes a sample of them again; `--check` computes all.
 
 The model: an embedding, a `LinearSelfAttention`, a block and a dense layer,
 all with the mechanism, batch and length free, weights moved off their initial

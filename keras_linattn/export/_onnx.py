@@ -102,7 +102,10 @@ def _called(model):
             keras.ops.ones(shape, x.dtype)
             for shape, x in zip(sizes, model.inputs)
         ]
-        model(keras.tree.pack_sequence_as(model.input, inputs))
+        if isinstance(model, keras.Sequential):  # it has no `input`
+            model(*inputs)
+        else:
+            model(keras.tree.pack_sequence_as(model.input, inputs))
     return model
 
 

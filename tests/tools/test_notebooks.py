@@ -64,6 +64,19 @@ def test_a_progress_bar_that_comes_in_parts_shows_its_end(notebooks):
     assert shown.text == "2/2 loss: 1\nDone.\n"
 
 
+def test_the_site_names_the_options_of_a_run(notebooks):
+    pytest.importorskip("nbconvert", reason="needs the extra `docs`")
+    from tools.site.sources import about_outputs
+
+    ran = {"metadata": {"options": []}, "cells": [{"outputs": ["1"]}]}
+    assert "those of one run on two" in about_outputs(ran)
+    ran["metadata"]["options"] = ["--epochs", "2"]
+    assert "those of one run with `--epochs 2` on" in about_outputs(ran)
+    ran["metadata"]["options"] = ["--smoke"]
+    assert "a tiny run" in about_outputs(ran)
+    assert about_outputs({"metadata": {}, "cells": [{"outputs": []}]}) == ""
+
+
 @pytest.mark.release
 @pytest.mark.filterwarnings("default")  # of Jupyter's packages
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ import importlib
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.once
@@ -50,13 +51,11 @@ def test_study_runs_resumes_and_keeps_what_is_by_hand(run, tmp_path, capsys):
 
     page = tmp_path / "fake.md"
     page.write_text(page.read_text() + "By hand.\n")
-    call += ["--mechanism", "softmax", "--seed", "0", "1"]
-    assert run.main(call) == 0
+    assert run.main([*call, "--mechanism", "softmax"]) == 0
     content = json.loads((tmp_path / "fake.json").read_text())
-    assert content["results"][0] == first and len(content["results"]) == 2
-    assert len(content["commands"]) == 2
+    assert content["results"] == [first] and len(content["commands"]) == 2
     text = page.read_text()
-    assert "| `softmax` | torch | 55.0 (50.0 to 60.0) | 2 | 1,234 | 2 |" in text
+    assert "| `softmax` | torch | 50.0 | 1 | 1,234 | 2 |" in text
     assert text.endswith("By hand.\n") and text.count("By hand.") == 1
     assert (tmp_path / "fake.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -132,6 +131,42 @@ def test_a_row_s_part_of_the_teacher_s_gain(run):
     table = run.report.table(run.report.rows_of(rows))
     assert "of the teacher's gain, %" in table[0]
     assert "| 75.0 (75.0 to 75.0) | 40 | 2 |" in table[-1]
+
+
+def test_a_curve_has_a_table_and_a_picture(run, tmp_path):
+    result = {"task": "a", "mechanism": "softmax", "backend": "torch"}
+    result |= {"parameters": 1, "seconds": 1.0, "metrics": {"bits": 1.5}}
+    results = [
+        {
+            **result,
+            "seed": seed,
+            "curve": {"0 to 8": 2.0 + seed, "8 to 16": 3.0},
+        }
+        for seed in (0, 1)
+    ]
+    content = {"commands": [], "results": results}
+    run.report.write(content, tmp_path / "study")
+    text = (tmp_path / "study.md").read_text()
+    assert "| mechanism | 0 to 8 | 8 to 16 |" in text
+    assert (
+        "| `softmax` | 2.500 (2.000 to 3.000) | 3.000 (3.000 to 3.000)" in text
+    )
+
+
+def test_the_language_model_tests_each_byte_once(run, monkeypatch):
+    study = importlib.import_module("tools.studies.language_model")
+    calls = []
+
+    class Uniform:
+        def predict_on_batch(self, tokens):
+            calls.append(len(tokens))
+            return np.zeros((*tokens.shape, 257), "float32")
+
+    bits = study.bits_at_positions(Uniform(), bytes(range(256)) * 3, 16)
+    np.testing.assert_allclose(bits, np.log2(257), rtol=1e-5)
+    assert calls == [1024]
+    parts = study.by_distance(np.arange(64.0), 16)
+    assert parts == {"0 to 16": 7.5, "16 to 32": 23.5, "32 to 64": 47.5}
 
 
 def test_training_chooses_a_learning_rate(run):

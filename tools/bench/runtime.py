@@ -52,24 +52,4 @@ def random_tensor(shape, seed=0):
 def machine():
     """What the numbers depend on, and how busy the machine is."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    gpu = pick(jax=_jax_gpu, tensorflow=_no_gpu, torch=_torch_gpu)()
-    found = {"accelerator": gpu} if gpu else {}
-    return {**_machine.machine(), **found, "load": round(load, 2)}
-
-
-def _jax_gpu():
-    import jax
-
-    (device, *_) = jax.devices()
-    return None if device.platform == "cpu" else device.device_kind
-
-
-def _torch_gpu():
-    import torch
-
-    available = torch.cuda.is_available()
-    return torch.cuda.get_device_name() if available else None
-
-
-def _no_gpu():
-    """TensorFlow is measured on CPUs only."""
+    return {**_machine.machine(), "load": round(load, 2)}

@@ -1,10 +1,11 @@
 """Makes what the page docs/browser.md runs on the reader's machine.
 
-    python -m tools.site.browser out/text_classification/model.keras
+    python -m tools.site.browser out/quickstart/model.keras
 
-writes docs/browser/model.onnx from the model that the example trains. Needs the
-TensorFlow backend and the extra `onnx`. The site brings ONNX Runtime
-Web along, which `npm pack` fetches once into .data.
+writes docs/browser/model.onnx from the model that tools/quickstart.sh trains,
+and prints its accuracy on the whole test texts. Needs the TensorFlow backend
+and the extra `onnx`. The site brings ONNX Runtime Web along, which `npm pack`
+fetches once into .data.
 """
 
 import pathlib
@@ -94,6 +95,24 @@ def export(model, path):
     onnx.save(file, path)
 
 
+def accuracy(path):
+    """The part of the whole test texts that the file classifies right."""
+    import numpy as np
+    import onnxruntime
+
+    sys.path.insert(0, str(ROOT / "examples"))
+    import data
+
+    _, (texts, labels), _ = data.load_texts("r8")
+    session = onnxruntime.InferenceSession(path)
+    right = 0
+    for text, label in zip(texts, labels):
+        tokens = np.frombuffer(text, "uint8").astype("int32")[None] + 1
+        (answer,) = session.run(["probabilities"], {"tokens": tokens})
+        right += answer.argmax() == label
+    return right / len(texts)
+
+
 def main(model):
     import keras
 
@@ -102,6 +121,7 @@ def main(model):
     path = ROOT / "docs" / "browser" / "model.onnx"
     export(keras.saving.load_model(model), path)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+    print(f"Accuracy on the test texts: {accuracy(path):.1%}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the package, and nothing depends on the program that makes the site.
 """
 
 import ast
+import json
 import pathlib
 import re
 import shutil
@@ -62,16 +63,26 @@ def write_notebook(path):
     title, _, rest = body.partition("\n")
     note = f"[Download this notebook]({path.name}), or read the "
     note += f"[script](../examples/{path.stem}.py)."
-    text = path.read_text(encoding="utf-8")
-    if '"smoke": true' in text:
-        note += " The outputs are those of a tiny run that only tests the code:"
-        note += " its accuracy says nothing."
-    elif '"output_type"' in text:
-        note += " The outputs are those of one run on two CPU cores that had"
-        note += " other work, so the times are not a benchmark."
-    note += "\n"
+    note += about_outputs(json.loads(path.read_text(encoding="utf-8"))) + "\n"
     path.with_suffix(".md").write_text(
         f"{title}\n\n{note}{rest}", encoding="utf-8"
+    )
+
+
+def about_outputs(notebook):
+    """Says which run gave the outputs of a notebook."""
+    options = " ".join(notebook["metadata"].get("options", []))
+    if options == "--smoke":
+        return (
+            " The outputs are those of a tiny run that only tests the code: "
+            "its accuracy says nothing."
+        )
+    if not any(cell.get("outputs") for cell in notebook["cells"]):
+        return ""
+    run = f"one run with `{options}`" if options else "one run"
+    return (
+        f" The outputs are those of {run} on two CPU cores that had other "
+        "work, so the times are not a benchmark."
     )
 
 

@@ -50,6 +50,7 @@ def run(job):
         "history": names["history"].history,
         "machine": _machine.machine(),
         **({"steps": names["steps"]} if "metrics" in names else {}),
+        **({"curve": names["curve"]} if "curve" in names else {}),
         **state_of(names),
     }
 

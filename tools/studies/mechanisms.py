@@ -7,6 +7,8 @@ LOCAL = {"name": "local", "window": 16}
 # resolved by the example, so that a study runs what there is.
 ROWS = {
     "local, 16": (LOCAL,),
+    "local, 128": ({"name": "local", "window": 128},),
+    "3 gated_delta + softmax": ("gated_delta",) * 3 + ("softmax",),
     "hybrid_window, 16": ({"name": "hybrid_window", "window": 16},),
     "linear_transformer + softmax": ("linear_transformer", "softmax"),
     "gated_delta + softmax": ("gated_delta", "softmax"),

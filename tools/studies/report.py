@@ -59,6 +59,7 @@ def rows_of(results):
             "steps": group[0].get("steps"),
             "state_bytes": group[0].get("state_bytes"),
             "rates": tried[key],
+            "curve": curve_of(group),
         }
         for key, group in groups.items()
     ]
@@ -74,6 +75,14 @@ def rates_of(group):
         result["rate"]: 100 * result["history"]["accuracy"][-1]
         for result in sorted(group, key=lambda x: (x.get("rate", 0), x["seed"]))
         if "rate" in result and result["seed"] == group[0]["seed"]
+    }
+
+
+def curve_of(group):
+    """A list for each part of a longer test, one value for each seed."""
+    return {
+        name: [x["curve"][name] for x in group]
+        for name in group[0].get("curve", {})
     }
 
 
@@ -119,7 +128,8 @@ def page(content, rows, name, head):
     machines = [machine(facts) for facts in found if facts]
     lines += [f"- {line}" for line in dict.fromkeys(machines)]
     for task, group in itertools.groupby(rows, lambda row: row["task"]):
-        lines += ["", f"## {task}", "", *table(list(group))]
+        group = list(group)
+        lines += ["", f"## {task}", "", *table(group), *curves(group)]
     return "\n".join([*lines, "", ""])
 
 
@@ -160,6 +170,21 @@ def table(rows):
     return lines
 
 
+def curves(rows):
+    """The lines of a table of curves, if there are any."""
+    rows = [row for row in rows if row["curve"]]
+    if not rows:
+        return []
+    name, parts = next(iter(rows[0]["metrics"])), list(rows[0]["curve"])
+    lines = ["", f"By position in a longer test, {name}:", ""]
+    lines += [f"| mechanism | {' | '.join(parts)} |"]
+    lines += [f"| --- |{' ---: |' * len(parts)}"]
+    for row in rows:
+        cells = [spread(name, row["curve"][part]) for part in parts]
+        lines.append(f"| `{row['mechanism']}` | {' | '.join(cells)} |")
+    return lines
+
+
 def rate_cell(rates, rate):
     """Formats what was trained at the rate, the best one in bold."""
     if rate not in rates:
@@ -180,7 +205,8 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    wide = len(rows) > MANY * len(tasks) or len(rows[0]["metrics"]) > 1
+    lines = len(rows[0]["metrics"]) > 1 or rows[0]["curve"]
+    wide = len(rows) > MANY * len(tasks) or lines
     width = 8 if wide else 4
     columns = min(len(tasks), 16 // width)
     lines = -(-len(tasks) // columns)
@@ -195,7 +221,9 @@ def plot(rows, path):
         axis.remove()
     for axis, task in zip(axes.flat, tasks):
         group = [row for row in rows if row["task"] == task]
-        if len(group[0]["metrics"]) > 1:
+        if group[0]["curve"]:
+            plot_curves(axis, group)
+        elif len(group[0]["metrics"]) > 1:
             plot_lines(axis, group)
         elif len(group) > MANY:
             plot_lying(axis, group)
@@ -222,6 +250,15 @@ def plot_lines(axis, rows):
     if last.endswith("%"):
         axis.set_ylim(0, 105)
     axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def plot_curves(axis, rows):
+    """Draws a line for each mechanism, over the parts of a longer test."""
+    for row in rows:
+        means = [np.mean(values) for values in row["curve"].values()]
+        axis.plot(list(row["curve"]), means, "o-", label=label_of(row))
+    axis.set(xlabel="position", ylabel=next(iter(rows[0]["metrics"])))
+    axis.legend(fontsize="small")
 
 
 def plot_dots(axis, rows):

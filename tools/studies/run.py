@@ -111,8 +111,40 @@ STUDIES = {
         rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
-        {"20 Newsgroups, bytes": ("language_model.py", "--epochs", "2")},
-        ("gated_delta", "softmax"),
+        {
+            "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
+        },
+        (
+            "softmax",
+            "gated_delta",
+            "3 gated_delta + softmax",
+            "kda",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 128",
+        ),
+    ),
+    "memory": Study(
+        {
+            "selective copying": (
+                "../tools/studies/memory.py",
+                *("--task", "copying"),
+            ),
+            "a needle": ("../tools/studies/memory.py", "--task", "needle"),
+        },
+        (
+            "softmax",
+            "gated_delta",
+            "softmax + gated_delta",
+            "kda",
+            "delta_rule",
+            "mamba2",
+            "retention",
+            "linear_transformer",
+            "local, 16",
+            "no_attention",
+        ),
     ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},

@@ -91,11 +91,12 @@ class Recall:
         )
 
     def model(self, mechanism):
-        """A new model with a mechanism in all its blocks."""
+        """A new model of two blocks: one mechanism, or a list that repeats."""
+        entries = mechanism if isinstance(mechanism, list) else [mechanism]
         inputs = keras.Input((None,), dtype="int32")
         symbols = 1 + 2 * self.symbols
         x = keras.layers.Embedding(symbols, self.hidden)(inputs)
-        for _ in range(2):
+        for number in range(2):
             near = keras.layers.LayerNormalization(epsilon=1e-5)(x)
             near = keras.layers.Conv1D(self.hidden, 4, padding="causal")(near)
             x = keras_linattn.LinearTransformerDecoder(
@@ -103,7 +104,7 @@ class Recall:
                 num_heads=2,
                 activation="gelu",
                 normalize_first=True,
-                mechanism=mechanism,
+                mechanism=entries[number % len(entries)],
             )(keras.layers.Add()([x, near]))
         x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
         return keras.Model(inputs, keras.layers.Dense(symbols)(x))
@@ -169,6 +170,20 @@ class ListOps:
         return 100 * score["accuracy"]
 
 
+def newsgroups():
+    """The texts of 20 Newsgroups for training and for tests, joined: bytes."""
+    sys.path.insert(0, str(EXAMPLES))
+    data = importlib.import_module("data")
+    (train, _), (test, _), _ = data.load_texts("20newsgroups")
+    return b"\n".join(train), b"\n".join(test)
+
+
+def windows(text, length):
+    """Ids `(N, length)` of a text's bytes, and of the bytes after them."""
+    (function,) = definitions("language_model.py", ("windows",), length=length)
+    return function(text)
+
+
 class LanguageModel:
     """The bytes of 20 Newsgroups; the score is in bits per byte."""
 
@@ -183,14 +198,9 @@ class LanguageModel:
         if smoke:
             self.steps, length, self.batch_size, tested = 20, 32, 4, 1024
             self.sizes = {"hidden_dim": 16, "num_layers": 1}
-        (windows,) = definitions(
-            "language_model.py", ("windows",), length=length
-        )
-        sys.path.insert(0, str(EXAMPLES))
-        data = importlib.import_module("data")
-        (train, _), (test, _), _ = data.load_texts("20newsgroups")
-        self.train = windows(b"\n".join(train))
-        self.test = windows(b"\n".join(test)[:tested])
+        train, test = newsgroups()
+        self.train = windows(train, length)
+        self.test = windows(test[:tested], length)
 
     def model(self, mechanism):
         # Rotary positions in place of the convolution, as in Llama: a byte
