@@ -215,13 +215,16 @@ def draw(results, path):
                 (r["length"], value(r)) for r in results if r["model"] == name
             ]
             points = [point for point in points if point[1] is not None]
-            axis.plot(*zip(*points), marker="o", label=name)
-        axis.set(title=title, xlabel="length", xscale="log", yscale="log")
+            if points:  # else all were refused
+                axis.plot(*zip(*points), marker="o", label=name)
+        axis.set(title=title, xlabel="length")
+        if axis.lines:
+            axis.set(xscale="log", yscale="log")
         lengths = sorted({r["length"] for r in results})
         axis.set_xticks(lengths, [f"{x:,}" for x in lengths])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[-1].legend()  # which has all models
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
