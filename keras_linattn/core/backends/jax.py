@@ -13,10 +13,10 @@ from keras_linattn.core import chunks
 from keras_linattn.core import decay
 from keras_linattn.core import delta
 from keras_linattn.core import vector_delta
-from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT
 from keras_linattn.core.backends.thresholds import SHORTEST
 from keras_linattn.core.backends.thresholds import UNROLLED
+from keras_linattn.core.backends.thresholds import segment_size
 from keras_linattn.core.devices import no_distribution
 
 # --- Fast forms -----------------------------------------------------------
@@ -63,17 +63,19 @@ def run_in_segments(function, state, tensors):
 
     Memory-bound on CPUs; a segment fits in cache.
     """
-    batch, _, length, _ = tensors[0].shape
-    known = isinstance(batch, int) and isinstance(length, int)
+    shape = tensors[0].shape
+    known = all(isinstance(size, int) for size in shape)
     known = known and not inspect.ismethod(function)
-    if not known or length < SHORTEST or jax.default_backend() != "cpu":
+    if not known or shape[2] < SHORTEST or jax.default_backend() != "cpu":
         return NotImplemented
-    size = CHUNK_SIZE * max(1, SEGMENT // (CHUNK_SIZE * batch))
+    size = segment_size(shape, SEGMENT)
+    if size >= shape[2]:
+        return NotImplemented
     segments = [
         ops.moveaxis(chunks.split_chunks(x, size), 2, 0) for x in tensors
     ]
     state, output = jax.lax.scan(_segment_of(function), state, segments)
-    return chunks.join_chunks(ops.moveaxis(output, 0, 2), length), state
+    return chunks.join_chunks(ops.moveaxis(output, 0, 2), shape[2]), state
 
 
 @functools.cache  # JAX compiles anew for each function that is new to it

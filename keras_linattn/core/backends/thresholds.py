@@ -8,8 +8,8 @@ float32; docs/benchmarks.md has the tables.
 | CHUNK_SIZE | 64 | 64 and 128 were the fastest for D = 64 |
 | DOCUMENT_CHUNK | 128 | with two running sums, fewer chunks are faster |
 | SHORTEST | 512 | below, separate parts cost more than they save |
-| SEGMENT | 256 | positions that XLA keeps in a CPU's cache |
-| SEGMENT_OF_TORCH | 512 | the same for torch; 256 and the whole are slower |
+| SEGMENT | 2^17 | entries of the queries that XLA keeps in a CPU's cache |
+| SEGMENT_OF_TORCH | 2^18 | the same for torch; half and the whole are slower |
 | GROUP | 8 | chunks whose running sum is unrolled |
 | UNROLLED | 8 | chunks; for more, a scan compiles faster |
 | SHORT_FOR_TORCH | 2048 | its softmax kernel is slower on longer sequences |
@@ -18,8 +18,14 @@ float32; docs/benchmarks.md has the tables.
 CHUNK_SIZE = 64
 DOCUMENT_CHUNK = 128
 SHORTEST = 512
-SEGMENT = 256
-SEGMENT_OF_TORCH = 512
+SEGMENT = 2**17
+SEGMENT_OF_TORCH = 2**18
 GROUP = 8
 UNROLLED = 8
 SHORT_FOR_TORCH = 2048
+
+
+def segment_size(shape, entries):
+    """Positions of a segment, whole chunks, of queries `[B, H, T, D]`."""
+    batch, heads, _, dim = shape
+    return CHUNK_SIZE * max(1, entries // (CHUNK_SIZE * batch * heads * dim))

@@ -17,6 +17,7 @@ from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
 from keras_linattn.core.backends.thresholds import SHORTEST
+from keras_linattn.core.backends.thresholds import segment_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
@@ -312,10 +313,12 @@ def attend_blocks(query, key, value, pairs):
 
 def run_in_segments(function, state, tensors):
     """One segment after the other, whose temporaries stay in the cache."""
-    if not _is_eager_on("cpu", *tensors) or tensors[0].shape[2] < SHORTEST:
+    length = tensors[0].shape[2]
+    if not _is_eager_on("cpu", *tensors) or length < SHORTEST:
         return NotImplemented
-    batch, _, length, _ = tensors[0].shape
-    size = CHUNK_SIZE * max(1, SEGMENT_OF_TORCH // (CHUNK_SIZE * batch))
+    size = segment_size(tensors[0].shape, SEGMENT_OF_TORCH)
+    if size >= length:
+        return NotImplemented
     outputs = []
     for segment in zip(*(x.split(size, 2) for x in tensors), strict=True):
         output, state = function(state, *segment)
