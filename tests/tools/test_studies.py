@@ -74,6 +74,7 @@ def test_an_unknown_task_is_refused(run, capsys):
         "language_model",
         "linearize",
         "associative_recall",
+        "memory",
     ],
 )
 def test_pages_are_those_of_their_results(run, study, tmp_path):

@@ -175,7 +175,7 @@ def curves(rows):
     rows = [row for row in rows if row["curve"]]
     if not rows:
         return []
-    name, parts = next(iter(rows[0]["metrics"])), list(rows[0]["curve"])
+    name, parts = list(rows[0]["metrics"])[-1], list(rows[0]["curve"])
     lines = ["", f"By position in a longer test, {name}:", ""]
     lines += [f"| mechanism | {' | '.join(parts)} |"]
     lines += [f"| --- |{' ---: |' * len(parts)}"]
@@ -257,7 +257,7 @@ def plot_curves(axis, rows):
     for row in rows:
         means = [np.mean(values) for values in row["curve"].values()]
         axis.plot(list(row["curve"]), means, "o-", label=label_of(row))
-    axis.set(xlabel="position", ylabel=next(iter(rows[0]["metrics"])))
+    axis.set(xlabel="position", ylabel=list(rows[0]["metrics"])[-1])
     axis.legend(fontsize="small")
 
 
