@@ -215,6 +215,12 @@ def test_recurrences_in_segments_equal_the_whole(name):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+def test_an_empty_batch_has_no_segments():
+    heads = normal(0, 2, LONG, 4)
+    mechanism = mechanisms.get("gated_delta")
+    assert mechanism(heads, heads, heads, causal=True).shape == (0, 2, LONG, 4)
+
+
 def test_every_dispatched_function_is_compared():
     assert sorted(backends.DISPATCHED) == sorted({*ARGUMENTS, *ON_CUDA})
 

@@ -28,4 +28,6 @@ SHORT_FOR_TORCH = 2048
 def segment_size(shape, entries):
     """Positions of a segment, whole chunks, of queries `[B, H, T, D]`."""
     batch, heads, _, dim = shape
-    return CHUNK_SIZE * max(1, entries // (CHUNK_SIZE * batch * heads * dim))
+    entries_of_a_chunk = CHUNK_SIZE * batch * heads * dim
+    # A batch may be empty.
+    return CHUNK_SIZE * max(1, entries // max(1, entries_of_a_chunk))
