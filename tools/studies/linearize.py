@@ -16,6 +16,7 @@ import keras
 
 import keras_linattn
 from tools.studies import mechanisms as rows
+from tools.studies.optimizers import adamw
 from tools.studies.tasks import TASKS
 
 
@@ -89,17 +90,7 @@ class Study:
 
     def train(self, model, steps):
         """Trains from scratch, as the examples do."""
-        warmup = max(1, steps // 10)
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            steps - warmup,
-            warmup_target=self.task.learning_rate,
-            warmup_steps=warmup,
-        )
-        optimizer = keras.optimizers.AdamW(
-            schedule, weight_decay=0.05, clipnorm=1.0
-        )
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        optimizer = adamw(steps, self.task.learning_rate)
         model.compile(optimizer, self.task.loss)
         start = time.perf_counter()
         self.history = model.fit(self.task.batches(steps, 0), verbose=0)
