@@ -107,7 +107,10 @@ np.testing.assert_allclose(loss, alone, rtol=1e-5)
 
 # ## Train: a stopped run goes on from its last epoch
 
-backup = keras.callbacks.BackupAndRestore(out / "backup")
+# A run that dies while it writes a backup goes on from the one before it.
+backup = keras.callbacks.BackupAndRestore(
+    out / "backup", double_checkpoint=True
+)
 start = time.perf_counter()
 history = model.fit(
     x, y, batch_size=batch_size, epochs=epochs, callbacks=[backup]

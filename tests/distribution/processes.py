@@ -124,7 +124,11 @@ def fit(model):
     import tensorflow as tf
 
     dataset = tf.data.Dataset.from_tensor_slices(data()).batch(4)
-    backup = keras.callbacks.BackupAndRestore(FOLDER / f"backup_{RANK}")
+    # The lost connection is noticed while the next backup is written, which
+    # is not whole then: the one before it must be kept.
+    backup = keras.callbacks.BackupAndRestore(
+        FOLDER / f"backup_{RANK}", double_checkpoint=True
+    )
     model.fit(dataset, epochs=EPOCHS, callbacks=[backup, Dying()], verbose=0)
 
 
