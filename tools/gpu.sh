@@ -119,7 +119,7 @@ case "${1:-}" in
         run "$folder" "${3:-tune times conformance}" "${4:-torch jax}"
         ;;
     *)
-        sed -n '2,12p' "${BASH_SOURCE[0]}" | cut -c3-
+        sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
         exit 2
         ;;
 esac

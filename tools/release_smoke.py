@@ -127,7 +127,7 @@ USES = {
     "viz": use_viz,
     "examples": use_examples,
 }
-extras = USES if sys.argv[1:] == ["--extras"] else sys.argv[1:]
+extras = sys.argv[1:]
 for name in extras:
     USES[name]()
 

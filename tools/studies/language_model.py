@@ -6,7 +6,6 @@ Softmax and `local` have rotary positions besides.
 """
 
 import argparse
-import json
 import math
 import time
 
@@ -14,6 +13,8 @@ import keras
 import numpy as np
 
 import keras_linattn
+from keras_linattn import mechanisms
+from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
 from tools.studies.tasks import Batches
 from tools.studies.tasks import newsgroups
@@ -28,33 +29,29 @@ def parse():
     add = parser.add_argument
     add("--mechanism", nargs="+", default=["gated_delta"], help="repeats")
     add("--steps", type=int, default=1200)
-    add("--length", type=int, default=512, help="bytes of a window")
-    add("--width", type=int, default=256)
-    add("--blocks", type=int, default=4)
     add("--seed", type=int, default=0)
     add("--out", help="not used: the caller keeps the results")
     add("--smoke", action="store_true", help="a tiny, quick run")
     return parser.parse_args()
 
 
-def make_model(entries, width, blocks):
-    """A `CausalLM` of modern blocks.
+def make_model(entries, width):
+    """A `CausalLM` of four modern blocks.
 
     Args:
         entries: list of mechanisms, see `mechanisms` of `CausalLM`.
         width: int, F.
-        blocks: int.
     """
     options = {"use_gate": True, "kernel_size": 4}
     rotary = {**options, "rope_max_wavelength": 10000}
     return keras_linattn.models.CausalLM(
         hidden_dim=width,
-        num_layers=blocks,
+        num_layers=4,
         num_heads=width // 64 or 1,
         intermediate_dim=width * 8 // 3,
         mechanism=entries,
         attention_options=[
-            rotary if name_of(entry) in ROTARY else options for entry in entries
+            rotary if is_rotary(entry) else options for entry in entries
         ],
         kernel_size=None,  # the blocks have convolutions of their own
         normalization="rms",
@@ -65,8 +62,8 @@ def make_model(entries, width, blocks):
     )
 
 
-def name_of(entry):
-    return entry["name"] if isinstance(entry, dict) else entry
+def is_rotary(entry):
+    return mechanisms.name_of(mechanisms.get(entry)) in ROTARY
 
 
 def bits_at_positions(model, text, length):
@@ -100,26 +97,21 @@ def by_distance(bits, length):
 
 if __name__ == "__main__":
     args = parse()
-    batch_size, tested = 32, 1 << 20
+    steps, length, batch_size, tested, width = args.steps, 512, 32, 1 << 20, 256
     if args.smoke:
-        args.steps, args.length, args.width = 4, 32, 16
-        batch_size, tested = 2, 2048
-    length = args.length
-    entries = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
+        steps, length, batch_size, tested, width = 4, 32, 2, 2048, 16
     train, test = newsgroups()
     test = test[:tested]
     keras.utils.set_random_seed(args.seed)
-    model = make_model(entries, args.width, args.blocks)
+    model = make_model(entries_of(args.mechanism), width)
     model.compile(
-        adamw(args.steps, 2e-3, 0.05, weight_decay=0.1, beta_2=0.95),
+        adamw(steps, 2e-3, 0.05, weight_decay=0.1, beta_2=0.95),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    batches = Batches(
-        *windows(train, length), batch_size, args.steps, (args.seed,)
-    )
+    batches = Batches(*windows(train, length), batch_size, steps, (args.seed,))
     started = time.perf_counter()
     history = model.fit(batches, verbose=0)
-    seconds, steps = time.perf_counter() - started, args.steps
+    seconds = time.perf_counter() - started
     near = bits_at_positions(model, test, length)
     far = bits_at_positions(model, test, EXTENT * length)
     metrics = {"bits per byte": float(near.mean())}

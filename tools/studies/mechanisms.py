@@ -23,6 +23,11 @@ def arguments_of(row):
     return [x if isinstance(x, str) else json.dumps(x) for x in entries]
 
 
+def entries_of(arguments):
+    """Returns the mechanisms that command-line arguments name."""
+    return [json.loads(x) if x[0] == "{" else x for x in arguments]
+
+
 # The rows of the study `linearize`: what attends, and how it was trained.
 TEACHER, NOTHING = "softmax: teacher", "no attention"
 WINDOW, LEAST = 16, 10

@@ -7,16 +7,14 @@ longer ones, too.
 
 import argparse
 import functools
-import json
 import time
 
 import keras
 import numpy as np
 
+from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
 from tools.studies.tasks import Recall
-
-LEARNING_RATE = 3e-3
 
 
 class Drawn(keras.utils.PyDataset):
@@ -24,12 +22,8 @@ class Drawn(keras.utils.PyDataset):
 
     def __init__(self, draw, length, steps, seed):
         super().__init__()
-        self.draw, self.length, self.steps, self.seed = (
-            draw,
-            length,
-            steps,
-            seed,
-        )
+        self.draw, self.length = draw, length
+        self.steps, self.seed = steps, seed
 
     def __len__(self):
         return self.steps
@@ -59,9 +53,8 @@ class Task(Recall):
 
     def accuracy(self, model, draw, length):
         data = Drawn(draw, length, self.test_steps, (2,))
-        return (
-            100 * model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
-        )
+        score = model.evaluate(data, verbose=0, return_dict=True)
+        return 100 * score["accuracy"]
 
     def metrics(self, model):
         return {
@@ -74,7 +67,7 @@ class SelectiveCopying(Task):
     """Symbols between noise are to be written in their order.
 
     Source: Gu, Dao, 2023, arXiv 2312.00752, section 4.1.1. Here each answer has
-    a mark of its own, which says the how-manieth symbol it asks for.
+    a mark of its own, which says the number of its symbol.
     """
 
     copied, lengths = 8, (128, 512, 2048)
@@ -139,7 +132,7 @@ def parse():
     add = parser.add_argument
     add("--task", choices=TASKS, required=True)
     add("--mechanism", nargs="+", default=["gated_delta"], help="one a block")
-    add("--learning-rate", type=float, default=LEARNING_RATE)
+    add("--learning-rate", type=float, default=Task.learning_rate)
     add("--seed", type=int, default=0)
     add("--out", help="not used: the caller keeps the results")
     add("--smoke", action="store_true", help="tiny, quick runs")
@@ -149,9 +142,8 @@ def parse():
 if __name__ == "__main__":
     args = parse()
     task = TASKS[args.task](args.seed, args.smoke)
-    entries = [json.loads(x) if x[0] == "{" else x for x in args.mechanism]
     keras.utils.set_random_seed(args.seed)
-    model = task.model(entries)
+    model = task.model(entries_of(args.mechanism))
     optimizer = adamw(task.steps, args.learning_rate)
     model.compile(optimizer, task.loss, weighted_metrics=["accuracy"])
     started = time.perf_counter()

@@ -205,8 +205,8 @@ def spread(name, values):
 def plot(rows, path):
     """Draws a panel for each task, with a dot for each seed."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    lines = len(rows[0]["metrics"]) > 1 or rows[0]["curve"]
-    wide = len(rows) > MANY * len(tasks) or lines
+    has_lines = len(rows[0]["metrics"]) > 1 or rows[0]["curve"]
+    wide = len(rows) > MANY * len(tasks) or has_lines
     width = 8 if wide else 4
     columns = min(len(tasks), 16 // width)
     lines = -(-len(tasks) // columns)

@@ -111,9 +111,7 @@ STUDIES = {
         rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
-        {
-            "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
-        },
+        {"20 Newsgroups, bytes": ("../tools/studies/language_model.py",)},
         (
             "softmax",
             "gated_delta",

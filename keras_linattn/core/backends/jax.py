@@ -14,7 +14,6 @@ from keras_linattn.core import decay
 from keras_linattn.core import delta
 from keras_linattn.core import vector_delta
 from keras_linattn.core.backends.thresholds import SEGMENT
-from keras_linattn.core.backends.thresholds import SHORTEST
 from keras_linattn.core.backends.thresholds import UNROLLED
 from keras_linattn.core.backends.thresholds import segment_size
 from keras_linattn.core.devices import no_distribution
@@ -66,10 +65,10 @@ def run_in_segments(function, state, tensors):
     shape = tensors[0].shape
     known = all(isinstance(size, int) for size in shape)
     known = known and not inspect.ismethod(function)
-    if not known or shape[2] < SHORTEST or jax.default_backend() != "cpu":
+    if not known or jax.default_backend() != "cpu":
         return NotImplemented
     size = segment_size(shape, SEGMENT)
-    if size >= shape[2]:
+    if size is None:
         return NotImplemented
     segments = [
         ops.moveaxis(chunks.split_chunks(x, size), 2, 0) for x in tensors

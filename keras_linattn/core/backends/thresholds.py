@@ -26,8 +26,14 @@ SHORT_FOR_TORCH = 2048
 
 
 def segment_size(shape, entries):
-    """Positions of a segment, whole chunks, of queries `[B, H, T, D]`."""
-    batch, heads, _, dim = shape
+    """Positions of a segment, whole chunks; `None` if one holds them all.
+
+    Args:
+        shape: of the queries, `[B, H, T, D]`.
+        entries: int, of the queries in a segment.
+    """
+    batch, heads, length, dim = shape
     entries_of_a_chunk = CHUNK_SIZE * batch * heads * dim
     # A batch may be empty.
-    return CHUNK_SIZE * max(1, entries // max(1, entries_of_a_chunk))
+    size = CHUNK_SIZE * max(1, entries // max(1, entries_of_a_chunk))
+    return size if SHORTEST <= length and size < length else None
