@@ -22,17 +22,25 @@ def run(arguments, environment):
         RuntimeError: if the process fails, with the last lines it printed.
     """
     merged = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
-    child = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={name: x for name, x in merged.items() if x is not None},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",  # converters print anything
-    )
-    if child.returncode:
-        raise RuntimeError("\n".join(child.stdout.splitlines()[-LAST_LINES:]))
+    with tempfile.TemporaryFile() as printed:
+        try:
+            child = subprocess.run(
+                [sys.executable, *map(str, arguments)],
+                cwd=ROOT,
+                env={name: x for name, x in merged.items() if x is not None},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+            )
+        except KeyboardInterrupt:  # shows how far the process had come
+            print(*_lines(printed), sep="\n")
+            raise
+        if child.returncode:
+            raise RuntimeError("\n".join(_lines(printed)[-LAST_LINES:]))
+
+
+def _lines(file):
+    file.seek(0)
+    return file.read().decode("utf-8", errors="replace").splitlines()
 
 
 def ask(module, job, environment):

@@ -6,8 +6,9 @@
 #
 # PARTS are `tune` (2 minutes), `times` (4), `conformance` (4), `study` (4: the
 # language models of tools/studies, JAX only). Without PARTS the first three
-# run, for torch and JAX. A part that a time limit stops prints what it has.
-# `conformance` reads MECHANISMS="NAME ...", LIMIT=SECONDS, PROCESSES=NUMBER.
+# run, for torch and JAX. A part ends after LIMIT seconds and prints what it
+# has. `conformance` reads MECHANISMS="NAME ..." and PROCESSES=NUMBER, `times`
+# LENGTHS="NUMBER ...", `study` STUDY="ARGUMENTS" of tools.studies.run.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
 # of torch and JAX, pytest and matplotlib. Copy the working tree with .gpu/ to
 # it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join` reads.
@@ -75,29 +76,39 @@ join_by() {
 tune() {
     [ "$1" = torch ] || return 0
     echo "== $1: tune"
-    for name in gated_delta kda retention gated_linear; do
-        timeout 150 python3 -m tools.bench --backend torch --group times \
-            --case "linear:$name" --length 8192 --batch 8 --dtype bfloat16 \
-            --rounds 1 --verify no --out "$(mktemp -d)" >/dev/null &
+    local jobs=()
+    for name in linear:{gated_delta,kda,retention,gated_linear,mamba2} \
+        peer:{fla_gated_delta,fla_kda}; do
+        timeout --signal=INT "${LIMIT:-150}" \
+            python3 -m tools.bench --backend torch --group times \
+            --case "$name" --length 8192 --batch 8 --dtype bfloat16 \
+            --rounds 1 --verify no --out "$(mktemp -d)" \
+            >"$2/tune-${name#*:}.txt" 2>&1 &
+        jobs+=($!)
     done
-    wait
+    wait "${jobs[@]}" || true
+    grep -h -E "torch: times|first call" "$2"/tune-*.txt || true
 }
 
 times() {
     local extra=()
     [ "$1" != torch ] || extra=(peer:fla_gated_delta peer:fla_kda)
     echo "== $1: times"
-    timeout 200 python3 -m tools.bench --backend "$1" --group times \
-        --case "${cases[@]}" "${extra[@]}" --length 8192 2048 \
+    timeout --signal=INT "${LIMIT:-200}" \
+        python3 -m tools.bench --backend "$1" --group times \
+        --case "${cases[@]}" "${extra[@]}" --length ${LENGTHS:-8192 2048} \
         --batch 8 --dtype bfloat16 --rounds 10 --verify no \
         --write --out "$2" || echo "$1: not everything was measured"
 }
 
 study() {
     [ "$1" = jax ] || return 0
-    echo "== $1: language models"
-    timeout 215 python3 -m tools.studies.run language_model --backend jax \
-        --jobs 8 --out "$2" || echo "$1: not every model was trained"
+    echo "== $1: study"
+    local arguments
+    eval "arguments=(${STUDY:-language_model})"  # names have spaces
+    timeout --signal=INT "${LIMIT:-215}" python3 -m tools.studies.run \
+        "${arguments[@]}" --backend jax --jobs 8 --out "$2" \
+        || echo "$1: not every model was trained"
 }
 
 run() {

@@ -78,6 +78,7 @@ def take_turns(functions, rounds, may_fail=()):
                 raise
             results[name] = {"refused": str(error).splitlines()[0]}
             continue
+        print(f"{name}: first call {first:.1f} s", flush=True)
         results[name] = {"first": first, "rounds": []}
         results[name] |= {"processor": [], "faults": []}
         once = timing.seconds(function)  # the warm-up
