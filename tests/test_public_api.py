@@ -136,3 +136,47 @@ def test_every_argument_is_described(name):
     ):
         return
     assert wanted <= set(described(value)), name
+
+
+CALLED_BY_USERS = {"__init__", "call", "from_config", "get_config"}
+
+
+def signatures(value):
+    """The functions that the reference shows of a public name, by name.
+
+    Of a class: its constructor, and the methods that are documented or that
+    Keras documents.
+    """
+    if not inspect.isclass(value):
+        return {value.__qualname__: value}
+    found = {}
+    for cls in value.__mro__:
+        if cls.__module__.partition(".")[0] != "keras_linattn":
+            continue
+        for name, member in vars(cls).items():
+            member = getattr(member, "__func__", member)
+            member = getattr(member, "fget", None) or member
+            member = getattr(member, "func", member)  # a cached property
+            shown = name[0] != "_" and member.__doc__
+            if inspect.isfunction(member) and (
+                shown or name in CALLED_BY_USERS
+            ):
+                found[f"{cls.__qualname__}.{name}"] = member
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_signature_is_annotated(name):
+    missing = []
+    for path, function in signatures(PUBLIC[name]).items():
+        signature = inspect.signature(function)
+        missing += [
+            f"{path}({parameter.name})"
+            for parameter in signature.parameters.values()
+            if parameter.annotation is parameter.empty
+            and parameter.name not in ("self", "cls")
+        ]
+        if not path.endswith("__init__"):
+            if signature.return_annotation is signature.empty:
+                missing.append(f"{path} -> ?")
+    assert not missing

@@ -1,6 +1,7 @@
 """Replace the softmax attention of a model."""
 
 import warnings
+from collections.abc import Callable
 
 import keras
 
@@ -11,9 +12,15 @@ from keras_linattn.convert._sites import named
 from keras_linattn.convert._sites import sites_of
 from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.convert._weights import carry
+from keras_linattn.mechanisms import Mechanism
 
 
-def linearize(model, mechanism="hedgehog", layers=None, window=None):
+def linearize(
+    model: keras.Model,
+    mechanism: str | dict | type | Mechanism = "hedgehog",
+    layers: str | int | list | Callable | None = None,
+    window: int | None = None,
+) -> keras.Model:
     """Returns a copy of a trained model whose attention is linear.
 
     All weights are copied; the original does not change. If the mechanism has

@@ -18,6 +18,7 @@ not divided by sqrt D, which the normalisation undoes.
 """
 
 import dataclasses
+from typing import Any
 
 from keras import ops
 
@@ -88,7 +89,7 @@ class KDA(DeltaRule):
         "log_rate": 0,
     }
 
-    def __init__(self, gate_rank=None, **kwargs):
+    def __init__(self, gate_rank: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         if gate_rank is not None and (
             not isinstance(gate_rank, int) or gate_rank <= 0

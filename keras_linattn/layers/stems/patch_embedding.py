@@ -1,10 +1,13 @@
 """Images to sequences of patches."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Shape
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 
@@ -44,7 +47,13 @@ class PatchEmbedding(BaseLayer):
     the class token).
     """
 
-    def __init__(self, patch_size, embed_dim, use_positions=True, **kwargs):
+    def __init__(
+        self,
+        patch_size: int | tuple[int, int],
+        embed_dim: int,
+        use_positions: bool = True,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         pair = (patch_size,) * 2 if isinstance(patch_size, int) else patch_size
         if len(pair) != 2 or not all(
@@ -77,7 +86,7 @@ class PatchEmbedding(BaseLayer):
                 initializer=keras.initializers.RandomNormal(stddev=0.02),
             )
 
-    def grid(self, images_shape):
+    def grid(self, images_shape: Shape) -> tuple[int, int]:
         """Patches along height and width, as a pair of ints."""
         sizes = tuple(images_shape[1:3])
         if (
@@ -94,7 +103,7 @@ class PatchEmbedding(BaseLayer):
             )
         return tuple(s // p for s, p in zip(sizes, self.patch_size))
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         self._check_size(images.shape)
         x = self._projection(images)
         shape = ops.shape(x)
@@ -124,7 +133,7 @@ class PatchEmbedding(BaseLayer):
         rows, columns = self.grid(images_shape)
         return (images_shape[0], rows * columns, self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "patch_size": self.patch_size,
