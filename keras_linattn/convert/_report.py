@@ -50,7 +50,7 @@ class Report:
     """
 
     length: int
-    rows: list
+    rows: list[dict]
 
     def __str__(self):
         cells = [COLUMNS, *([_cell(r[c]) for c in COLUMNS] for r in self.rows)]

@@ -85,7 +85,7 @@ class Mechanism(keras.layers.Layer):
     # Dict from the name of each weight to its axis of heads, or to `None` if
     # all heads share the weight. Such a dict also declares that heads are
     # independent, so that devices can split them. `None`: unknown.
-    head_axes = None
+    head_axes: dict[str, int | None] | None = None
     num_hosts = 0  # layers that attend through this object, set by them
     keeps_near = False  # whether NaN in a key reaches near queries only
 
@@ -216,9 +216,12 @@ class Mechanism(keras.layers.Layer):
         query = hide(query, query_mask)
         contained = self._contained(query, key, value, packed, causal)
         contained.take_in_pieces(pieces, causal)
+        query, key, value = contained.heads
         output = self.attend_pieces(
             pieces,
-            *contained.heads,
+            query,
+            key,
+            value,
             key_mask=key_mask,
             causal=causal,
             **packed,
@@ -378,9 +381,12 @@ class Mechanism(keras.layers.Layer):
         else:
             contained = self._contained(query, key, value, packed, state=state)
             state = tree.map_structure(contained.take_in, state)
+            query, key, value = contained.heads
             output, state = self.advance(
                 state,
-                *contained.heads,
+                query,
+                key,
+                value,
                 key_mask=key_mask,
                 **packed,
                 **options,
@@ -539,7 +545,7 @@ def axis_of_heads(path):
     Args:
         path: str, such as `"decoder_0/self_attention/delta_rule/beta_bias"`.
     """
-    *_, owner, weight = ["", *path.split("/")]
+    owner, weight = ["", *path.split("/")][-2:]
     for mechanism in _LIVING:
         axes = mechanism.head_axes or {}
         if mechanism.name == owner and weight in axes:

@@ -160,7 +160,8 @@ class RecurrentMechanism(Mechanism):
         Returns:
             The output `[B, H, 1, V]`, and the next state.
         """
-        return decay_step(query, key, value, *gates, state)
+        (log_decay,) = gates
+        return decay_step(query, key, value, log_decay, state)
 
     def chunked(
         self,

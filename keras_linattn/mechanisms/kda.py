@@ -52,8 +52,8 @@ class KDA(DeltaRule):
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        gate_rank: int > 0, rank of the decay's projection. Defaults to `None`:
-            D, the dimension of a head.
+        gate_rank: int > 0 or `None`, rank of the decay's projection. Defaults
+            to `None`: D, the dimension of a head.
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
         activation: see `DeltaRule`. Defaults to `"silu"`.

@@ -48,7 +48,6 @@ def stores_arguments(init: Constructor) -> Constructor:
         and parameter.kind is not parameter.VAR_KEYWORD
     ]
 
-    @functools.wraps(init)
     def construct(self, *args, **kwargs):
         init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
@@ -60,8 +59,9 @@ def stores_arguments(init: Constructor) -> Constructor:
                 setattr(self, name, tuple(value) if is_list else value)
         self._config_names = tuple(names)
 
-    construct.__signature__ = signature  # Keras does not look at __wrapped__
-    return construct
+    wrapped: Any = functools.wraps(init)(construct)
+    wrapped.__signature__ = signature  # Keras does not look at __wrapped__
+    return wrapped
 
 
 class FunctionalModel(keras.Model):

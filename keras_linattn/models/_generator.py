@@ -6,19 +6,19 @@ from typing import Any
 from typing import Self
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.models import decoding
+from keras_linattn.models._base import FunctionalModel
 
 # Compiled functions that a model keeps, each for one number of prompts, one
 # bucket of lengths and one set of stop tokens.
 MOST_COMPILED = 16
 
 
-class Generator:
-    """What makes a model generate; for `CausalLM`, before `keras.Model`.
+class Generator(FunctionalModel):
+    """A functional model with a `tokenizer` that generates; for `CausalLM`.
 
     The class cannot inherit `keras_hub.models.CausalLM`: KerasHub is optional,
     and imported where it is used only.
@@ -152,7 +152,7 @@ class Generator:
         max_length: int | None = None,
         stop_token_ids: str | tuple[int, ...] | None = "auto",
         strip_prompt: bool = False,
-    ) -> str | list[str] | dict | np.ndarray:
+    ) -> Any:
         """Continues prompts, with the sampler given to `compile`.
 
         TensorFlow and JAX compile for each number of prompts and each power of

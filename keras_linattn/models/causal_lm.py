@@ -21,7 +21,6 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models import decoding
 from keras_linattn.models._base import BYTE_VOCABULARY
-from keras_linattn.models._base import FunctionalModel
 from keras_linattn.models._base import final_norm
 from keras_linattn.models._base import output_dense
 from keras_linattn.models._base import shortened
@@ -31,7 +30,7 @@ from keras_linattn.models._generator import Generator
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class CausalLM(Generator, FunctionalModel):
+class CausalLM(Generator):
     """Causal linear-attention decoder over bytes, or the ids of a tokenizer.
 
     Decodes with a state of fixed size in place of a growing cache of keys and

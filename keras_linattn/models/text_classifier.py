@@ -43,7 +43,8 @@ class TextClassifier(Classifier):
         merge_factor: int > 0, neighbours merged to one token before the
             encoder. Defaults to 4.
         dropout: float in [0, 1). Defaults to 0.1.
-        activation: of the output. Defaults to `"softmax"`: probabilities.
+        activation: of the output, or `None` for logits. Defaults to
+            `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its

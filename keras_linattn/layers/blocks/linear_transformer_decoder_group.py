@@ -223,10 +223,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None
         names, own = self._own_parts if streams else [], {}
-        state = self_attention_cache
+        state: Tree = self_attention_cache
         for index, block in enumerate(self.blocks):
             # Each begins with the group's state; all come to the same one.
-            before = self_attention_cache
+            before: Tree = self_attention_cache
             if names:
                 before = {**before, QUERIES: before[names[index]]}
             x, keys, state = block.attend_to(

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_linattn.core.annotations import Shape
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
@@ -86,7 +85,7 @@ class PatchEmbedding(BaseLayer):
                 initializer=keras.initializers.RandomNormal(stddev=0.02),
             )
 
-    def grid(self, images_shape: Shape) -> tuple[int, int]:
+    def grid(self, images_shape: tuple) -> tuple[int, int]:
         """Patches along height and width, as a pair of ints."""
         sizes = tuple(images_shape[1:3])
         if (
@@ -101,7 +100,8 @@ class PatchEmbedding(BaseLayer):
                 "Crop or resize them, for example with "
                 "`keras.layers.Resizing`."
             )
-        return tuple(s // p for s, p in zip(sizes, self.patch_size))
+        rows, columns = (s // p for s, p in zip(sizes, self.patch_size))
+        return rows, columns
 
     def call(self, images: Tensor) -> Tensor:
         self._check_size(images.shape)

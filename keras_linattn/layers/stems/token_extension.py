@@ -61,7 +61,6 @@ class TokenExtension(BaseLayer):
         check_factor(factor)
         self.supports_masking = True
         self.factor = factor
-        self._projection = None  # its size is that of the inputs
 
     @makes_sublayers
     def build(self, inputs_shape, merged_shape):
