@@ -32,6 +32,7 @@ def to_markdown(text):
 def section_in_markdown(section):
     title, text = section[1], textwrap.dedent(section[2])
     if title != "Returns":
-        text = ARGUMENT.sub(r"- **`\1`**: ", text)
+        # After a blank line: an item that follows a list within another one.
+        text = ARGUMENT.sub(r"\n- **`\1`**: ", text)
     title = title.replace("Args", "Arguments")
     return f"**{title}:**\n\n{text}\n"
