@@ -193,7 +193,12 @@ def test_equal_time_trains_until_the_budget_is_used(run, tmp_path, monkeypatch):
     study = importlib.import_module("tools.studies.equal_time")
     task = study.Short(0, smoke=True)
     model = task.model("modified_linformer")
-    model.compile(study.adamw_at(0.0), task.loss, metrics=["accuracy"])
+    model.compile(
+        study.adamw_at(0.0),
+        task.loss,
+        metrics=["accuracy"],
+        run_eagerly=True,  # quicker than to compile
+    )
     seconds = itertools.count()
     monkeypatch.setattr(study.time, "process_time", lambda: next(seconds))
     steps, losses, curve = study.train(model, task, budget=4.0)

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from matplotlib.ticker import NullLocator
 
 GAP = 0.2  # inches between two names
 CAUSAL, OTHER = "tab:orange", "tab:blue"
@@ -52,9 +53,9 @@ def _draw(axis, rows, x):
         axis.vlines(place, min(of_row), max(of_row), color=color, alpha=0.5)
         axis.plot(place, np.mean(of_row), "o", color=color)
     axis.set(xscale="log", ylabel=name, title=rows[0]["task"])
-    axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.xaxis.set_minor_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
     means = [np.mean(of_row) for of_row in values]
     order = np.argsort(means, kind="stable")
