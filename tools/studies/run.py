@@ -153,6 +153,10 @@ STUDIES = {
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
     ),
+    "equal_time": Study(
+        {"ListOps, 100 tokens": ("../tools/studies/equal_time.py",)},
+        mechanisms.EQUAL_TIME,
+    ),
     "linearize": Study(
         {
             name: ("../tools/studies/linearize.py", "--task", task)
