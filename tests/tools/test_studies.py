@@ -134,6 +134,19 @@ def test_a_row_s_part_of_the_teacher_s_gain(run):
     assert "| 75.0 (75.0 to 75.0) | 40 | 2 |" in table[-1]
 
 
+def test_a_task_has_one_table_whatever_the_order_of_the_jobs(run):
+    results = [
+        {"task": task, "mechanism": mechanism, "backend": "jax", "seed": 0}
+        | {"parameters": 1, "seconds": 1.0, "metrics": {"accuracy, %": 50.0}}
+        for mechanism in ("softmax", "mala")
+        for task in ("a", "b")
+    ]
+    rows = run.report.rows_of(results)
+    content = {"commands": [], "results": results}
+    text = run.report.page(content, rows, "study", "# study")
+    assert text.count("## a\n") == text.count("## b\n") == 1
+
+
 def test_a_curve_has_a_table_and_a_picture(run, tmp_path):
     result = {"task": "a", "mechanism": "softmax", "backend": "torch"}
     result |= {"parameters": 1, "seconds": 1.0, "metrics": {"bits": 1.5}}

@@ -28,7 +28,7 @@ from tools.studies.tasks import definitions
 from tools.studies.tasks import example_data
 
 CACHE = _process.ROOT / ".data" / "long_range"
-WIDTH, BLOCKS, HEADS = 64, 3, 4
+WIDTH, BLOCKS, HEADS = 64, 3, 2
 PARTS = 10  # of a training, each with a value in the history
 
 
@@ -39,7 +39,7 @@ class Task:
     and their changes.
     """
 
-    steps, batch_size, tested_at_once = 4000, 64, 200
+    steps, batch_size, tested_at_once = 3000, 64, 200
     learning_rate = 2e-3
     padding = False  # whether id 0 is masked
 
@@ -59,7 +59,6 @@ class Pixels(Task):
     """Digits, row by row: turned, scaled and moved a little in training."""
 
     vocabulary, length, classes = 256, 28 * 28, 10
-    steps = 3000
     degrees, scale, moved = 10, 0.1, 2  # at most; the last in pixels
 
     def load(self):
@@ -114,7 +113,7 @@ class ListOps(Task):
     """Nested operations on digits, as in examples/listops.py, but longer."""
 
     vocabulary, length, classes = 16, 2000, 10
-    steps, batch_size, tested_at_once = 2000, 32, 50
+    steps, batch_size, tested_at_once = 1250, 32, 50
     padding = True
     number, tested = 34000, 2000
 
