@@ -16,8 +16,8 @@ from keras_linattn.convert import _states
 from keras_linattn.convert._sites import HUB
 from keras_linattn.convert._sites import KERAS
 from keras_linattn.convert._sites import heads_of
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.shapes import AxisFolding
 from keras_linattn.mechanisms import Softmax
@@ -67,7 +67,7 @@ class ThroughMechanism:
             causal=masks.causal,
             training=training,
         )
-        heads = hide(heads, query_mask)
+        heads = apply_mask(heads, query_mask)
         heads = self._dropout_layer(heads, training=training)
         return folding.unfold(heads, like=query)
 

@@ -11,11 +11,11 @@ from keras_linattn.core.masks import combine_masks
 
 
 def with_padding(segment_ids, query_mask, key_mask):
-    """The masks of queries and keys that hide padding, too."""
+    """The masks of queries and keys, which also mask padding."""
     of_queries, of_keys = segment_masks(segment_ids)
     alike = query_mask is key_mask and of_queries is of_keys
     query_mask = combine_masks(query_mask, of_queries)
-    # One mask given twice stays one object: `hide_inputs` sees that.
+    # One mask given twice stays one object: `mask_inputs` sees that.
     return query_mask, (
         query_mask if alike else combine_masks(key_mask, of_keys)
     )

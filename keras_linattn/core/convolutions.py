@@ -6,7 +6,7 @@ from keras import initializers
 from keras import ops
 
 from keras_linattn.core import backends
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 
 
 def depthwise_convolution(value, kernel, grid=None, documents=None):
@@ -54,7 +54,7 @@ def _convolve_documents(value, kernel, numbers):
     for shift in range(kernel.shape[0]):
         there = slice(shift, shift + length)
         same = ops.equal(padded[:, there], numbers)
-        output = output + hide(value[:, :, there], same) * kernel[shift]
+        output = output + apply_mask(value[:, :, there], same) * kernel[shift]
     return output
 
 

@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_linattn.core import backends
 from keras_linattn.core.chunks import split_chunks
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
 
@@ -95,8 +95,8 @@ def number_documents(ids, visible):
 
 def same_document(documents):
     """Bool `[B, 1, T, S]`: whether a query and a key share their document."""
-    query = spread(documents.query, rank=4, axis=2)
-    key = spread(documents.key, rank=4, axis=3)
+    query = expand_to_rank(documents.query, rank=4, axis=2)
+    key = expand_to_rank(documents.key, rank=4, axis=3)
     return ops.equal(query, key)
 
 
@@ -117,7 +117,7 @@ def starts_of(documents):
     numbers = documents.query
     first = ops.zeros_like(numbers[:, :1])
     before = ops.concatenate([first, numbers[:, :-1]], axis=1)
-    return spread(numbers != before, rank=4, axis=2)
+    return expand_to_rank(numbers != before, rank=4, axis=2)
 
 
 def first_places(numbers):

@@ -7,7 +7,7 @@ exp(key - largest) times the values, and the sum of exp(key - largest).
 from keras import ops
 
 from keras_linattn.core.documents import Documents
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
@@ -65,7 +65,7 @@ def attend_both_ways_in_pieces(
         Tensor `[B, H, T, V]`.
     """
     pieces, size = packed_pieces, key.shape[-1]
-    shown, ones = hide(key, key_mask, value=HIDDEN), append_ones(value)
+    shown, ones = apply_mask(key, key_mask, value=HIDDEN), append_ones(value)
 
     def own(visible):
         return state_of(ops.where(visible, shown, HIDDEN), ones)
@@ -74,7 +74,7 @@ def attend_both_ways_in_pieces(
     nothing = ops.zeros_like(of_last)
     before = _as_keys(pieces.before(of_last, add_chunk, nothing))
     after = _as_keys(pieces.after(of_first, add_chunk, nothing))
-    own = hide(key, key_mask, value=LOWEST), value
+    own = apply_mask(key, key_mask, value=LOWEST), value
     key, value = (
         ops.concatenate(parts, axis=2) for parts in zip(before, own, after)
     )

@@ -16,7 +16,7 @@ def combine_masks(*masks):
     combined = None
     for mask in masks:
         if mask is not None:
-            # One mask given twice stays one object: `hide_inputs` sees that.
+            # One mask given twice stays one object: `mask_inputs` sees that.
             dtype = getattr(mask, "dtype", None)
             if backend.standardize_dtype(dtype) != "bool":
                 mask = ops.cast(mask, "bool")
@@ -26,8 +26,8 @@ def combine_masks(*masks):
     return combined
 
 
-def hide(x, mask, axis=-2, value=0):
-    """Sets the positions that the mask does not show to 0, or to `value`.
+def apply_mask(x, mask, axis=-2, value=0):
+    """Sets masked positions to 0, or to `value`.
 
     Selects rather than multiplies, since 0 * NaN is NaN.
 
@@ -42,7 +42,7 @@ def hide(x, mask, axis=-2, value=0):
     """
     if mask is None:
         return x
-    visible = spread(mask, len(x.shape), axis)
+    visible = expand_to_rank(mask, len(x.shape), axis)
     return ops.where(visible, x, ops.cast(value, x.dtype))
 
 
@@ -58,22 +58,22 @@ def nan_where(condition, x):
 
 def take_positions(x, index):
     """The entries of `[B, H, T, F]` at places `(B, N)`: `[B, H, N, F]`."""
-    return ops.take_along_axis(x, spread(index, rank=4, axis=2), axis=2)
+    return ops.take_along_axis(x, expand_to_rank(index, rank=4, axis=2), axis=2)
 
 
-def hide_inputs(inputs, masks):
-    """A layer's inputs without what their masks hide, before any product.
+def mask_inputs(inputs, masks):
+    """Sets the masked positions of a layer's inputs to 0.
 
-    The gradient of a product contains its inputs: NaN in a row whose output
-    is not used would reach the kernel's gradient, as 0 times NaN.
+    Call it before any product. The gradient of a kernel is a sum of products
+    with the inputs, and 0 * NaN is NaN: NaN in a masked row would reach it.
 
     Args:
-        inputs: list of tensors `(B, ..., F)`. One that comes twice with one
-            mask is cleared once.
-        masks: list of bool tensors `(B, ...)`, or `None`.
+        inputs: list of tensors `(B, ..., F)`. A tensor that is listed twice
+            with one mask is masked once.
+        masks: list of bool tensors `(B, ...)` or `None`, one for each input.
 
     Returns:
-        List of the tensors, each as it is where there is no mask.
+        List of tensors. An input whose mask is `None` stays unchanged.
     """
     cleared = {}
     for x, mask in zip(inputs, masks, strict=True):
@@ -83,13 +83,13 @@ def hide_inputs(inputs, masks):
     return [cleared.get((id(x), id(m)), x) for x, m in zip(inputs, masks)]
 
 
-def spread(mask, rank, axis):
+def expand_to_rank(mask, rank, axis):
     """Reshapes a `(B, S)` mask so that S lies on `axis` of a `rank`-D tensor.
 
     Args:
         mask: tensor `(B, S)`.
-        rank: int, rank of the tensor that the mask shall broadcast against.
-        axis: int, where S goes.
+        rank: int, rank of the tensor that the mask must broadcast against.
+        axis: int, the axis of the result that holds S.
 
     Returns:
         Tensor of rank `rank` with B first, S on `axis` and 1 elsewhere.
@@ -103,13 +103,14 @@ def spread(mask, rank, axis):
 
 
 def visible_places(mask):
-    """Where the visible positions stand, in order.
+    """The indices of the visible positions, in order.
 
     Args:
         mask: bool tensor `(B, T)`.
 
     Returns:
-        Tensor of int32 `(B, T)`; behind the visible ones it is T - 1.
+        Tensor of int32 `(B, T)`. Entries after the last visible position are
+        T - 1.
     """
     length = ops.shape(mask)[1]
     place = ops.arange(length, dtype="int32")
@@ -118,15 +119,15 @@ def visible_places(mask):
 
 
 def visible_span(mask):
-    """Where the visible positions begin and end, and what they leave out.
+    """Where the visible positions begin and end, and the gaps between them.
 
     Args:
         mask: bool tensor `(B, T)`.
 
     Returns:
-        Tensors of int32 `(B, 1)`, the first visible position and the one after
-        the last, both 0 where there is none; and a bool tensor `(B, T)`, which
-        hidden positions lie between visible ones.
+        Two tensors of int32 `(B, 1)`, the first visible position and the one
+        after the last, both 0 where there is none; and a bool tensor `(B, T)`,
+        `True` for masked positions between visible ones.
     """
     visible = ops.cast(mask, "int32")
     seen = ops.cumsum(visible, axis=1)
@@ -143,9 +144,9 @@ def visible_span(mask):
 
 
 def key_mask_from_attention_mask(attention_mask):
-    """The `(B, S)` key mask that a query-independent attention mask stands for.
+    """Converts an attention mask that ignores the query to a key mask.
 
-    Decided on the static shape alone, so that it holds in a compiled graph.
+    Only the static shape decides, so that it also works in a compiled graph.
 
     Args:
         attention_mask: tensor `(B, S)`, `(B, 1, S)` or `(B, 1, 1, S)`.
@@ -172,9 +173,9 @@ def key_mask_from_attention_mask(attention_mask):
 
 
 def first_given(*masks):
-    """The first that is not `None`, or `None`.
+    """Returns the first mask that is not `None`, or `None`.
 
-    Keras passes an implicit mask under another name where a layer is called
-    with more than one tensor, so that a layer looks in several places.
+    Keras passes an implicit mask under another name if a layer is called with
+    more than one tensor. A layer therefore looks at several arguments.
     """
     return next((mask for mask in masks if mask is not None), None)

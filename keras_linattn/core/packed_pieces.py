@@ -11,8 +11,8 @@ from keras_linattn.core.devices import Pieces
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.documents import number_documents
 from keras_linattn.core.masks import combine_masks
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import visible_span
 
 
@@ -76,7 +76,7 @@ class PackedPieces(Pieces):
 
     @property
     def _numbers(self):
-        return spread(self.documents.query, rank=4, axis=2)
+        return expand_to_rank(self.documents.query, rank=4, axis=2)
 
     def sum_before(self, x):
         """The sum over the pieces before, of the document that goes on."""

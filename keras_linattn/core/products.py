@@ -16,7 +16,7 @@ from keras_linattn.core.documents import largest_within
 from keras_linattn.core.documents import of_first
 from keras_linattn.core.documents import of_last
 from keras_linattn.core.documents import starts_of
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
@@ -101,7 +101,7 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
     Returns:
         Tensor `[B, H, T, V]`; 0 where the features meet no visible key's.
     """
-    key = hide(key, key_mask, value=LOWEST)
+    key = apply_mask(key, key_mask, value=LOWEST)
     if documents is not None:
         forms = log_attend_within, log_kernel_attention
         heads = query, key, value

@@ -5,8 +5,8 @@ import math
 from keras import ops
 
 from keras_linattn.core.convolutions import check_kernel
-from keras_linattn.core.masks import hide
-from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import apply_mask
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
@@ -124,7 +124,9 @@ def softmax_over(scores, mask=None):
     Returns:
         Tensor of the shape of `scores`; a row that sees nothing is 0.
     """
-    return masked_softmax(scores, None if mask is None else spread(mask, 4, 3))
+    return masked_softmax(
+        scores, None if mask is None else expand_to_rank(mask, 4, 3)
+    )
 
 
 def check_landmarks(num_landmarks, grid=None):
@@ -177,4 +179,4 @@ def _indexed_means(x, index, num_segments, mask):
     filled = ops.squeeze(ops.greater(count, 0), -1)
     # Divided before the product: a sum over many positions loses digits.
     weights = ops.expand_dims(member / maximum(count, 1), 1)
-    return matmul(weights, hide(x, mask)), filled
+    return matmul(weights, apply_mask(x, mask)), filled

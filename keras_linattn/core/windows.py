@@ -15,15 +15,15 @@ from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.chunks import split_chunks
 from keras_linattn.core.documents import with_next
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
+from keras_linattn.core.nonfinite import finite_rows
 from keras_linattn.core.numerics import matmul
-from keras_linattn.core.poison import finite_rows
 
 SMALLEST_BLOCK = 32  # products of smaller ones cost as much
 LEAST = -3e38  # a hidden score, below what any product of heads should be
@@ -162,13 +162,13 @@ def _after(held, x):
 
 def _of_keys(near, x):
     """`(B, E)`, one entry for each key, to `[B, 1, N, 1, K]`."""
-    x = keys_of(near, spread(x, rank=4, axis=2))
+    x = keys_of(near, expand_to_rank(x, rank=4, axis=2))
     return ops.swapaxes(x, -1, -2)
 
 
 def _in_blocks(x, size):
     """`(B, T)`, one entry for each query, to `[B, 1, N, C, 1]`."""
-    return split_chunks(spread(x, rank=4, axis=2), size)
+    return split_chunks(expand_to_rank(x, rank=4, axis=2), size)
 
 
 def _same(near, documents, before):
@@ -234,12 +234,12 @@ def leaving_keys(x, window, mask=None, holds=False, documents=None):
     """
     if documents is not None:
         held = window - 1 if holds else 0
-        numbers = spread(with_held(documents.key, held), rank=4, axis=2)
+        numbers = expand_to_rank(with_held(documents.key, held), rank=4, axis=2)
         of_keys, keys = (
             leaving_keys(y, window, mask, holds) for y in (numbers, x)
         )
         of_queries = with_next(documents) if holds else documents
-        of_queries = spread(of_queries.query, rank=4, axis=2)
+        of_queries = expand_to_rank(of_queries.query, rank=4, axis=2)
         return select(ops.equal(of_keys, of_queries), keys)
     before = window - 1 if holds else 0
     if mask is None:
@@ -259,20 +259,21 @@ def leaving_keys(x, window, mask=None, holds=False, documents=None):
     index = ops.take_along_axis(
         _places(mask, before), ops.maximum(place, 0), axis=1
     )
-    return hide(take_positions(x, index), leaves)
+    return apply_mask(take_positions(x, index), leaves)
 
 
-def contained(key, value):
-    """Keys and values with 0 in rows that are not finite, and which are.
+def sanitized(key, value):
+    """Sets rows that are not finite to 0, since 0 * NaN is NaN.
 
-    0 times NaN is NaN, forwards and backwards.
+    Returns:
+        Key, value, and a bool tensor `[B, H, E, 1]`, `True` for finite rows.
     """
     finite = finite_rows(key, value)
     return select(finite, key), select(finite, value), finite
 
 
-def spoil_near(output, finite, near):
-    """NaN for queries that see a key that is not finite.
+def write_nan_near(output, finite, near):
+    """Writes NaN for queries that see a key that is not finite.
 
     Args:
         output: tensor `[B, H, N, C, V]`.
@@ -283,8 +284,8 @@ def spoil_near(output, finite, near):
     # All heads at once, `[B, N, K, H]`: the pairs are theirs together.
     bad = ops.transpose(keys_of(near, bad)[..., 0], (0, 2, 3, 1))
     pairs = ops.cast(near.pairs[:, 0], output.dtype)
-    spoilt = ops.transpose(matmul(pairs, bad), (0, 3, 1, 2)) > 0.5
-    return nan_where(ops.expand_dims(spoilt, -1), output)
+    nan_rows = ops.transpose(matmul(pairs, bad), (0, 3, 1, 2)) > 0.5
+    return nan_where(ops.expand_dims(nan_rows, -1), output)
 
 
 def near_scores(query, key, near):
@@ -306,10 +307,10 @@ def attend_near(query, key, value, near):
     Returns:
         Tensor `[B, H, T, V]`; 0 where nothing is seen.
     """
-    key, value, finite = contained(key, value)
+    key, value, finite = sanitized(key, value)
     of_queries = finite_rows(query)
     output = attend_finite(select(of_queries, query), key, value, near)
-    output = spoil_near(output, finite, near)
+    output = write_nan_near(output, finite, near)
     output = join_chunks(output, ops.shape(query)[2])
     return nan_where(ops.logical_not(of_queries), output)
 

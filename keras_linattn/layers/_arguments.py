@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_linattn.core.masks import hide_inputs
+from keras_linattn.core.masks import mask_inputs
 
 
 def positive(name, value):
@@ -157,7 +157,7 @@ def clear(query, key, value, query_mask, key_mask):
     """The three inputs with nothing behind their masks, which are checked."""
     check_mask("query_mask", query_mask, query)
     check_mask("the mask of keys and values", key_mask, value)
-    return hide_inputs([query, key, value], [query_mask, key_mask, key_mask])
+    return mask_inputs([query, key, value], [query_mask, key_mask, key_mask])
 
 
 def check_streaming(causal, return_scores, one_length_axis):

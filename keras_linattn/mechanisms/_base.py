@@ -19,13 +19,13 @@ from keras_linattn.core.documents import documents_of
 from keras_linattn.core.folded import Factors
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
+from keras_linattn.core.nonfinite import NotSanitized
+from keras_linattn.core.nonfinite import Sanitized
+from keras_linattn.core.nonfinite import known_finite
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.packed_pieces import PackedPieces
-from keras_linattn.core.poison import Contained
-from keras_linattn.core.poison import Uncontained
-from keras_linattn.core.poison import known_finite
 from keras_linattn.mechanisms._checks import check_heads
 from keras_linattn.mechanisms._checks import check_other_lengths
 from keras_linattn.mechanisms._states import check_state_dtype
@@ -169,10 +169,10 @@ class Mechanism(keras.layers.Layer):
         if is_empty(query.shape, key.shape):
             return ops.cast(self._see_nothing(query, key, value), dtype)
         # NaN behind the mask must not reach a product, nor its gradients.
-        query = hide(query, query_mask)
-        contained = self._contained(query, key, value, options, causal)
+        query = apply_mask(query, query_mask)
+        sanitized = self._sanitized(query, key, value, options, causal)
         output = self.attend(
-            *contained.heads,
+            *sanitized.heads,
             key_mask=key_mask,
             query_mask=query_mask,
             causal=causal,
@@ -180,7 +180,7 @@ class Mechanism(keras.layers.Layer):
             **options,
         )
         if segment_ids is not None:
-            output = hide(contained.spoil(output), query_mask)
+            output = apply_mask(sanitized.write_nan(output), query_mask)
         return ops.cast(output, dtype)
 
     def call_pieces(
@@ -213,10 +213,10 @@ class Mechanism(keras.layers.Layer):
             key_mask = combine_masks(key_mask, pieces.mask)
             query_mask = combine_masks(query_mask, pieces.mask)
         query, key, value = self._prepare(query, key, value, key_mask, causal)
-        query = hide(query, query_mask)
-        contained = self._contained(query, key, value, packed, causal)
-        contained.take_in_pieces(pieces, causal)
-        query, key, value = contained.heads
+        query = apply_mask(query, query_mask)
+        sanitized = self._sanitized(query, key, value, packed, causal)
+        sanitized.include_pieces(pieces, causal)
+        query, key, value = sanitized.heads
         output = self.attend_pieces(
             pieces,
             query,
@@ -228,7 +228,7 @@ class Mechanism(keras.layers.Layer):
             **options,
         )
         if packed:
-            output = hide(contained.spoil(output), query_mask)
+            output = apply_mask(sanitized.write_nan(output), query_mask)
         return ops.cast(output, dtype)
 
     def attend_pieces(
@@ -379,9 +379,9 @@ class Mechanism(keras.layers.Layer):
         if is_empty(query.shape):
             output = self._see_nothing(query, key, value)
         else:
-            contained = self._contained(query, key, value, packed, state=state)
-            state = tree.map_structure(contained.take_in, state)
-            query, key, value = contained.heads
+            sanitized = self._sanitized(query, key, value, packed, state=state)
+            state = tree.map_structure(sanitized.sanitize_state, state)
+            query, key, value = sanitized.heads
             output, state = self.advance(
                 state,
                 query,
@@ -391,8 +391,8 @@ class Mechanism(keras.layers.Layer):
                 **packed,
                 **options,
             )
-            output = contained.spoil(output)
-            state = tree.map_structure(contained.spoil_state, state)
+            output = sanitized.write_nan(output)
+            state = tree.map_structure(sanitized.write_nan_into_state, state)
         return ops.cast(output, dtype), stored(state, spec)
 
     def compute_output_shape(self, query_shape, key_shape, value_shape):
@@ -441,18 +441,18 @@ class Mechanism(keras.layers.Layer):
         dtype, *_ = [accumulation_dtype(x.dtype) for x in (query, key, value)]
         query, key, value = (ops.cast(x, dtype) for x in (query, key, value))
         if key_mask is not None:
-            key, value = hide(key, key_mask), hide(value, key_mask)
+            key, value = apply_mask(key, key_mask), apply_mask(value, key_mask)
         return query, key, value
 
-    def _contained(self, query, key, value, packed, causal=True, state=None):
+    def _sanitized(self, query, key, value, packed, causal=True, state=None):
         """Heads in which NaN of one document cannot reach another."""
         documents = packed.get("documents")
         apart = documents is None or not documents.one_sequence
         if apart or self.keeps_near:
-            return Uncontained(query, key, value)
+            return NotSanitized(query, key, value)
         if state is None and fast_forms() and known_finite(query, key, value):
-            return Uncontained(query, key, value)
-        return Contained(query, key, value, documents, causal)
+            return NotSanitized(query, key, value)
+        return Sanitized(query, key, value, documents, causal)
 
     def _packed(self, segment_ids, key_mask, query_mask=None):
         """`documents` as an option of `attend`, and the masks with padding."""

@@ -6,7 +6,7 @@ from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import Documents
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import divide_by_last
@@ -88,7 +88,7 @@ class KernelMechanism(Mechanism):
         if not causal:
             return self.attend_both_ways(query, key, value, key_mask, documents)
         query = self.query_features(query)
-        key = hide(self.key_features(key), key_mask)
+        key = apply_mask(self.key_features(key), key_mask)
         return attend_causally(query, key, value, documents=documents)[0]
 
     def attend_pieces(
@@ -103,7 +103,7 @@ class KernelMechanism(Mechanism):
         documents=None,
     ):
         query = self.query_features(query)
-        key = hide(self.key_features(key), key_mask)
+        key = apply_mask(self.key_features(key), key_mask)
         if documents is not None and not causal:
             return kernel_attention_in_pieces(query, key, value, pieces)
         of_last = key if documents is None else pieces.of_last_document(key)
@@ -128,7 +128,7 @@ class KernelMechanism(Mechanism):
         `documents` are those of `attend`.
         """
         query = self.query_features(query)
-        key = hide(self.key_features(key), key_mask)
+        key = apply_mask(self.key_features(key), key_mask)
         return kernel_attention(query, key, value, documents)
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
@@ -141,7 +141,7 @@ class KernelMechanism(Mechanism):
         )
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):
-        key = hide(self.key_features(key), key_mask)
+        key = apply_mask(self.key_features(key), key_mask)
         query = self.query_features(query)
         if len({key.shape[-1], state.shape[-2]} - {None}) > 1:
             raise ValueError(

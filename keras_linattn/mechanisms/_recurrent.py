@@ -16,11 +16,11 @@ from keras_linattn.core.decay import scalar_decay_product
 from keras_linattn.core.devices import Pieces
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.documents import starts_of
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
+from keras_linattn.core.nonfinite import run_sanitized
 from keras_linattn.core.numerics import divide_by_size
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import split_at
-from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import key_value_product
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -214,7 +214,7 @@ class RecurrentMechanism(Mechanism):
     ) -> Tensor:
         self.check_call(query.shape, key.shape, value.shape, causal)
         if query_mask is not key_mask:  # `advance` hides the key mask
-            query = hide(query, query_mask)
+            query = apply_mask(query, query_mask)
         state = self.initial_state_for(query, value)
         output, _ = self.step(
             state,
@@ -226,7 +226,7 @@ class RecurrentMechanism(Mechanism):
             segment_ids=segment_ids,
         )
         if segment_ids is not None:
-            output = hide(output, ops.cast(segment_ids, "bool"))
+            output = apply_mask(output, ops.cast(segment_ids, "bool"))
         return output
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
@@ -247,7 +247,7 @@ class RecurrentMechanism(Mechanism):
         inputs=None,
         documents=None,
     ):
-        query = hide(query, key_mask)
+        query = apply_mask(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         if query.shape[2] == 1:
@@ -274,7 +274,7 @@ class RecurrentMechanism(Mechanism):
         exchange U and A. Where a document starts in the piece, A is 0, and so
         is p from there on.
         """
-        query = hide(query, key_mask)
+        query = apply_mask(query, key_mask)
         gates = self._visible_gates(query, key_mask, inputs)
         query, key = self.features(query, key)
         columns = value.shape[-1]
@@ -310,10 +310,10 @@ class RecurrentMechanism(Mechanism):
         if inputs is None:
             inputs = heads_last(query)
             inputs = ops.reshape(inputs, (batch, length, -1))
-        inputs = hide(ops.cast(inputs, query.dtype), key_mask)
+        inputs = apply_mask(ops.cast(inputs, query.dtype), key_mask)
         # To all positions: a mask and a chunk have an entry for each.
         return tuple(
-            hide(
+            apply_mask(
                 ops.broadcast_to(gate, (batch, heads, length, gate.shape[-1])),
                 key_mask,
             )
@@ -352,7 +352,7 @@ class RecurrentMechanism(Mechanism):
                 self.one_step, heads, gates, state, starts
             )
 
-        return run_contained(chunked, key, value, *gates, documents=documents)
+        return run_sanitized(chunked, key, value, *gates, documents=documents)
 
     def _normalised(self, output):
         return normalise_rows(output) if self.output_norm else output

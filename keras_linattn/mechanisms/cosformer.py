@@ -24,10 +24,10 @@ from keras import ops
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import first_places
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import nan_where
-from keras_linattn.core.masks import spread
-from keras_linattn.core.poison import rows_reached
+from keras_linattn.core.nonfinite import rows_reached
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
@@ -165,7 +165,7 @@ class CosFormer(KernelMechanism):
             beyond = self._beyond(of_query, key_mask, documents, causal)
             of_query = of_key = self._known(of_query)
         query = self._features(query, of_query)
-        key = hide(self._features(key, of_key), key_mask)
+        key = apply_mask(self._features(key, of_key), key_mask)
         if causal:
             output, _ = attend_causally(query, key, value, documents=documents)
         else:
@@ -187,14 +187,16 @@ class CosFormer(KernelMechanism):
     def _beyond(self, position, mask, documents, causal):
         """Bool `[B, 1, T, 1]`: the queries that attend beyond M."""
         known = position < self.sequence_length
-        own = spread(ops.logical_not(known), rank=4, axis=2)
+        own = expand_to_rank(ops.logical_not(known), rank=4, axis=2)
         # Padding after a document is counted too, but it is masked.
         shown = (
             known
             if mask is None
             else ops.logical_or(known, ops.logical_not(mask))
         )
-        reached = rows_reached(spread(shown, rank=4, axis=2), documents, causal)
+        reached = rows_reached(
+            expand_to_rank(shown, rank=4, axis=2), documents, causal
+        )
         return ops.logical_or(reached, own)
 
     def num_features_for(self, key_dim):
@@ -218,7 +220,7 @@ class CosFormer(KernelMechanism):
             known = self._known(position)
         query, key = (self._features(x, known) for x in (query, key))
         output, sums = attend_causally(
-            query, hide(key, key_mask), value, state["sums"], documents
+            query, apply_mask(key, key_mask), value, state["sums"], documents
         )
         if documents is not None:
             beyond = self._beyond(position, key_mask, documents, causal=True)

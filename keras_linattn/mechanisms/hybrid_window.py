@@ -35,11 +35,11 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import divide_by_last
-from keras_linattn.core.windows import contained
 from keras_linattn.core.windows import keys_of
 from keras_linattn.core.windows import leaving_keys
 from keras_linattn.core.windows import near_scores
-from keras_linattn.core.windows import spoil_near
+from keras_linattn.core.windows import sanitized
+from keras_linattn.core.windows import write_nan_near
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits
 from keras_linattn.mechanisms.hedgehog import Hedgehog
@@ -63,7 +63,7 @@ def near_sums(query, key, value, near, factor, least_score=None):
         factor: tensor `[1, H, 1, 1, 1]`, g.
         least_score: float or `None`, see `HybridWindow`.
     """
-    key, value, finite = contained(key, value)
+    key, value, finite = sanitized(key, value)
     scores = near_scores(query, key, near)
     # The far share is not divided by e^m_t, so m_t has a gradient.
     weights = masked_exp(scores, near.pairs, max_is_constant=False)
@@ -71,7 +71,7 @@ def near_sums(query, key, value, near, factor, least_score=None):
     if least_score is not None:
         factor = factor * _reduction(scores, near.pairs, least_score)
     sums = factor * matmul(weights, value)
-    sums = spoil_near(sums, finite, near)
+    sums = write_nan_near(sums, finite, near)
     return join_chunks(sums, ops.shape(query)[2])
 
 

@@ -43,9 +43,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
-from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
@@ -84,7 +84,7 @@ def masked_logsumexp(x, mask=None):
     """
     if mask is None:
         return ops.logsumexp(x, axis=-1, keepdims=True)
-    visible = spread(mask, 4, 3)
+    visible = expand_to_rank(mask, 4, 3)
     total = ops.sum(masked_exp(x, visible), axis=-1, keepdims=True)
     floor = ops.where(visible, x, ops.cast(-1e30, x.dtype))
     largest = ops.stop_gradient(ops.max(floor, axis=-1, keepdims=True))
@@ -101,7 +101,7 @@ def log_alpha(query, query_landmarks, balance, coefficient, filled):
     # softmax sums to 1 over the landmarks there are: its mean is 1 / count.
     count = query_landmarks.shape[2]
     if filled is not None:
-        count = ops.cast(spread(filled, 4, 3), query.dtype)
+        count = ops.cast(expand_to_rank(filled, 4, 3), query.dtype)
         count = maximum(ops.sum(count, axis=-1, keepdims=True), 1)
     alpha = balance + coefficient * (specific - 1 / count)
     return ops.log(maximum(alpha, SMALLEST_ALPHA))
@@ -134,7 +134,7 @@ def attend(query, key, value, means, samples, landmarks, coefficient, masks):
     mixture = masked_logsumexp(log_densities(samples, means), filled)
     balance = _as_row(own - mixture)  # <= 0 where the landmark exists
     # Elsewhere exp may overflow, and 0 * inf is NaN in the gradient.
-    balance = ops.exp(hide(balance, filled, axis=-1))
+    balance = ops.exp(apply_mask(balance, filled, axis=-1))
     ratio = log_alpha(query, landmarks, balance, coefficient, filled)
     # log p(q, w) without |q|^2, which the softmax over c cancels.
     ratio = ratio + matmul(query, ops.swapaxes(samples / root, -1, -2))

@@ -34,7 +34,7 @@ from keras import ops
 
 from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
 from keras_linattn.core.folded import Factors
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
@@ -88,12 +88,12 @@ def position_weights(key, key_mask=None, axis=2, pieces=None):
         the sums over it, at least 1 where a key is visible, and the logarithm
         of what they are of phi itself.
     """
-    shown = hide(key, key_mask, axis, LOWEST)
+    shown = apply_mask(key, key_mask, axis, LOWEST)
     most = ops.stop_gradient(max_along(shown, axis, LOWEST))
     if pieces is not None:
         most = pieces.max(most)
     most = -ops.relu(-most)  # at most 0
-    weights = hide(feature_map(key - most), key_mask, axis=axis)
+    weights = apply_mask(feature_map(key - most), key_mask, axis=axis)
     total = ops.sum(weights, axis=axis, keepdims=True)
     if pieces is not None:
         total = pieces.sum(total)

@@ -20,9 +20,9 @@ from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.documents import Documents
 from keras_linattn.core.documents import documents_of
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import split_at
 from keras_linattn.core.windows import Near
 from keras_linattn.core.windows import attend_near
@@ -111,14 +111,14 @@ class WindowMechanism(Mechanism):
     def _of_last_document(self, window, near, documents):
         """Hides what the window holds of earlier documents."""
         numbers = with_held(documents, self.window - 1)
-        numbers = spread(numbers, rank=4, axis=2)
+        numbers = expand_to_rank(numbers, rank=4, axis=2)
         own = last_keys(near, numbers, self.window) == numbers[:, :, -1:]
         return select(own, window)
 
 
 def entries_of(key, value, key_mask):
     """Keys, values and a column of 1 where visible, `[B, H, T, D + V + 1]`."""
-    seen = hide(ops.ones_like(key[..., :1]), key_mask)
+    seen = apply_mask(ops.ones_like(key[..., :1]), key_mask)
     return ops.concatenate([key, value, seen], axis=-1)
 
 

@@ -33,7 +33,7 @@ from keras import ops
 
 from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import starts_of
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import append_ones
@@ -76,7 +76,7 @@ def covariance_within(query, key, value, documents):
 
 def attend_by_covariance(query, key, value, key_mask=None, documents=None):
     """The covariance term of the output, which grows with phi(q)."""
-    key = hide(append_ones(feature_map(key)), key_mask)
+    key = apply_mask(append_ones(feature_map(key)), key_mask)
     query = feature_map(query) / math.sqrt(query.shape[-1])
     query = ops.concatenate([query, ops.zeros_like(query[..., :1])], axis=-1)
     if documents is None:

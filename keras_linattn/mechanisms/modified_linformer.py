@@ -53,8 +53,9 @@ from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
 from keras_linattn.core.exponential_sums import largest_of
 from keras_linattn.core.exponential_sums import state_of
 from keras_linattn.core.folded import Factors
-from keras_linattn.core.masks import hide
-from keras_linattn.core.masks import spread
+from keras_linattn.core.masks import apply_mask
+from keras_linattn.core.masks import expand_to_rank
+from keras_linattn.core.nonfinite import run_sanitized
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import masked_softmax
@@ -62,7 +63,6 @@ from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.numerics import softmax_parts
-from keras_linattn.core.poison import run_contained
 from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
 from keras_linattn.core.products import product_within
@@ -84,7 +84,7 @@ def position_weights(key, key_mask=None, axis=2):
     The division is left to the `[D, V]` summaries, which saves one pass over
     the `[S, D]` array.
     """
-    visible = None if key_mask is None else spread(key_mask, 4, axis)
+    visible = None if key_mask is None else expand_to_rank(key_mask, 4, axis)
     return softmax_parts(key, visible, axis)
 
 
@@ -439,7 +439,7 @@ class ModifiedLinformer(Mechanism):
         if documents is None:
             return attend_factorised(query, key, value, key_mask)
         forms = attend_within, attend_factorised
-        heads = query, hide(key, key_mask, value=LOWEST), value
+        heads = query, apply_mask(key, key_mask, value=LOWEST), value
         return attend_documents(*forms, *heads, documents, LOWEST)
 
     def attend_pieces(
@@ -458,7 +458,7 @@ class ModifiedLinformer(Mechanism):
             return attend_both_ways_in_pieces(
                 attend_within, *heads, key_mask, pieces
             )
-        shown = hide(key, key_mask, value=HIDDEN)
+        shown = apply_mask(key, key_mask, value=HIDDEN)
         if documents is not None:
             shown = ops.where(pieces.in_last, shown, HIDDEN)
         own = state_of(shown, append_ones(value))
@@ -500,7 +500,7 @@ class ModifiedLinformer(Mechanism):
     def advance(self, state, query, key, value, *, key_mask, documents=None):
         visible = ops.ones_like(key[:1, :1, :, :1], dtype="bool")
         if key_mask is not None:
-            visible = spread(ops.cast(key_mask, "bool"), 4, 2)
+            visible = expand_to_rank(ops.cast(key_mask, "bool"), 4, 2)
         apart = isinstance(state, tuple)
         before = ops.concatenate(state, axis=-1) if apart else state
 
@@ -509,7 +509,7 @@ class ModifiedLinformer(Mechanism):
                 query, key, value, visible, before, documents
             )
 
-        output, state = run_contained(attend, key, value, documents=documents)
+        output, state = run_sanitized(attend, key, value, documents=documents)
         if apart:
             state = state[..., :1], state[..., 1:]
         return output, state

@@ -37,7 +37,7 @@ from keras import ops
 from keras_linattn.core.convolutions import add_kernel
 from keras_linattn.core.convolutions import check_kernel
 from keras_linattn.core.convolutions import depthwise_convolution
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.segments import check_landmarks
@@ -78,7 +78,7 @@ def attend(query, key, value, num_landmarks, num_iterations, masks):
     queries, query_filled = segment_means(query, num_landmarks, query_mask)
     keys, key_filled = segment_means(key, num_landmarks, key_mask)
     core = softmax_over(scaled_scores(queries, keys), key_filled)
-    core = hide(core, query_filled)
+    core = apply_mask(core, query_filled)
     gathered = softmax_over(scaled_scores(queries, key), key_mask)
     summary = matmul(gathered, value)  # [B, H, M, V]
     summary = matmul(pseudo_inverse(core, num_iterations), summary)

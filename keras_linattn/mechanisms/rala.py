@@ -31,8 +31,8 @@ from typing import Any
 from keras import ops
 
 from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import append_ones
@@ -52,7 +52,7 @@ def mean_query(query, query_mask=None, documents=None):
 
     0 where no query is visible.
     """
-    summed = hide(append_ones(feature_map(query)), query_mask)
+    summed = apply_mask(append_ones(feature_map(query)), query_mask)
     if documents is None:
         summed = ops.sum(summed, axis=2, keepdims=True)
     else:
@@ -187,7 +187,7 @@ class RankAugmented(ConvolvedValues, Mechanism):
             shape = (batch, length, heads * dim)
             inputs = ops.reshape(heads_last(query), shape)
         visible = combine_masks(query_mask, segment_ids)
-        gate = self._gate(hide(inputs, visible))
+        gate = self._gate(apply_mask(inputs, visible))
         return ops.cast(ops.cast(output, gate.dtype) * gate, output.dtype)
 
     def _gate(self, inputs):

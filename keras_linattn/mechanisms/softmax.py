@@ -19,11 +19,11 @@ from keras.backend import standardize_dtype
 
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.documents import same_document
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import masked_softmax
@@ -48,7 +48,7 @@ def visible_pairs(key_mask=None, documents=None):
     """Bool mask of visible keys, and of the query's own document."""
     visible = None
     if key_mask is not None:
-        visible = spread(ops.cast(key_mask, "bool"), rank=4, axis=3)
+        visible = expand_to_rank(ops.cast(key_mask, "bool"), rank=4, axis=3)
     if documents is None:
         return visible
     return combine_masks(visible, same_document(documents))
@@ -113,8 +113,8 @@ def pairs_of_cache(cached, length, key_mask, documents=None):
     if documents is not None:
         own = ops.equal(documents.query, 0)
     held = ops.less(ops.arange(length, dtype="int32"), cached)
-    held = spread(held, rank=4, axis=3)
-    held = ops.logical_and(held, spread(own, rank=4, axis=2))
+    held = expand_to_rank(held, rank=4, axis=3)
+    held = ops.logical_and(held, expand_to_rank(own, rank=4, axis=2))
     return ops.concatenate([held, new], axis=3)
 
 
@@ -252,16 +252,16 @@ class Softmax(Mechanism):
         output = attend_pairs(query, keys, values, pairs)
         # Of a query's keys, those the cache cannot hold are missing, too.
         seen = ops.sum(ops.cast(pairs, "int32"), axis=-1, keepdims=True)
-        lost = spread(ops.maximum(count - size, 0), rank=4, axis=3)
+        lost = expand_to_rank(ops.maximum(count - size, 0), rank=4, axis=3)
         kept = key_mask
         if documents is not None:
             number, last = documents.query, documents.query[:, -1:]
-            own = spread(ops.equal(number, 0), rank=4, axis=2)
+            own = expand_to_rank(ops.equal(number, 0), rank=4, axis=2)
             lost = ops.where(own, lost, 0)
             kept = ops.logical_and(kept, ops.equal(number, last))
             count = ops.where(ops.equal(last, 0), count, 0)
         output = nan_where(seen + lost > size, output)
         index, count = kept_places(count, size, kept)
         filled = ops.less(ops.arange(size, dtype="int32"), count)
-        cache = hide(take_positions(entries, index), filled)
+        cache = apply_mask(take_positions(entries, index), filled)
         return output, {"cache": cache, "count": count}

@@ -26,7 +26,7 @@ from keras import ops
 
 from keras_linattn.core.documents import attend_documents
 from keras_linattn.core.documents import largest_within
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import max_along
 from keras_linattn.core.products import kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
@@ -105,7 +105,7 @@ class Taylor(KernelMechanism):
 
     def attend_both_ways(self, query, key, value, key_mask, documents=None):
         query = self.query_features(query)
-        key = hide(self.key_features(key), key_mask)
+        key = apply_mask(self.key_features(key), key_mask)
         if documents is not None:
             forms = attend_within, attend_alone
             return attend_documents(*forms, query, key, value, documents)

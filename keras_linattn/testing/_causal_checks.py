@@ -47,14 +47,14 @@ def check_future_is_invisible(subject):
     rows = {n: np.repeat(getattr(once, n), len(cases), 0) for n in HEADS}
     inputs = once.replace(**rows)
     other = subject.inputs(batch=len(cases), **sizes, seed=1)
-    spoilt = {name: x.copy() for name, x in rows.items()}
+    altered = {name: x.copy() for name, x in rows.items()}
     for row, (first, (names, scale)) in enumerate(cases):
         for name in names:
             future = getattr(other, name)[row, :, first:]
-            spoilt[name][row, :, first:] = np.float32(scale) * future
+            altered[name][row, :, first:] = np.float32(scale) * future
     mechanism = subject.shared(inputs)
     expected = run(mechanism, inputs, causal=True)
-    output = run(mechanism, inputs.replace(**spoilt), causal=True)
+    output = run(mechanism, inputs.replace(**altered), causal=True)
     for row, (first, change) in enumerate(cases):
         np.testing.assert_array_equal(
             output[row, :, :first], expected[row, :, :first], f"{change}"

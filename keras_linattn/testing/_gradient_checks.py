@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_linattn.testing._backends import gradients
-from keras_linattn.testing._mask_checks import spoil
+from keras_linattn.testing._mask_checks import fill_masked
 from keras_linattn.testing._subject import always
 from keras_linattn.testing._subject import assert_close
 from keras_linattn.testing._subject import path_within
@@ -195,7 +195,7 @@ def check_gradients_are_finite(subject):
         key_mask=mask,
         query_mask=mask,
     )
-    inputs = spoil(inputs, 1e30)
+    inputs = fill_masked(inputs, 1e30)
     ones = np.ones((*inputs.query.shape[:3], inputs.value.shape[3]), "float32")
     mechanism = subject.shared(inputs)
     for name, gradient in fast_gradients(mechanism, inputs, ones).items():
@@ -212,7 +212,7 @@ def check_nan_behind_the_mask_reaches_no_gradient(subject):
     mechanism = subject.shared(inputs)
     for causal in subject.traits.forms:
         expected, found = (
-            fast_gradients(mechanism, spoil(inputs, x), cotangent, causal)
+            fast_gradients(mechanism, fill_masked(inputs, x), cotangent, causal)
             for x in (0.0, np.nan)
         )
         for name, gradient in found.items():

@@ -1,4 +1,4 @@
-"""Checks of masks: exact, and nothing behind them is ever seen."""
+"""Checks that masked positions never change a result."""
 
 import keras
 import numpy as np
@@ -15,11 +15,8 @@ from keras_linattn.testing._subject import visible_rows
 EXTREMES = (np.nan, np.inf, 1e30, -1e30)
 
 
-def spoil(inputs, with_value):
-    """The inputs with `with_value` at every hidden key and value.
-
-    Hidden queries are spoilt too where they are the keys' own positions.
-    """
+def fill_masked(inputs, with_value):
+    """Writes `with_value` into every masked key, value and query."""
     key_mask, query_mask = inputs.masks()
     hidden = ~key_mask[:, None, :, None]
     hidden_query = ~query_mask[:, None, :, None]
@@ -31,12 +28,14 @@ def spoil(inputs, with_value):
 
 
 def check_masked_keys_are_inert(subject):
-    """NaN and 1e30 behind the mask change not one bit."""
+    """NaN and 1e30 in masked positions do not change one bit."""
     inputs = subject.inputs(queries=9, keys=9, visible=0.6)
     mechanism = subject.shared(inputs)
     expected = visible_rows(run(mechanism, inputs), inputs)
     for extreme in EXTREMES:
-        output = visible_rows(run(mechanism, spoil(inputs, extreme)), inputs)
+        output = visible_rows(
+            run(mechanism, fill_masked(inputs, extreme)), inputs
+        )
         np.testing.assert_array_equal(output, expected, f"{extreme} leaks")
 
 
@@ -47,7 +46,7 @@ def check_no_visible_key_gives_zero(subject):
     inputs = inputs.replace(key_mask=mask, query_mask=None)
     if not subject.traits.cross:
         inputs = inputs.replace(query_mask=mask)
-    output = run(subject.shared(inputs), spoil(inputs, np.nan))
+    output = run(subject.shared(inputs), fill_masked(inputs, np.nan))
     np.testing.assert_array_equal(output[0], np.zeros_like(output[0]))
     require(np.isfinite(output[1]).all(), "another row is not finite")
 
@@ -64,7 +63,7 @@ def check_padding_is_exact(subject):
         position = position[::-1] if left else position
         mask = position < np.array(lengths)[:, None]
         padded = inputs.replace(key_mask=mask, query_mask=mask)
-        together = run(mechanism, spoil(padded, 7.0))
+        together = run(mechanism, fill_masked(padded, 7.0))
         for row, visible in enumerate(mask):
             one = slice(row, row + 1)
             alone = inputs.replace(

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.testing._backends import quick
 from keras_linattn.testing._subject import always
@@ -154,7 +154,7 @@ def check_factors_give_the_output(subject):
     mechanism = subject.build(inputs)
 
     def factors_of(query, key, key_mask):
-        key = hide(key, key_mask)
+        key = apply_mask(key, key_mask)
         factors = mechanism.factors(
             heads_last(query), heads_last(key), key_mask
         )
@@ -163,7 +163,7 @@ def check_factors_give_the_output(subject):
 
     def multiplied(query, key, value, key_mask):
         factors, scale = factors_of(query, key, key_mask)
-        value = hide(value, key_mask)
+        value = apply_mask(value, key_mask)
         sums = ops.einsum("bshd,bhsv->bhdv", factors.key, value)
         sums = sums * ops.expand_dims(scale, -1)
         return ops.einsum("bthd,bhdv->bhtv", factors.query, sums)

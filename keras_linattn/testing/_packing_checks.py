@@ -125,8 +125,8 @@ def check_documents_do_not_meet(subject):
         expected = run(mechanism, inputs, causal, segment_ids=IDS)
         for names, extreme, numbers in changes:  # one document of each row
             place = IDS == np.reshape(numbers, (2, 1))
-            spoilt = _spoil(inputs, names, place, extreme)
-            output = run(mechanism, spoilt, causal, segment_ids=IDS)
+            altered = _filled_at(inputs, names, place, extreme)
+            output = run(mechanism, altered, causal, segment_ids=IDS)
             others = ~place & inputs.masks()[1]
             others = np.broadcast_to(others[:, None, :], output.shape[:3])
             np.testing.assert_array_equal(
@@ -136,7 +136,7 @@ def check_documents_do_not_meet(subject):
             )
 
 
-def _spoil(inputs, names, place, extreme):
+def _filled_at(inputs, names, place, extreme):
     place = place[:, None, :, None]
     return inputs.replace(
         **{
@@ -315,7 +315,9 @@ def _compare_without_a_document(
             variables,
             [cotangent],
         )[0]
-        for given in (_spoil(inputs, HEADS, place, x) for x in (0.0, np.nan))
+        for given in (
+            _filled_at(inputs, HEADS, place, x) for x in (0.0, np.nan)
+        )
     )
     for name, one, other in zip(HEADS, found, expected):
         np.testing.assert_array_equal(

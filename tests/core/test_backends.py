@@ -45,7 +45,7 @@ def fading(inputs, state):
 
 
 def with_state(key, value):
-    """A causal function for `run_contained`."""
+    """A causal function for `run_sanitized`."""
     return key + value, ops.sum(key, axis=2, keepdims=True)
 
 
@@ -120,7 +120,7 @@ ARGUMENTS = {
         normal(2, 3, 4, 3),
         loop_over_chunks,
     ),
-    "run_contained": lambda: (
+    "run_sanitized": lambda: (
         with_state,
         normal(2, 3, 9, 4),
         normal(2, 3, 9, 4),

@@ -96,11 +96,11 @@ def test_gradients_are_those_of_the_portable_form(shape):
         )
 
 
-@pytest.mark.parametrize("spoilt", [1, 2])
-def test_the_past_does_not_see_what_is_not_finite(spoilt):
+@pytest.mark.parametrize("altered", [1, 2])
+def test_the_past_does_not_see_what_is_not_finite(altered):
     arrays = heads(2, 2, 700)
     clean, _ = run(causal.attend_causally, arrays)
-    arrays[spoilt][0, 1, 600] = np.nan
+    arrays[altered][0, 1, 600] = np.nan
     found, state = run(causal.attend_causally, arrays)
     np.testing.assert_array_equal(found[0, 1, :600], clean[0, 1, :600])
     assert np.isnan(found[0, 1, 600:]).all() and np.isnan(state[0, 1]).any()

@@ -24,17 +24,17 @@ def test_combine_masks():
     )
 
 
-def test_hide_selects_rather_than_multiplies():
+def test_apply_mask_selects_rather_than_multiplies():
     x = np.array([[[np.nan], [2.0]]], "float32")
-    hidden = masks.hide(x, np.array([[False, True]]))
+    hidden = masks.apply_mask(x, np.array([[False, True]]))
     np.testing.assert_array_equal(numpy(hidden), [[[0.0], [2.0]]])
-    assert masks.hide(x, None) is x
+    assert masks.apply_mask(x, None) is x
 
 
 def test_spread():
     mask = np.ones((2, 5), bool)
-    assert masks.spread(mask, 4, 2).shape == (2, 1, 5, 1)
-    assert masks.spread(mask, 4, -1).shape == (2, 1, 1, 5)
+    assert masks.expand_to_rank(mask, 4, 2).shape == (2, 1, 5, 1)
+    assert masks.expand_to_rank(mask, 4, -1).shape == (2, 1, 1, 5)
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 5), (2, 4, 1, 5), (5,)])
@@ -132,9 +132,9 @@ def test_running_sums_do_not_look_ahead(form):
 
     expected = before(x)
     for first, value in ((3, np.nan), (12, np.inf)):
-        spoilt = x.copy()
-        spoilt[:, :, first:] = value
-        sums = before(spoilt)
+        altered = x.copy()
+        altered[:, :, first:] = value
+        sums = before(altered)
         np.testing.assert_array_equal(
             sums[:, :, : first + 1], expected[:, :, : first + 1]
         )
@@ -176,9 +176,9 @@ def test_what_is_not_finite_stays_in_the_future(bad):
     expected = causal_product(*heads, chunk_size=4)
     for name in range(3):  # query, key, value
         for first in (1, 6, 22):
-            spoilt = [x.copy() for x in heads]
-            spoilt[name][:, :, first, 1] = bad
-            output = causal_product(*spoilt, chunk_size=4)
+            altered = [x.copy() for x in heads]
+            altered[name][:, :, first, 1] = bad
+            output = causal_product(*altered, chunk_size=4)
             np.testing.assert_array_equal(
                 output[:, :, :first], expected[:, :, :first]
             )

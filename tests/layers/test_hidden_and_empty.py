@@ -69,8 +69,8 @@ def test_nan_behind_the_mask_reaches_no_gradient(name):
         )
         return [*by_input, *by_weight]
 
-    for spoilt, clean in zip(found(np.nan), found(0)):
-        np.testing.assert_allclose(spoilt, clean, rtol=1e-6, atol=1e-6)
+    for altered, clean in zip(found(np.nan), found(0)):
+        np.testing.assert_allclose(altered, clean, rtol=1e-6, atol=1e-6)
 
 
 def test_nan_behind_the_masks_of_cross_attention():

@@ -93,11 +93,11 @@ def test_packed_is_separate(make, mechanism, causal):
     together = outputs(packed, x, MASK, SEGMENT_IDS)
     assert_same_documents(together, expected, atol=1e-5)
     # NaN in one document is no concern of the others, to the last bit.
-    spoilt = (0, slice(6, 10))
-    x[spoilt] = np.nan
+    altered = (0, slice(6, 10))
+    x[altered] = np.nan
     after = outputs(packed, x, MASK, SEGMENT_IDS)
     for place in documents():
-        if place != spoilt:
+        if place != altered:
             np.testing.assert_array_equal(after[place], together[place])
     assert np.isnan(after[0, 7:10]).all()
 

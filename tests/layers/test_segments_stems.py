@@ -36,9 +36,9 @@ def test_convolution_starts_each_document_from_zeros():
     together = model.predict_on_batch([x, SEGMENT_IDS])
     assert_same_documents(together, expected, atol=1e-6)
     x[0, 1:4] = np.nan
-    spoilt = model.predict_on_batch([x, SEGMENT_IDS])
+    altered = model.predict_on_batch([x, SEGMENT_IDS])
     for place in documents()[1:]:
-        np.testing.assert_array_equal(spoilt[place], together[place])
+        np.testing.assert_array_equal(altered[place], together[place])
 
 
 @slow_to_compile
@@ -70,7 +70,7 @@ def test_convolution_goes_on_from_a_state_and_keeps_the_last_document():
     np.testing.assert_allclose(whole[row, place], numpy(own)[0], atol=1e-6)
 
 
-def test_a_gap_spoils_its_own_document_only():
+def test_a_gap_changes_its_own_document_only():
     ids = np.array([[1, 1, 1, 1, 2, 2, 2, 0]])
     mask = np.array([[1, 0, 1, 1, 0, 1, 1, 1]], bool)  # in 1, at the start of 2
     layer = kl.layers.CausalConvolution(3)
@@ -158,9 +158,9 @@ def test_groups_of_aligned_documents_are_those_of_each_alone(size):
         part = together[place]
         np.testing.assert_allclose(part, row[: len(part)], atol=1e-6)
     x[0, 0] = np.nan
-    spoilt = model.predict_on_batch([x, ALIGNED])
+    altered = model.predict_on_batch([x, ALIGNED])
     for place in places[1:]:
-        np.testing.assert_array_equal(spoilt[place], together[place])
+        np.testing.assert_array_equal(altered[place], together[place])
 
 
 def test_a_document_that_begins_inside_a_group_is_found():

@@ -81,7 +81,7 @@ def test_padded_prompts_go_on_as_each_alone(name, left):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_nan_outside_the_window_is_invisible(causal):
-    """Bit for bit, in gradients too; inside it spoils what sees it."""
+    """Bit for bit, in gradients too. Inside, NaN reaches what sees it."""
     inputs = random_inputs(queries=80, keys=80)
     mechanism, bad = Local(5), 37
     expected = run(mechanism, inputs, causal)
@@ -97,13 +97,13 @@ def test_nan_outside_the_window_is_invisible(causal):
         changed = {x: getattr(inputs, x).copy() for x in names}
         for array in changed.values():
             array[:, :, bad] = np.nan
-        spoilt = inputs.replace(**changed)
-        output = run(mechanism, spoilt, causal)
+        altered = inputs.replace(**changed)
+        output = run(mechanism, altered, causal)
         np.testing.assert_array_equal(
             output[:, :, ~near], expected[:, :, ~near]
         )
         assert np.isnan(output[:, :, near]).all()
-        heads = (spoilt.query, spoilt.key, spoilt.value)
+        heads = (altered.query, altered.key, altered.value)
         found, _ = gradients(total, heads, [])
         assert all(np.isfinite(gradient).all() for gradient in found)
 

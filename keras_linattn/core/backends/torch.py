@@ -257,7 +257,7 @@ def divide_by_size(x, count, epsilon):
     return torch.where(usual, some, others)
 
 
-def run_contained(function, *tensors, documents=None):
+def run_sanitized(function, *tensors, documents=None):
     """Only the function, if all numbers are finite."""
     return function(*tensors) if known_finite(*tensors) else NotImplemented
 

@@ -20,8 +20,8 @@ from keras_linattn.core.devices import current_split
 from keras_linattn.core.folded import folded_attention
 from keras_linattn.core.folded import folding_pays
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
-from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import key_mask_from_attention_mask
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.products import dense_product
@@ -419,7 +419,7 @@ class LinearMultiHeadAttention(BaseLayer):
     ) -> Tensor | tuple:
         check_floating(query=query, value=value, key=key)
         key = value if key is None else key
-        # Masks: no product sees what they hide.
+        # Masked positions do not enter any product.
         if attention_mask is not None:
             attention_mask = self._key_mask_from(attention_mask, value)
         query_mask = combine_masks(query_mask)
@@ -483,7 +483,7 @@ class LinearMultiHeadAttention(BaseLayer):
                 training=training,
                 **options,
             )
-        heads = hide(heads, query_mask)
+        heads = apply_mask(heads, query_mask)
         output = self._output(heads, projected, query, training)
         if return_attention_scores:
             scores = self.mechanism.attention_scores(queries, keys, **options)
@@ -621,10 +621,10 @@ class LinearMultiHeadAttention(BaseLayer):
         """The output `(B, T, O)`, of inputs that are 0 where masked."""
         factors = self.mechanism.factors(
             project(self._query_dense, query),
-            hide(project(self._key_dense, key), key_mask, axis=1),
+            apply_mask(project(self._key_dense, key), key_mask, axis=1),
             key_mask,
         )
-        weights = hide(factors.query, query_mask, axis=1)
+        weights = apply_mask(factors.query, query_mask, axis=1)
         projections = (self._value_dense, self._output_dense)
         # The projections cast what they are called with; here none is called.
         return folded_attention(
@@ -665,7 +665,7 @@ class LinearMultiHeadAttention(BaseLayer):
         if segment_ids is not None:
             check_segment_ids(segment_ids, value)
             _, mask = with_padding(segment_ids, None, mask)
-        value = hide(value, mask)
+        value = apply_mask(value, mask)
         before = self._parts_of(state)
         places, after = places_of(
             value,
@@ -737,7 +737,7 @@ class LinearMultiHeadAttention(BaseLayer):
                 before["mechanism"], queries, **keys
             )
             state = self._state_of(after)
-        heads = hide(heads, query_mask)
+        heads = apply_mask(heads, query_mask)
         return self._output(heads, projected, query, training), state
 
     def summarize(

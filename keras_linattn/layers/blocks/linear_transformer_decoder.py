@@ -11,9 +11,9 @@ from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._caches import cache_spec
@@ -282,7 +282,7 @@ class LinearTransformerDecoder(TransformerBlock):
             )
         visible = combine_masks(decoder_padding_mask)
         x = ops.cast(decoder_sequence, self.compute_dtype)
-        x = inputs = whole_features(hide(x, visible))
+        x = inputs = whole_features(apply_mask(x, visible))
         caches = []
         if self.normalize_first:
             x = self._self_attention_layer_norm(x)

@@ -10,9 +10,9 @@ from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._base_layer import makes_sublayers
@@ -219,7 +219,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
             check_segment_ids(decoder_segment_ids, decoder_sequence)
             visible, _ = with_padding(decoder_segment_ids, visible, None)
         x = ops.cast(decoder_sequence, self.compute_dtype)
-        x = whole_features(hide(x, visible))
+        x = whole_features(apply_mask(x, visible))
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None
         names, own = self._own_parts if streams else [], {}

@@ -10,9 +10,9 @@ from keras import ops
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
@@ -166,7 +166,7 @@ class LinearTransformerEncoder(TransformerBlock):
         if segment_ids is not None:
             check_segment_ids(segment_ids, inputs)
             visible, _ = with_padding(segment_ids, visible, visible)
-        inputs = whole_features(hide(inputs, visible))
+        inputs = whole_features(apply_mask(inputs, visible))
         options = {
             "query_mask": visible,
             "value_mask": visible,

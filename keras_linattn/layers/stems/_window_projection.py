@@ -9,9 +9,9 @@ from keras_linattn.core.boundaries import group_documents
 from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
@@ -60,7 +60,7 @@ class WindowProjection(BaseLayer):
             numbers, visible = numbers_and_mask(segment_ids)
             documents, alone = group_documents(numbers, visible, self._group)
             mask = combine_masks(mask, visible)
-        groups = self._group(hide(inputs, mask))
+        groups = self._group(apply_mask(inputs, mask))
         shape = ops.shape(groups)
         groups = ops.reshape(
             groups, (*shape[:2], self.strides * inputs.shape[-1])
@@ -68,7 +68,7 @@ class WindowProjection(BaseLayer):
         output = self._projection(self._windows(groups, documents))
         if documents is None:
             return output
-        return hide(output, alone, value=float("nan"))
+        return apply_mask(output, alone, value=float("nan"))
 
     def _group(self, x):
         return group(x, self.strides)
@@ -89,7 +89,7 @@ class WindowProjection(BaseLayer):
         if documents is not None:
             back = LookingBack(documents, before)
             pieces = [
-                hide(piece, back.same(before - i))
+                apply_mask(piece, back.same(before - i))
                 for i, piece in enumerate(pieces)
             ]
         return ops.concatenate(pieces, axis=-1)

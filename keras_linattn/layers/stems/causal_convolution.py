@@ -12,9 +12,9 @@ from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.devices import current_split
 from keras_linattn.core.devices import on_each_device
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import visible_span
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.packed_pieces import PackedPieces
@@ -186,7 +186,7 @@ class CausalConvolution(BaseLayer):
             numbers, mask = pieces.documents.query, pieces.mask
             documents = LookingBack(numbers, last)
             of_last = ops.logical_and(mask, ops.equal(numbers, numbers[:, -1:]))
-        before = pieces.from_left(hide(x, of_last)[:, -last:])
+        before = pieces.from_left(apply_mask(x, of_last)[:, -last:])
         return self._convolve(x, mask, before, documents, moves=False)[0]
 
     def _convolve(self, inputs, mask, initial_state, documents, moves=True):
@@ -201,7 +201,7 @@ class CausalConvolution(BaseLayer):
                 ops.expand_dims(mask, -1), x, ops.expand_dims(fill, -1)
             )
             # A gap between two documents is seen by neither.
-            x = past if documents is None else hide(x, mask)
+            x = past if documents is None else apply_mask(x, mask)
         # What is 0 may stand anywhere before the first position.
         moves = moves and initial_state is not None and mask is not None
         if initial_state is None:
@@ -217,7 +217,7 @@ class CausalConvolution(BaseLayer):
             if documents is not None:
                 # A hidden position sees nothing: it may be in a gap.
                 seen = ops.logical_and(documents.same(shift), mask)
-                shifted = hide(shifted, seen)
+                shifted = apply_mask(shifted, seen)
             output = output + shifted * kernel[shift]
         if self.use_bias:
             output = output + ops.cast(self.bias, x.dtype)
@@ -320,4 +320,4 @@ def _state_after(window, size, end, documents):
     state = ops.take_along_axis(window, ops.expand_dims(index, 2), axis=1)
     if documents is None:
         return state
-    return hide(state, documents.in_last(index))
+    return apply_mask(state, documents.in_last(index))

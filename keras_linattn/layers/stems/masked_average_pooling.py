@@ -8,9 +8,9 @@ from keras import ops
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.lengths import is_empty
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import first_given
-from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.layers._arguments import check_segment_ids
@@ -85,7 +85,7 @@ class MaskedAveragePooling(BaseLayer):
         # A length that may be 0 is counted, too.
         mask = ops.ones_like(x[..., 0], dtype="bool") if mask is None else mask
         count = ops.sum(ops.cast(mask, x.dtype), axis=1, keepdims=True)
-        mean = safe_divide(ops.sum(hide(x, mask), axis=1), count)
+        mean = safe_divide(ops.sum(apply_mask(x, mask), axis=1), count)
         return ops.cast(mean, inputs.dtype)
 
     def _check(self, inputs, segment_ids):
@@ -155,4 +155,4 @@ def segment_means(x, mask, segment_ids, num_segments):
 
     # A sum, not a product with ones and zeros: 0 * NaN is NaN.
     count = sums(ops.expand_dims(ops.cast(mask, x.dtype), 2))
-    return safe_divide(sums(hide(x, mask)), count)
+    return safe_divide(sums(apply_mask(x, mask)), count)

@@ -8,7 +8,7 @@ from keras import ops
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
-from keras_linattn.core.masks import hide
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import policy_for_config
@@ -86,7 +86,7 @@ class TokenExtension(BaseLayer):
         self, inputs: Tensor, merged: Tensor, merged_mask: Tensor | None = None
     ) -> Tensor:
         if merged_mask is not None:
-            merged = hide(merged, ops.cast(merged_mask, "bool"))
+            merged = apply_mask(merged, ops.cast(merged_mask, "bool"))
         shape = ops.shape(inputs)
         count = ops.shape(merged)[1]
         groups = ops.reshape(

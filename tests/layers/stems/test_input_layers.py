@@ -176,8 +176,8 @@ def test_merging_masks():
     x = random(2, 7, 3)
     layer = TokenMerging(3, 5)
     mask = np.arange(7) < np.array([[2], [4]])
-    spoilt = np.where(mask[..., None], x, np.float32("nan"))
-    output = numpy(layer(spoilt, mask=mask))
+    altered = np.where(mask[..., None], x, np.float32("nan"))
+    output = numpy(layer(altered, mask=mask))
     zeroed = np.where(mask[..., None], x, 0)
     np.testing.assert_allclose(output, numpy(layer(zeroed)), atol=1e-6)
     np.testing.assert_array_equal(
@@ -233,10 +233,10 @@ def test_convolution_of_a_window_of_strides_is_merging():
 def test_convolution_hides_what_is_masked():
     x, mask = random(2, 7, 3), np.arange(7) < np.array([[2], [4]])
     layer = StridedConvolution(5, 6, 3)
-    spoilt = np.where(mask[..., None], x, np.float32("nan"))
+    altered = np.where(mask[..., None], x, np.float32("nan"))
     zeroed = np.where(mask[..., None], x, 0)
     np.testing.assert_allclose(
-        numpy(layer(spoilt, mask=mask)), numpy(layer(zeroed)), atol=1e-6
+        numpy(layer(altered, mask=mask)), numpy(layer(zeroed)), atol=1e-6
     )
 
 

@@ -1,8 +1,8 @@
-"""NaN and infinity: they reach later positions, and no earlier ones.
+"""Keeps NaN and infinity from reaching earlier positions or other documents.
 
-In a chunked product the future is multiplied by 0, and 0 * NaN is NaN. So rows
-that are not finite are set to 0 first, and NaN is written into every later row
-of the result.
+A chunked product multiplies future rows by 0, and 0 * NaN is NaN. Rows that are
+not finite are therefore set to 0 first. Afterwards NaN is written into every
+row of the output that a causal product would make NaN.
 """
 
 from keras import backend
@@ -11,9 +11,9 @@ from keras import ops
 from keras_linattn.core import backends
 from keras_linattn.core.documents import backwards
 from keras_linattn.core.documents import first_places
+from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
-from keras_linattn.core.masks import spread
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.numerics import matmul
 
@@ -21,26 +21,29 @@ SMALL = 2.0**-32  # so scaled, finite numbers have a finite sum
 
 
 @backends.with_fast_forms
-def run_contained(function, *tensors, documents=None):
-    """Runs a causal function so that NaN cannot reach earlier positions.
+def run_sanitized(function, *tensors, documents=None):
+    """Runs a causal function on finite rows, then writes NaN where it belongs.
 
-    With documents, NaN in one document cannot reach another.
+    NaN cannot reach earlier positions. With documents, NaN in one document
+    cannot reach another.
 
     Args:
         function: callable of the tensors that returns an output
             `[B, H, T, V]` and a state `[B, H, D, V]`.
         *tensors: tensors `[B, H or 1, T, anything]`.
-        documents: `Documents`, or `None`, its default: each row is one.
+        documents: `Documents` or `None`. Defaults to `None`: each row is
+            one document.
 
     Returns:
-        Output and state. They are NaN from the first row that is not finite
-        on, up to the end of its document.
+        Output and state. In each document the output is NaN from the first
+        row that is not finite. The state is NaN if the last document has
+        such a row.
     """
     finite = finite_rows(*tensors)
     clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
     output, state = function(*clean)
-    spoilt = rows_after(finite, documents)
-    return nan_where(spoilt, output), spoil_state(state, spoilt)
+    nan_rows = rows_after(finite, documents)
+    return nan_where(nan_rows, output), nan_where(nan_rows[:, :, -1:], state)
 
 
 def finite_rows(*tensors):
@@ -60,7 +63,7 @@ def finite_rows(*tensors):
 
 @backends.per_backend
 def known_finite(*tensors):
-    """Whether all numbers are finite; `False` where only the run time knows."""
+    """Whether all numbers are finite; `False` where only a run can tell."""
     return False
 
 
@@ -85,39 +88,36 @@ def rows_reached(finite, documents, causal):
     return ops.logical_or(reached, ops.flip(before, 2))
 
 
-def spoil_state(state, spoilt):
-    """The state `[B, H, D, V]`, or NaN if the last row is `True`."""
-    return nan_where(spoilt[:, :, -1:], state)
-
-
-class Uncontained:
-    """Heads as they are, for rows of one document."""
+class NotSanitized:
+    """Heads that stay unchanged, with the interface of `Sanitized`."""
 
     def __init__(self, query, key, value):
         self.heads = query, key, value
 
-    def spoil(self, x, *others):
+    def write_nan(self, x, *others):
         return x
 
-    take_in = spoil_state = take_in_pieces = spoil
+    sanitize_state = write_nan_into_state = include_pieces = write_nan
 
 
-class Contained:
+class Sanitized:
     """Heads of packed documents with non-finite rows set to 0.
 
-    0 * NaN is NaN in the products of the backward pass too. NaN in one document
-    would reach the gradients of others, even though outputs are selected.
+    In the backward pass, too, 0 * NaN is NaN. Without the zeros, NaN in one
+    document would reach the gradients of the others, even if the outputs are
+    selected.
 
     Args:
         query: tensor `[B, H, T, D]`.
         key: tensor `[B, H, T, D]`.
         value: tensor `[B, H, T, V]`.
         documents: `Documents` of one sequence.
-        causal: bool, whether a key reaches later queries only.
+        causal: bool, whether a query sees earlier keys only. Defaults to
+            `True`.
 
     Attributes:
         heads: query, key and value, 0 where they are not finite.
-        spoilt: bool tensor `[B, H, T, 1]`, the queries whose output is NaN.
+        nan_rows: bool tensor `[B, H, T, 1]`, the queries whose output is NaN.
     """
 
     def __init__(self, query, key, value, documents, causal=True):
@@ -129,14 +129,16 @@ class Contained:
             select(of_keys, value),
         )
         self.reached = rows_reached(of_keys, documents, causal)
-        self.spoilt = ops.logical_or(self.reached, ops.logical_not(of_queries))
+        self.nan_rows = ops.logical_or(
+            self.reached, ops.logical_not(of_queries)
+        )
 
-    def take_in_pieces(self, pieces, causal):
-        """NaN that documents of this row have in the pieces of other devices.
+    def include_pieces(self, pieces, causal):
+        """Adds the non-finite rows that other devices hold of the documents.
 
         Args:
             pieces: `core.packed_pieces.PackedPieces`.
-            causal: bool, see `Contained`.
+            causal: bool, see `Sanitized`.
         """
         reached = ops.cast(self.reached, "int32")
         nothing = ops.zeros_like(reached[:, :, :1])
@@ -147,14 +149,17 @@ class Contained:
             after = pieces.after(own, ops.maximum, nothing) > 0
             bad = ops.logical_or(bad, ops.logical_and(after, pieces.in_last))
         self.reached = ops.logical_or(self.reached, bad)
-        self.spoilt = ops.logical_or(self.spoilt, bad)
+        self.nan_rows = ops.logical_or(self.nan_rows, bad)
 
-    def spoil(self, output):
-        """Writes NaN into the output `[B, H, T, V]` where `spoilt`."""
-        return nan_where(self.spoilt, output)
+    def write_nan(self, output):
+        """Writes NaN into the output `[B, H, T, V]` in `nan_rows`."""
+        return nan_where(self.nan_rows, output)
 
-    def take_in(self, state):
-        """A leaf of the state before, 0 if it is not finite; counts stay."""
+    def sanitize_state(self, state):
+        """Sets a leaf of the previous state to 0 if it is not finite.
+
+        Leaves that are counts stay unchanged.
+        """
         if not _is_sum(state):
             return state
         axes = tuple(range(2, len(state.shape)))
@@ -162,14 +167,14 @@ class Contained:
         bad = ops.reshape(
             ops.logical_not(finite), (*ops.shape(state)[:2], 1, 1)
         )
-        first = spread(self.documents.query == 0, rank=4, axis=2)
+        first = expand_to_rank(self.documents.query == 0, rank=4, axis=2)
         bad = ops.logical_and(bad, first)
         self.reached = ops.logical_or(self.reached, bad)
-        self.spoilt = ops.logical_or(self.spoilt, bad)
+        self.nan_rows = ops.logical_or(self.nan_rows, bad)
         return select(finite, state)
 
-    def spoil_state(self, state):
-        """A leaf of the state after, NaN if its document has such a row."""
+    def write_nan_into_state(self, state):
+        """Sets a leaf of the next state to NaN after a non-finite row."""
         if not _is_sum(state):
             return state
         bad = self.reached[:, :, -1:]
