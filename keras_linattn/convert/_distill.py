@@ -70,8 +70,9 @@ def distill(
             `tf.data.Dataset`, a torch `DataLoader`. A Python generator must
             not end in the first stage.
         y: labels, as `fit` takes them. Not needed with `epochs=0` or
-            `teacher_weight=1`.
-        sample_weight: as `fit` takes it, for the second stage.
+            `teacher_weight=1`. Defaults to `None`.
+        sample_weight: as `fit` takes it, for the second stage. Defaults to
+            `None`.
         layers: optional dict from the path of an attention layer of the
             student to that of a layer of the teacher, for a student that has
             fewer layers or other names. Defaults to `None`: equal paths.
@@ -88,9 +89,10 @@ def distill(
             a learning rate of 0.001.
         loss: loss of the task, as `compile` takes it. Defaults to `None`: the
             loss that the teacher is compiled with.
-        metrics: metrics of fine-tuning, as `compile` takes them.
+        metrics: metrics of fine-tuning, as `compile` takes them. Defaults to
+            `None`.
         weighted_metrics: weighted metrics of fine-tuning, as `compile` takes
-            them.
+            them. Defaults to `None`.
         teacher_weight: float in [0, 1], the weight of `teacher_loss`; the
             task's loss has the weight `1 - teacher_weight`. Defaults to 0.5.
         teacher_loss: loss that compares the teacher's outputs with the
@@ -98,8 +100,9 @@ def distill(
             divergence of the distributions over the last axis.
         temperature: float > 0. The logits of both models are divided by it
             before they are compared. Defaults to 1.
-        from_logits: bool, whether the models' outputs are logits. Defaults to
-            `None`: the `from_logits` of `loss`, `False` if it has none.
+        from_logits: bool or `None`, whether the models' outputs are logits.
+            Defaults to `None`: the `from_logits` of `loss`, or `False` if
+            `loss` does not have this attribute.
         lora_rank: int > 0, rank of the adapters, or `None` to train all
             trainable weights of the student. Defaults to 8.
         lora_alpha: float, see `keras.layers.Dense`. Defaults to `None`:
@@ -108,7 +111,7 @@ def distill(
             same call with a new student then continues after the last
             finished epoch. Delete the folder to start again. Defaults to
             `None`: nothing is saved.
-        callbacks: list of callbacks, for both stages.
+        callbacks: list of callbacks, for both stages. Defaults to `None`.
         **fit_options: further arguments of `fit`, for both stages:
             `batch_size`, `steps_per_epoch`, `validation_data`, `verbose`, ...
 

@@ -256,12 +256,14 @@ def attention_errors(
         layers: see `distill`. Defaults to `None`.
         loss: `"outputs"` or `"weights"`, see `distill`. Defaults to
             `"outputs"`.
-        **options: of `keras.Model.predict`: `batch_size`, `steps`, ...
+        **options: arguments of `keras.Model.predict`: `batch_size`, `steps`,
+            ...
 
     Returns:
-        Dict from a layer's path to its error, a float. With `"outputs"` it is
-        0 for the teacher's outputs and 1 for zeros. With `"weights"` it is the
-        KL divergence from the teacher's weights, in nats for each query.
+        Dict from a layer's path to its error, a float. With `"outputs"` the
+        error is 0 if the layer returns the teacher's outputs, and 1 if it
+        returns zeros. With `"weights"` it is the KL divergence from the
+        teacher's weights, in nats per query.
 
     Raises:
         ValueError: if a model is not built, or if student and teacher do not

@@ -93,7 +93,7 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
 
     Args:
         query: tensor `[B, H, T, R]`, logarithms; `LOWEST` for a feature of 0.
-        key: tensor `[B, H, S, R]`, likewise.
+        key: tensor `[B, H, S, R]`, logarithms as in `query`.
         value: tensor `[B, H, S, V]`.
         key_mask: bool tensor `(B, S)`, or `None`.
         documents: `Documents`, or `None`, its default: each row is one.
@@ -135,12 +135,12 @@ def divide_by_last(x):
     return numerator * safe_divide(one, denominator)
 
 
-def contain(key, value):
-    """Keys and values whose future cannot reach the past.
+def move_nan_to_keys(key, value):
+    """Sets non-finite values to 0 and their keys to NaN.
 
-    A causal product gives a later position the weight 0, and 0 times NaN is
-    NaN. So values that are not finite become 0, and their keys NaN: every
-    weight of such a position that is not set to 0 is NaN.
+    A causal product multiplies later values by 0, and 0 * NaN is NaN. NaN in
+    the key makes the scores NaN instead. The causal mask then selects, so only
+    later positions get NaN.
 
     Args:
         key: tensor `[B, H, T, R]`.
@@ -185,7 +185,7 @@ def causal_product(
     length = ops.shape(query)[2]
     chunk_size = fitting_size(chunk_size, length)
     if chunk_size > 1:  # else there is no future in a chunk
-        key, value = contain(key, value)
+        key, value = move_nan_to_keys(key, value)
     chunks = chunks_of(starts, chunk_size)
     query, key, value = (
         split_chunks(x, chunk_size) for x in (query, key, value)
@@ -222,7 +222,7 @@ def product_within(query, key, value, starts, chunk_size=DOCUMENT_CHUNK):
     """
     length = ops.shape(query)[2]
     chunk_size = fitting_size(chunk_size, length)
-    key, value = contain(key, value)
+    key, value = move_nan_to_keys(key, value)
     chunks = chunks_of(starts, chunk_size)
     query, key, value = (
         split_chunks(x, chunk_size) for x in (query, key, value)

@@ -72,9 +72,13 @@ class SequenceParallel(keras.distribution.ModelParallel):
     def get_data_layout(
         self, data_shape: tuple
     ) -> keras.distribution.TensorLayout:
-        """Splits axis 1 if the number of devices divides its size.
+        """Returns a layout that splits batch and length over the devices.
 
-        Labels that belong to a whole row are not split.
+        Axis 1 is the length. It is split only if the number of devices divides
+        its size, so labels `(B,)` or `(B, 1)` are not.
+
+        Args:
+            data_shape: tuple, shape of an array of a batch.
         """
         axes = [self.batch_dim_name, *(None,) * (len(data_shape) - 1)]
         place = self.device_mesh.axis_names.index(self.sequence_dim_name)

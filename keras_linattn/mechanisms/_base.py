@@ -42,12 +42,11 @@ class Mechanism(keras.layers.Layer):
     masked positions.
 
     Args:
-        state_dtype: str or `None`, the dtype in which states are kept between
-            calls; within a call sums are in float32 at least. `"bfloat16"`
-            halves the memory of states and rounds them once a call;
-            `"float16"` rounds less, and holds sums up to 65,504 only. Defaults
-            to `None`: the dtype of the sums. For mechanisms with the trait
-            `recurrent`.
+        state_dtype: str or `None`, the dtype of states between calls, for
+            mechanisms with the trait `recurrent`. Within a call sums are at
+            least float32. `"bfloat16"` halves the memory of states and rounds
+            them once in each call. `"float16"` rounds less, but its largest
+            number is 65,504. Defaults to `None`: the dtype of the sums.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -61,16 +60,17 @@ class Mechanism(keras.layers.Layer):
         training: optional bool, as for any Keras layer.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
             documents: a query sees the keys of its own id only, and 0 marks
-            padding. Equal ids stand side by side. A pair of tensors `(B, T)`
-            and `(B, S)` for cross-attention. Needs the trait `packs`.
+            padding. Positions with equal ids must be adjacent. Pass a pair of
+            tensors `(B, T)` and `(B, S)` for cross-attention. Needs the trait
+            `packs`.
 
     Returns:
         Tensor `[B, H, T, V]` in the dtype of `query`. A row that sees no key
         is 0.
 
     Raises:
-        ValueError: if shapes do not fit each other, or if the mechanism has
-            no causal form or no cross-attention and it is asked for.
+        ValueError: if shapes do not fit each other, or if a call needs a
+            causal form or cross-attention and the mechanism does not have it.
 
     Example:
 
@@ -106,9 +106,15 @@ class Mechanism(keras.layers.Layer):
     def build(
         self, query_shape: Shape, key_shape: Shape, value_shape: Shape
     ) -> None:
-        """Makes the weights, if any, from shapes `[B, H, T, D]`.
+        """Creates the weights, if the mechanism has any.
 
-        With the trait `gated` also from `inputs_shape`, `(B, T, F)`.
+        A mechanism with the trait `gated` also takes `inputs_shape`, a tuple
+        `(B, T, F)`.
+
+        Args:
+            query_shape: tuple, `(B, H, T, D)`.
+            key_shape: tuple, `(B, H, S, D)`.
+            value_shape: tuple, `(B, H, S, V)`.
         """
 
     def attend(
@@ -134,9 +140,10 @@ class Mechanism(keras.layers.Layer):
     def factors(
         self, query: Tensor, key: Tensor, key_mask: Tensor | None = None
     ) -> Factors:
-        """The weights of a separable, bidirectional output.
+        """Returns the factors a and b of the output a_t . sum_s b_s v_s.
 
-        With the trait `separable` only, in float32 or float64.
+        A mechanism with the trait `separable` must define it. The factors are
+        float32 or float64.
 
         Args:
             query: tensor `[B, T, H, D]`, heads last, as they are projected.
@@ -244,11 +251,13 @@ class Mechanism(keras.layers.Layer):
     ) -> Tensor:
         """Computes the output for a piece of the sequence on this device.
 
-        A mechanism with the trait `splits` must define it. The arguments are
-        those of `attend`, for the piece, and `pieces`, `core.devices.Pieces`,
-        which sends arrays between devices. With the argument `documents` it
-        takes packed rows too; `pieces` are `core.packed_pieces.PackedPieces`
-        then, where a document may go on from other devices.
+        A mechanism with the trait `splits` must define it. It takes the
+        arguments of `attend`, for this piece. `pieces`, a
+        `core.devices.Pieces`, sends arrays between devices.
+
+        If the method has an argument `documents`, it also gets packed rows.
+        Then `pieces` is a `core.packed_pieces.PackedPieces`, and a document
+        may continue from other devices.
         """
         raise self._must_define("attend_pieces")
 
@@ -265,11 +274,16 @@ class Mechanism(keras.layers.Layer):
         key_mask: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """Computes the explicit matrix that the output applies to the values.
+        """Computes the attention matrix that the mechanism implies.
 
-        Quadratic in time and memory: for inspection only. Formed by attending
-        to the identity matrix, since the output is linear in the values.
-        `options` are further arguments of a call.
+        The output of a call is this matrix times the values. It is quadratic
+        in time and memory, for inspection only.
+
+        Args:
+            query: tensor `[B, H, T, D]`.
+            key: tensor `[B, H, S, D]`.
+            key_mask: optional bool tensor `(B, S)`, `True` = visible.
+            **options: further arguments of a call, such as `causal`.
 
         Returns:
             Tensor `[B, H, T, S]`.
@@ -278,6 +292,7 @@ class Mechanism(keras.layers.Layer):
             ValueError: if the mechanism has no such matrix (trait `explicit`).
         """
         self.check_scores()
+        # The output is linear in the values: identity as values gives it.
         batch, heads, length, _ = ops.shape(key)
         identity = ops.eye(length, dtype=accumulation_dtype(key.dtype))
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
@@ -303,7 +318,10 @@ class Mechanism(keras.layers.Layer):
         key_dim: int,
         value_dim: int,
     ) -> Tree:
-        """State before the first position: zeros, as `state_spec` says."""
+        """Returns the state before the first position: zeros.
+
+        Its shapes and dtypes are those of `state_spec`.
+        """
         spec = self.state_spec(num_heads, key_dim, value_dim)
         return keras.tree.map_structure(
             lambda x: ops.zeros((batch_size, *x.shape[1:]), dtype=x.dtype),
@@ -311,9 +329,13 @@ class Mechanism(keras.layers.Layer):
         )
 
     def initial_state_for(self, query: Tensor, value: Tensor) -> Tree:
-        """`initial_state` for heads `[B, H, T, D]` and `[B, H, T, V]`.
+        """Returns the `initial_state` for heads of these sizes.
 
-        In the dtype of their sums, as `advance` receives it.
+        Its sums have the accumulation dtype, as `advance` expects.
+
+        Args:
+            query: tensor `[B, H, T, D]`.
+            value: tensor `[B, H, T, V]`.
         """
         sizes = (query.shape[1], query.shape[3], value.shape[3])
         state = self.initial_state(ops.shape(query)[0], *sizes)
@@ -331,11 +353,11 @@ class Mechanism(keras.layers.Layer):
     ) -> tuple[Tensor, Tree]:
         """Computes the causal output after a state, and the next state.
 
-        A mechanism with the trait `recurrent` writes it. Arguments and results
-        are those of `step`, which has checked and cast heads and state, and
-        has set hidden keys and values to 0. Queries are never hidden. With the
-        trait `packs` also `documents`, see `attend`: the state before belongs
-        to document 0, and the one after to the last document.
+        A mechanism with the trait `recurrent` must define it. Arguments and
+        results are those of `step`, which has checked and cast heads and state
+        and has set masked keys and values to 0. Queries are never masked. With
+        the trait `packs` it also takes `documents`, see `attend`: `state`
+        belongs to document 0, and the next state to the last document.
         """
         raise self._must_define("advance")
 
@@ -418,10 +440,10 @@ class Mechanism(keras.layers.Layer):
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict:
-        """Keras' config, and each constructor argument under its own name.
+        """Returns the config, with each constructor argument under its name.
 
-        A subclass stores its arguments as attributes of the same name; it
-        writes a `get_config` only if one of them is not JSON.
+        A subclass stores each argument as an attribute of the same name. It
+        overrides `get_config` only if an argument is not JSON.
         """
         own = constructor_arguments(type(self))
         return {
@@ -494,7 +516,7 @@ class Mechanism(keras.layers.Layer):
             )
 
     def check_scores(self) -> None:
-        """Raises a `ValueError` if there is no matrix of scores to return."""
+        """Raises a `ValueError` if the mechanism has no attention matrix."""
         if not self.traits.explicit:
             raise ValueError(
                 f"`{type(self).__name__}` has no equivalent attention matrix. "

@@ -65,7 +65,7 @@ class KernelMechanism(Mechanism):
     def key_features(self, key: Tensor) -> Tensor:
         """Computes phi of the keys. Defaults to `features`.
 
-        The base masks the result.
+        The base class sets the features of masked keys to 0.
         """
         return self.features(key)
 
@@ -132,7 +132,10 @@ class KernelMechanism(Mechanism):
         return kernel_attention(query, key, value, documents)
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """The state `[B, H, R, V + 1]`: the last column sums weights."""
+        """Returns the spec of the state, `[B, H, R, V + 1]`.
+
+        The last column sums the features of the keys, for the normaliser.
+        """
         self.check_recurrent()
         rank = self.num_features_for(key_dim)
         return keras.KerasTensor(

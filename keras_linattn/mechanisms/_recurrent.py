@@ -115,7 +115,7 @@ class RecurrentMechanism(Mechanism):
             self.build_gates(size, heads, key_dim)
 
     def build_gates(self, input_dim: int, heads: int, key_dim: int) -> None:
-        """Creates the weights of the gates, with the trait `gated`.
+        """Creates the gates' weights, if the mechanism has the trait `gated`.
 
         Args:
             input_dim: int, F, the last dimension of `inputs`.
@@ -230,7 +230,7 @@ class RecurrentMechanism(Mechanism):
         return output
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """S, `[B, H, D, V]`."""
+        """Returns the spec of the state S, `[B, H, D, V]`."""
         return keras.KerasTensor(
             (None, num_heads, key_dim, value_dim),
             dtype=self.state_dtype,

@@ -137,18 +137,18 @@ def with_input_sizes(
     sequence_length: int | None = None,
     grid: tuple[int, int] | None = None,
 ) -> str | dict | type | Mechanism:
-    """Adds the sizes of the inputs that a mechanism asks for by its traits.
+    """Adds the input sizes that a mechanism needs to its arguments.
 
-    The trait `needs_length` asks for `sequence_length`, the trait `grid` for
-    `grid`. A value that a dict holds for either of them stays.
+    A mechanism with the trait `needs_length` gets `sequence_length`; one with
+    the trait `grid` gets `grid`. A size that `identifier` already has is kept.
 
     Args:
         identifier: as in `get`. An object, its Keras config and a class that
-            is not registered are returned as they are.
+            is not registered are returned unchanged.
         sequence_length: int > 0 or `None`, the longest input. Defaults to
             `None`: unknown.
-        grid: tuple `(rows, columns)` or `None`, where the sequences are
-            images row by row. Defaults to `None`: they are not.
+        grid: tuple `(rows, columns)`, the shape of the image that a sequence
+            holds row by row, or `None`. Defaults to `None`: not an image.
 
     Returns:
         `identifier`, or a dict of the name and all arguments.

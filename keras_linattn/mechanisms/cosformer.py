@@ -203,7 +203,11 @@ class CosFormer(KernelMechanism):
         return 2 * key_dim
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """Dict of `sums` `[B, H, 2 D, V + 1]` and the next `position` `[B]`."""
+        """Returns the spec of the state, a dict of two tensors.
+
+        `sums` is `[B, H, 2 D, V + 1]`. `position`, `[B]`, is the position of
+        the next query.
+        """
         return {
             "position": keras.KerasTensor((None,), dtype="int32"),
             "sums": super().state_spec(num_heads, key_dim, value_dim),

@@ -80,8 +80,8 @@ class GatedDelta(DeltaRule):
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
         activation: see `DeltaRule`. Defaults to `"silu"`.
-        scale: likewise. Defaults to 1.
-        epsilon: likewise. Defaults to 1e-5.
+        scale: see `DeltaRule`. Defaults to 1.
+        epsilon: see `DeltaRule`. Defaults to 1e-5.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

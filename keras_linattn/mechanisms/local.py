@@ -129,22 +129,24 @@ def split_entries(entries, key_dim):
 
 @register("local")
 class Local(WindowMechanism):
-    """Softmax attention of each position to those near it, in linear time.
+    """Softmax attention within a window around each position, in linear time.
 
-    With `causal` a position sees itself and the W - 1 before it, without also
-    the W - 1 after it: `sliding_window=W` of
-    `keras.layers.MultiHeadAttention`. With W >= T it is softmax attention.
+    With `causal=True` a position sees itself and the W - 1 positions before
+    it. With `causal=False` it also sees the W - 1 positions after it. These
+    are the windows of `sliding_window=W` in `keras.layers.MultiHeadAttention`.
+    With W >= T the result is softmax attention.
 
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
         window: int > 0, W. Defaults to 256.
-        skip_hidden: bool, whether windows count the visible positions only,
-            so that a hidden one, wherever it stands, is as if it were not
-            there, and leaves a state as it is. `False` counts hidden ones
-            too, as Keras' layer does, also in a state: then a prompt that is
-            padded on the right goes on behind its padding. Both are the same
-            for padding around a whole sequence. Defaults to `True`.
+        skip_hidden: bool, whether windows count visible positions only. With
+            `True` a masked position has no effect on others or on a state, as
+            if it were removed. With `False` windows count masked positions
+            too, as Keras' layer does, and so does a state: a prompt that is
+            padded on the right continues after its padding. If only the ends
+            of whole sequences are padded, both give the same outputs. Defaults
+            to `True`.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

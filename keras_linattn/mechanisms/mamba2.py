@@ -35,28 +35,31 @@ from keras_linattn.mechanisms.gated_delta import step_sizes
 
 @register("mamba2")
 class Mamba2(RecurrentMechanism):
-    """Causal attention whose steps through time are read from the input.
+    """Causal linear attention whose state decays at rates read from the input.
 
-    Call arguments, result and errors: see `Mechanism`.
+    Each head computes one step size for each position. A large step lets the
+    state decay fast and gives the new value a large weight.
 
-    Args:
-        output_norm: bool, divide each head's output by its root mean square.
-            Defaults to `True`.
-        **kwargs: arguments of `Mechanism`.
+        Call arguments, result and errors: see `Mechanism`.
 
-    Raises:
-        ValueError: if `output_norm` is not a bool; if called with
-            `causal=False`.
+        Args:
+            output_norm: bool, divide each head's output by its root mean square.
+                Defaults to `True`.
+            **kwargs: arguments of `Mechanism`.
 
-    Example:
+        Raises:
+            ValueError: if `output_norm` is not a bool; if called with
+                `causal=False`.
 
-    >>> import numpy as np
-    >>> from keras_linattn import mechanisms
-    >>> x = np.ones((1, 2, 6, 4), "float32")
-    >>> tuple(mechanisms.get("mamba2")(x, x, x, causal=True).shape)
-    (1, 2, 6, 4)
+        Example:
 
-    Source: Dao, Gu, 2024, arXiv 2405.21060.
+        >>> import numpy as np
+        >>> from keras_linattn import mechanisms
+        >>> x = np.ones((1, 2, 6, 4), "float32")
+        >>> tuple(mechanisms.get("mamba2")(x, x, x, causal=True).shape)
+        (1, 2, 6, 4)
+
+        Source: Dao, Gu, 2024, arXiv 2405.21060.
     """
 
     traits = dataclasses.replace(

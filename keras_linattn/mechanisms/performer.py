@@ -95,16 +95,18 @@ def orthogonal_gaussian(rows, dim, seed=None):
 
 @register("performer")
 class Performer(KernelMechanism):
-    """Linear attention that estimates softmax attention at random (FAVOR+).
+    """Linear attention that estimates softmax attention (FAVOR+).
 
-    One projection serves all heads. It is drawn when the mechanism is built,
-    is saved with the model and stays the same until `redraw`. Call arguments,
-    result and errors: see `Mechanism`.
+    The features are random projections of queries and keys. All heads share
+    one projection. It is drawn when the mechanism is built and saved with the
+    model; only `redraw` changes it. Call arguments, result and errors: see
+    `Mechanism`.
 
     Args:
-        num_features: int > 0, R. Cost grows linearly with it, the error falls
-            with its square root. Defaults to 256.
-        seed: int or `None`, of the projection. Defaults to `None`.
+        num_features: int > 0, R. Cost grows as R, and the error falls as
+            1 / sqrt(R). Defaults to 256.
+        seed: int or `None`, seed of the projection. Defaults to `None`: a
+            random seed.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

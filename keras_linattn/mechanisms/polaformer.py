@@ -188,9 +188,11 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
         return 2 * key_dim
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """The states `[B, H, 2 D, floor(V / 2) + 1 or ceil(V / 2) + 1]`.
+        """Returns the specs of the two states, one for each polarity.
 
-        One for each polarity; the last column sums the normaliser.
+        Their shapes are `[B, H, 2 D, floor(V / 2) + 1]` and
+        `[B, H, 2 D, ceil(V / 2) + 1]`. The last column of each sums the
+        normaliser.
         """
         first = value_dim // 2
         return tuple(

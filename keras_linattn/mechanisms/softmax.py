@@ -29,7 +29,7 @@ from keras_linattn.core.masks import visible_places
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import split_at
-from keras_linattn.core.products import contain
+from keras_linattn.core.products import move_nan_to_keys
 from keras_linattn.core.shapes import heads_first
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
@@ -82,12 +82,12 @@ def attend(query, key, value, key_mask=None):
 
 
 def attend_pairs(query, key, value, visible):
-    """The same over pairs of positions, bool `[B or 1, 1, T, S]`.
+    """`attend` over pairs of positions, bool `[B or 1, 1, T, S]`.
 
-    The backends' own functions may add -inf to hidden scores, which leaves a
-    NaN of a hidden key a NaN.
+    The backends' own functions may add -inf to masked scores. NaN in a masked
+    key would stay NaN.
     """
-    key, value = contain(key, value)
+    key, value = move_nan_to_keys(key, value)
     return matmul(weights_of(query, key, visible), value)
 
 
@@ -141,22 +141,21 @@ def kept_places(cached, length, mask):
 class Softmax(Mechanism):
     """Exact softmax attention, quadratic in the length.
 
-    With `cache_length` it has states, caches of that many keys and values, so
-    that it can stand in a decoder that streams. A query that would need one
-    more gives NaN, and so do all that come after it: nothing is forgotten
-    silently. Hidden positions take no place in the cache. A whole call needs
-    no cache, and takes any length.
+    With `cache_length` its state is a cache of that many keys and values, for
+    decoding step by step. If the cache is full, the outputs are NaN from the
+    next query on: no key is dropped silently. Masked positions are not cached.
+    A call on whole sequences needs no cache, and takes any length.
 
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
         cache_length: int > 0 or `None`, the most visible positions that a
-            state holds. Defaults to `None`: it has no states.
+            state holds. Defaults to `None`: no states.
         **kwargs: arguments of `Mechanism`.
 
     Raises:
-        ValueError: if `cache_length` is no positive integer; if one step
-            brings more positions than that.
+        ValueError: if `cache_length` is not a positive integer; if one step
+            has more positions than `cache_length`.
 
     Example:
 

@@ -43,9 +43,9 @@ def attend(query, key, value, temperature):
 class XCA(Mechanism):
     """Cross-covariance attention: features attend to features.
 
-    Needs `value_dim` = `key_dim`. The weights depend on all visible positions
-    together, an output on the values of its own position only. Call
-    arguments, result and errors: see `Mechanism`.
+    Each output mixes the features of the value at its own position. The
+    weights of this mixture depend on all visible positions. `value_dim` must
+    equal `key_dim`. Call arguments, result and errors: see `Mechanism`.
 
     Raises:
         ValueError: if the last dimensions of value and key differ.

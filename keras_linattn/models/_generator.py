@@ -41,8 +41,10 @@ class Generator(FunctionalModel):
 
         Args:
             optimizer: see `keras.Model.compile`. Defaults to `"auto"`: Adam.
-            loss: likewise. Defaults to `"auto"`: crossentropy of the logits.
-            weighted_metrics: likewise. Defaults to `"auto"`: accuracy.
+            loss: see `keras.Model.compile`. Defaults to `"auto"`:
+                crossentropy of the logits.
+            weighted_metrics: see `keras.Model.compile`. Defaults to `"auto"`:
+                accuracy.
             sampler: name or `keras_hub.samplers.Sampler`. Defaults to
                 `"top_k"`.
             **kwargs: further arguments of `keras.Model.compile`.
@@ -105,21 +107,22 @@ class Generator(FunctionalModel):
         inputs: dict[str, Tensor],
         stop_token_ids: tuple[int, ...] | None = None,
     ) -> dict[str, Tensor]:
-        """Continues a batch of prompts; what `generate` compiles.
+        """Continues a batch of prompts. `generate` compiles this function.
 
         Args:
             inputs: dict of int `token_ids` and bool `padding_mask`, both
-                `(B, L)`: prompts that begin in one column, the first or a
-                later one, and room for new tokens after them.
-            stop_token_ids: tuple of int, or `None` to go on until L.
+                `(B, L)`. All prompts must begin in the same column. The
+                padding after them is replaced by new tokens.
+            stop_token_ids: tuple of int or `None`. Generation ends when each
+                row has one of them. Defaults to `None`: it ends at length L.
 
         Returns:
-            A dict like `inputs`.
+            Dict with the keys and shapes of `inputs`.
         """
         return decoding.sample(self, inputs, stop_token_ids)
 
     def make_generate_function(self) -> Callable:
-        """`generate_step`, compiled in the way of the backend.
+        """Returns `generate_step`, compiled by the backend.
 
         Returns:
             Callable with the arguments of `generate_step`.
@@ -155,26 +158,27 @@ class Generator(FunctionalModel):
     ) -> Any:
         """Continues prompts, with the sampler given to `compile`.
 
-        TensorFlow and JAX compile for each number of prompts and each power of
-        two that `max_length` lies under, from 64 on. The last 16 compiled
-        functions are kept.
+        TensorFlow and JAX compile a function for each number of prompts and
+        each length, where lengths are rounded up to a power of two, at least
+        64. The last 16 compiled functions are kept.
 
         Args:
             inputs: str, list of str, int array `(B, L)`, or a dict of
                 `token_ids` and `padding_mask`, both `(B, L)`. Prompts may have
-                different lengths; arrays are padded at the end, which is the
-                room for new tokens.
+                different lengths. Arrays are padded at the end; new tokens
+                replace this padding.
             max_length: int or `None`, length of prompt and new tokens
                 together; longer prompts are cut. Defaults to `None`: for
                 texts 256 tokens more than the longest prompt, for arrays L.
             stop_token_ids: tuple of int, `None` or `"auto"`: generation ends
                 when each row has a new one of them. Defaults to `"auto"`: the
                 tokenizer's end tokens, if it has any.
-            strip_prompt: bool, return what is new alone. Defaults to `False`.
+            strip_prompt: bool, return only the new tokens. Defaults to
+                `False`.
 
         Returns:
-            What was passed as `inputs`, continued: str, list of str, NumPy
-            array, or dict of NumPy arrays.
+            The continued prompts, in the form of `inputs`: str, list of str,
+            NumPy array, or dict of NumPy arrays.
 
         Raises:
             ValueError: if a prompt is empty.

@@ -22,14 +22,13 @@ from keras_linattn.models._base import stores_arguments
 class AudioClassifier(Classifier):
     """Linear-attention encoder over raw samples, any length, no spectrogram.
 
-    Strided convolutions make frames of the samples, one for each
-    `total_stride` of them (the product of `strides`, 16 by default); the
-    encoder attends over the frames, and their mean is classified.
+    Strided convolutions turn every `total_stride` samples into one frame (16
+    by default, the product of `strides`). The encoder attends over the frames,
+    and a dense layer classifies their mean.
 
     Zeros at the end of a waveform are padding and change nothing: pad a batch
-    with them. Zeros in between are silence, which counts. So a recording that
-    ends in exact zeros gives what it gives without them, and one of nothing
-    but zeros what an empty one gives.
+    with them. Other zeros are silence and count. A recording that consists of
+    zeros only is treated as an empty one.
 
     Args:
         num_classes: int > 0.
@@ -125,7 +124,10 @@ class AudioClassifier(Classifier):
 
     @property
     def total_stride(self) -> int:
-        """Samples for each frame: T samples make ceil(T / this) frames."""
+        """int, samples per frame.
+
+        T samples give ceil(T / total_stride) frames.
+        """
         return math.prod(self.strides)
 
 

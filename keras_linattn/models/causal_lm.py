@@ -33,8 +33,9 @@ from keras_linattn.models._generator import Generator
 class CausalLM(Generator):
     """Causal linear-attention decoder over bytes, or the ids of a tokenizer.
 
-    Decodes with a state of fixed size in place of a growing cache of keys and
-    values: a token costs the same after a thousand and after a million others.
+    It decodes with a state of fixed size in place of a growing cache of keys
+    and values: the cost of a token does not depend on the number of tokens
+    before it.
     `generate` follows `keras_hub.models.CausalLM.generate` and takes KerasHub's
     samplers.
 
@@ -63,8 +64,8 @@ class CausalLM(Generator):
             last repetition may be cut. An object is shared by all of its
             blocks. Decoding step by step needs the trait `recurrent` in each
             block. Defaults to `"gated_delta"`.
-        kernel_size: int > 1 or `None`, positions that the convolution before
-            the blocks sums up; `None` for none. Defaults to 4.
+        kernel_size: int > 1 or `None`, size of the causal convolution before
+            the blocks. `None`: no convolution. Defaults to 4.
         layers_per_state: int > 0, neighbouring blocks that share keys, values
             and state, see `LinearTransformerDecoderGroup`, and therefore also
             their mechanism. Defaults to 1.
@@ -75,10 +76,12 @@ class CausalLM(Generator):
             unknown.
         remat: bool, recompute the decoder blocks in the backward pass, see
             `keras.RematScope`. Defaults to `False`.
-        packed: bool, take `segment_ids` beside the tokens, for rows that hold
-            several documents: each gives the logits it gives alone. Needs a
-            mechanism with the trait `packs`. Defaults to `False`.
-        activation: of the feedforward networks. Defaults to `"gelu"`.
+        packed: bool, whether `segment_ids` are a second input, for rows that
+            hold several documents. Each document then gets the logits that it
+            would get in its own row. Needs a mechanism with the trait `packs`.
+            Defaults to `False`.
+        activation: name or callable, activation of the feedforward networks.
+            Defaults to `"gelu"`.
         normalization: `"layer"` or `"rms"`, see `LinearTransformerDecoder`.
             Defaults to `"layer"`.
         layer_norm_epsilon: float > 0. Defaults to `1e-5`.
@@ -96,13 +99,13 @@ class CausalLM(Generator):
 
     Call arguments:
         tokens: int tensor `(B, T)`. The input is named `tokens`. With
-            `packed=True` a list of it and of an int tensor `(B, T)`, the ids
-            of the documents (0 = padding, equal ids side by side), or a dict
-            of both, `tokens` and `segment_ids`. `next_token_targets` makes
-            the targets and their weights.
+            `packed=True` pass a list of two int tensors `(B, T)`, the tokens
+            and the ids of the documents (0 = padding, equal ids adjacent), or
+            a dict of both, `tokens` and `segment_ids`. `next_token_targets`
+            makes the targets and their weights.
 
     Returns:
-        float32 tensor `(B, T, vocabulary_size)`: the logits of what follows
+        float32 tensor `(B, T, vocabulary_size)`: the logits of the token after
         each position.
 
     Raises:
@@ -233,8 +236,9 @@ class CausalLM(Generator):
             batch_size: int or scalar tensor, B.
 
         Returns:
-            Dict from names of layers to trees of tensors of fixed shapes and
-            dtypes, the batch first: what a mechanism keeps, mostly float32.
+            Dict from names of layers to their states. A state is a tree of
+            tensors, mostly float32, whose first axis is the batch. Its size
+            does not depend on the length.
 
         Raises:
             ValueError: if the mechanism of a block has no states.

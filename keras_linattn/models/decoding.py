@@ -10,10 +10,10 @@ NEVER = -1e9  # a logit: probability 0
 
 
 def bucket_length(length: int, shortest: int = SHORTEST_BUCKET) -> int:
-    """Returns the next power of two, so that few lengths are compiled.
+    """Rounds a length up to one of a few, so that few shapes are compiled.
 
-    TensorFlow and JAX compile a function anew for each shape. Pad a batch to
-    this length at the end, where `CausalLM` and `TextClassifier` ignore it.
+    TensorFlow and JAX compile a function anew for each shape. Pad a batch at
+    the end to this length: `CausalLM` and `TextClassifier` ignore padding.
 
     Args:
         length: int >= 0, the longest sequence of a batch.

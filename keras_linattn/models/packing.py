@@ -9,22 +9,22 @@ from keras_linattn.core.annotations import Tensor
 def next_token_targets(
     tokens: Tensor, segment_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns what follows each token, and where that is to be learnt.
+    """Returns the next token of each token, and sample weights.
 
-    The last token of a document has no target: what follows it in the row is
-    the beginning of another document, or padding.
+    The last token of a document has no target, because another document or
+    padding follows it. Its weight is 0.
 
     Args:
-        tokens: int array or tensor `(B, T)`, or `(T,)` for one row; 0 is
-            padding where there are no `segment_ids`.
-        segment_ids: int array or tensor of the same shape: equal ids stand
-            side by side, and 0 marks padding. Defaults to `None`: one
-            document a row.
+        tokens: int array or tensor `(B, T)`, or `(T,)` for one row. Without
+            `segment_ids`, 0 is padding.
+        segment_ids: int array or tensor of the same shape. Positions with
+            equal ids must be adjacent, and 0 marks padding. Defaults to
+            `None`: one document in each row.
 
     Returns:
-        Targets, of the shape and dtype of `tokens`, 0 where there is none; and
-        float32 sample weights of that shape, 1 or 0. NumPy arrays unless
-        `tokens` is a tensor of the backend.
+        Targets, of the shape and dtype of `tokens`, 0 if there is no target;
+        and float32 sample weights of the same shape, 1 or 0. Both are NumPy
+        arrays unless `tokens` is a tensor of the backend.
 
     Example:
 

@@ -12,23 +12,24 @@ from keras_linattn.core.numerics import safe_divide
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class QuantileLoss(keras.losses.Loss):
-    """Computes the pinball loss of quantiles, over the values that are given.
+    """Computes the pinball loss of quantiles, and ignores missing values.
 
-    loss = max(q (y - f), (q - 1) (y - f)), averaged over the quantiles q, the
-    steps and the series of a row. Values y that are not finite are missing and
-    are ignored. A row without values has a loss of 0. The expected loss is
-    smallest if f is the quantile q of y.
+    For a value y and a forecast f of its quantile q,
+    loss = max(q (y - f), (q - 1) (y - f)). The loss of a row is the mean over
+    quantiles, steps and series. Values y that are not finite count as missing.
+    A row without values has a loss of 0. The expected loss is smallest if f is
+    the quantile q of y.
 
     Args:
         quantiles: tuple of floats in (0, 1), q. Defaults to
             `(0.1, 0.5, 0.9)`.
-        name: str. Defaults to `"quantile_loss"`.
+        name: str, name of the loss. Defaults to `"quantile_loss"`.
         **kwargs: `reduction` and `dtype` of `keras.losses.Loss`.
 
     Call arguments:
-        y_true: float tensor `(B, H, C)`.
-        y_pred: float tensor `(B, H, C, Q)`.
-        sample_weight: optional tensor `(B,)`.
+        y_true: float tensor `(B, H, C)`: rows, steps, series.
+        y_pred: float tensor `(B, H, C, Q)`, one forecast for each quantile.
+        sample_weight: optional tensor `(B,)`, weights of the rows.
 
     Returns:
         Scalar tensor; a tensor `(B,)` with `reduction=None`.

@@ -122,7 +122,10 @@ class VisionTransformer(Classifier):
         self.policy = policy
 
     def serving_preprocessors(self) -> dict:
-        """The signature that takes uint8 pixels, see `export_saved_model`."""
+        """Returns the signature `serve_pixels`, which takes uint8 pixels.
+
+        `export_saved_model` adds it to the SavedModel.
+        """
         pixels = keras.InputSpec(
             shape=(None, *self.image_shape), dtype="uint8", name="pixels"
         )

@@ -68,23 +68,23 @@ def random_inputs(
     scale: float = 1.0,
     seed: int = 0,
 ) -> Inputs:
-    """Normal heads, and masks that leave the given part visible.
+    """Draws heads from a normal distribution, and random masks if asked.
 
     Args:
-        batch: int, B.
-        heads: int, H.
-        queries: int, T.
+        batch: int, B. Defaults to 2.
+        heads: int, H. Defaults to 2.
+        queries: int, T. Defaults to 6.
         keys: int, S. With T = S both masks are the same, as in
-            self-attention.
-        key_dim: int, D.
-        value_dim: int, V.
+            self-attention. Defaults to 6.
+        key_dim: int, D. Defaults to 4.
+        value_dim: int, V. Defaults to 4.
         visible: float in [0, 1] or `None`, probability that a position is
             visible. Defaults to `None`: no masks.
         scale: float, standard deviation of the heads. Defaults to 1.
-        seed: int.
+        seed: int, seed of the random numbers. Defaults to 0.
 
     Returns:
-        `Inputs`.
+        `Inputs`, which holds query, key, value and the masks.
 
     Example:
 

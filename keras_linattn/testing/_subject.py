@@ -78,9 +78,10 @@ class Subject:
         return mechanism
 
     def shared(self, inputs: Inputs) -> Mechanism:
-        """Returns `build(inputs)`, made once for checks that leave it as it is.
+        """Returns `build(inputs)`, built once for all checks.
 
-        What JAX compiled for its calls serves the next check as well.
+        Use it in checks that do not change the mechanism. Later checks then
+        reuse the functions that JAX has compiled for it.
         """
         if inputs.shapes not in self._shared:
             # The same weights whichever check is the first to ask.

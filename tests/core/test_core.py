@@ -187,10 +187,12 @@ def test_what_is_not_finite_stays_in_the_future(bad):
             assert not np.isfinite(seen).all(-1).any()
 
 
-def test_contain_changes_nothing_that_is_finite():
+def test_move_nan_to_keys_changes_nothing_that_is_finite():
     key, value = normal(1, 1, 5, 2), -1e30 * np.ones((1, 1, 5, 4), "float32")
     for index, given in enumerate((key, value)):
-        result = quick(lambda *x: products.contain(*x)[index], [key, value])
+        result = quick(
+            lambda *x: products.move_nan_to_keys(*x)[index], [key, value]
+        )
         np.testing.assert_array_equal(result, given)
 
 

@@ -208,7 +208,7 @@ class _Arrays:
         self.row = new((length, 1))
 
     def take_in(self, key, value):
-        """Keys and values, the future kept from the past: see `contain`."""
+        """Copies keys and values, as `move_nan_to_keys` does."""
         values = self.value[:, :-1].copy_(value)
         torch.sum(values, 1, keepdim=True, out=self.row)
         unusable = self.row.isfinite().logical_not_()

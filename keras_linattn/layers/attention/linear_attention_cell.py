@@ -19,16 +19,15 @@ from keras_linattn.layers.attention.linear_self_attention import (
 class LinearAttentionCell(keras.layers.Layer):
     """One position of a causal `LinearSelfAttention`, for `keras.layers.RNN`.
 
-    The RNN then keeps the attention's state, also between calls
-    (`stateful=True`). It goes position by position: where the whole sequence
-    is at hand the attention layer itself is faster.
+    The RNN keeps the state of the attention, with `stateful=True` also between
+    calls. It computes one position at a time. If you have the whole sequence,
+    the attention layer itself is faster.
 
     Args:
         attention: `LinearSelfAttention` with `causal=True` and a recurrent
             mechanism.
-        **kwargs: arguments of `keras.layers.Layer`, but for `dtype`: the
-            states are float32, what is computed has the policy of
-            `attention`.
+        **kwargs: arguments of `keras.layers.Layer`, except `dtype`. The states
+            are float32, and `attention` computes with its own policy.
 
     Call arguments:
         inputs: tensor `(B, F)`, one position.
@@ -40,7 +39,7 @@ class LinearAttentionCell(keras.layers.Layer):
         new states.
 
     Raises:
-        TypeError: if `attention` is no `LinearSelfAttention`.
+        TypeError: if `attention` is not a `LinearSelfAttention`.
         ValueError: if it is not causal, or its mechanism is not recurrent.
 
     Example:
@@ -106,8 +105,8 @@ class LinearAttentionCell(keras.layers.Layer):
                 states, keras.tree.flatten(self._spec), strict=True
             )
         ]
-        # `RNN` calls its cell at hidden positions, too, and selects afterwards:
-        # NaN must not be in the graph there, where it would reach gradients.
+        # `RNN` also calls its cell at masked positions and selects afterwards.
+        # NaN in the graph there would reach the gradients.
         finite = ops.all(ops.isfinite(inputs), axis=-1, keepdims=True)
         inputs = ops.where(finite, inputs, ops.zeros_like(inputs))
         output, state = self.attention(

@@ -56,18 +56,17 @@ from keras_linattn.mechanisms._devices import attend_on_devices
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class LinearMultiHeadAttention(BaseLayer):
-    """Multi-head attention in linear time, with Keras' own interface.
+    """Multi-head attention in linear time, a replacement for Keras' layer.
 
-    Takes the constructor and call arguments of
-    `keras.layers.MultiHeadAttention` in the same order, and has variables of
-    the same names and shapes: `linear.set_weights(softmax.get_weights())`
-    works for every mechanism without weights of its own. What happens between
-    the projections is the mechanism's.
+    It takes the constructor and call arguments of
+    `keras.layers.MultiHeadAttention` in the same order, and its variables have
+    the same names and shapes. If the mechanism has no weights,
+    `linear.set_weights(softmax.get_weights())` copies those of a Keras layer.
 
-    A call projects the inputs to heads, hands them to the mechanism, and
-    projects what it returns back. The methods `project_keys`, `attend_to`,
-    `summarize` and `read` do parts of that, for blocks that share keys or go on
-    from a state.
+    A call projects the inputs to heads, passes the heads to the mechanism, and
+    projects the mechanism's output. The methods `project_keys`, `attend_to`,
+    `summarize` and `read` do parts of a call, for blocks that share keys or
+    continue from a state.
 
     Args:
         num_heads: int > 0, number of heads H.
@@ -86,8 +85,8 @@ class LinearMultiHeadAttention(BaseLayer):
         sliding_window: int > 0 or `None`, with `mechanism="softmax"`: a query
             sees the keys less than so many positions away, in linear time,
             through the mechanism `local`. Defaults to `None`: it sees all.
-        flash_attention: must be `None` or `False`: there is no softmax matrix
-            for such a kernel to form.
+        flash_attention: must be `None` or `False`, because flash attention
+            computes softmax attention. Defaults to `None`.
         kernel_initializer: initializer of the projection kernels. Defaults to
             `"glorot_uniform"`.
         bias_initializer: initializer of the biases. Defaults to `"zeros"`.
@@ -105,55 +104,59 @@ class LinearMultiHeadAttention(BaseLayer):
         num_key_value_heads: int > 0 or `None`, heads of key and value, a
             divisor of `num_heads`: each serves a group of neighbouring query
             heads. Defaults to `None`: `num_heads`.
-        num_query_key_heads: int > 0 or `None`, likewise heads of query and
-            key, each for a group of value heads. Defaults to `None`:
-            `num_heads`.
+        num_query_key_heads: int > 0 or `None`, heads of query and key, a
+            divisor of `num_heads`: each serves a group of neighbouring value
+            heads. Defaults to `None`: `num_heads`.
         kernel_size: int > 1 or `None`, positions of short causal
             convolutions with SiLU, one for each feature of query, key and
             value. Defaults to `None`: none.
         qk_norm: bool, divide each head of query and key by its root mean
             square, times a learned scale. Defaults to `False`.
-        rope_max_wavelength: float > 1 or `None`, rotary positions of query
-            and key (10,000 is usual). They count visible positions, from 0.
-            Defaults to `None`: none.
-        rope_scaling_factor: float > 0, by which these positions are divided.
-            Defaults to 1.
-        partial_rotary_factor: float in (0, 1], part of each head's features
-            that turn with the position, the first ones. Defaults to 1.
+        rope_max_wavelength: float > 1 or `None`, largest wavelength of rotary
+            position embeddings for query and key, for example 10,000. Only
+            visible positions are counted, from 0. Defaults to `None`: no
+            position embeddings.
+        rope_scaling_factor: float > 0, divides the positions. Defaults to 1.
+        partial_rotary_factor: float in (0, 1], the part of each head's
+            features that is rotated, beginning with the first. Defaults to 1.
         output_norm: bool, divide each head's output by its root mean square,
             times a learned scale, before the gate. Defaults to `False`.
-        gate_activation: of the gate (`use_gate`). Defaults to `"sigmoid"`.
-        layer_norm_epsilon: float > 0, of both norms. Defaults to `1e-6`.
+        gate_activation: name or callable, activation of the gate
+            (`use_gate`). Defaults to `"sigmoid"`.
+        layer_norm_epsilon: float > 0, epsilon of `qk_norm` and `output_norm`.
+            Defaults to `1e-6`.
         **kwargs: arguments of `keras.layers.Layer`: `name`, `dtype`, ...
 
     Call arguments:
         query: tensor `(B, T, F)`, or of higher rank (`attention_axes`).
         value: tensor `(B, S, F)`.
         key: optional tensor `(B, S, F)`. Defaults to `value`.
-        query_mask: optional bool tensor `(B, T)`; hidden rows attend to
-            nothing. Masks: `True` = visible; for inputs of rank > 3 their
-            shape is the input's without features.
-        value_mask: optional bool tensor `(B, S)`.
-        key_mask: optional bool tensor `(B, S)`.
+        query_mask: optional bool tensor `(B, T)`, `True` = visible. Masked
+            queries attend to nothing. For inputs of rank > 3 all masks have
+            the input's shape without the features.
+        value_mask: optional bool tensor `(B, S)`, `True` = visible.
+        key_mask: optional bool tensor `(B, S)`, `True` = visible.
         attention_mask: optional tensor `(B, S)` or `(B, 1, S)`: it may depend
             on the key only.
-        return_attention_scores: bool, return also the explicit matrix that
-            the mechanism amounts to. Quadratic in the length, for inspection.
+        return_attention_scores: bool, also return the attention matrix that
+            the mechanism implies. Quadratic in the length, for inspection.
             Defaults to `False`.
         training: optional bool, whether dropout is active.
         use_causal_mask: bool, query t sees keys s <= t only. Defaults to
             `False`.
-        initial_state: optional tree of tensors, what an earlier call returned
-            as its state: the inputs go on where that call ended. Needs
-            `use_causal_mask=True`. Defaults to `None`.
-        return_state: bool, return also the state after the inputs, whose size
+        initial_state: optional tree of tensors, the state that an earlier
+            call returned: the inputs continue its sequence. Needs
+            `use_causal_mask=True`. Defaults to `None`: the inputs are the
+            beginning.
+        return_state: bool, also return the state after the inputs, whose size
             does not depend on the length. Defaults to `False`.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
-            documents: a query sees the keys of its own id only. Equal ids
-            stand side by side, and 0 marks padding. A pair of tensors `(B, T)`
-            and `(B, S)` if `value` is another sequence. The first document
-            goes on from `initial_state`; the state returned is that of the
-            last one. Needs a mechanism with the trait `packs`.
+            documents: a query sees the keys of its own id only. Positions
+            with equal ids must be adjacent, and 0 marks padding. If `value`
+            is another sequence, pass a pair of tensors `(B, T)` and `(B, S)`.
+            The first document continues from `initial_state`; the returned
+            state is that of the last document. Needs a mechanism with the
+            trait `packs`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With
@@ -702,18 +705,19 @@ class LinearMultiHeadAttention(BaseLayer):
         state: Tree | None = None,
         training: bool | None = None,
     ) -> tuple[Tensor, Tree | None]:
-        """Attends causally to keys, which may come from another layer.
+        """Attends causally to projected keys, which another layer may provide.
 
         Args:
             query: tensor `(B, T, F)`.
             keys: dict from `project_keys`, of T positions.
-            query_mask: optional bool tensor `(B, T)`.
-            state: optional tree of tensors, the state before the positions.
+            query_mask: optional bool tensor `(B, T)`, `True` = visible.
+            state: optional tree of tensors, the state after the positions
+                before `query`. Defaults to `None`: no state.
             training: optional bool, whether dropout is active.
 
         Returns:
-            Tensor `(B, T, F)`, and the state after the positions, `None` if
-            there was none before.
+            Tensor `(B, T, F)`, and the state after `query`, or `None` if
+            `state` is `None`.
         """
         before = self._parts_of(state)
         keys = {**keys}
@@ -746,7 +750,7 @@ class LinearMultiHeadAttention(BaseLayer):
         value_mask: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Tree:
-        """Computes a state from `value`, for any number of calls of `read`.
+        """Summarizes `value` in a state, which `read` can attend to repeatedly.
 
         Args:
             value: tensor `(B, S, F)`.
@@ -755,6 +759,10 @@ class LinearMultiHeadAttention(BaseLayer):
 
         Returns:
             Tree of tensors, a state of the mechanism.
+
+        Raises:
+            ValueError: if the mechanism has no recurrent form, or if the layer
+                has short convolutions or rotary positions.
         """
         _head_options.check_no_order(self)
         state = self.get_initial_state(ops.shape(value)[0])
@@ -767,15 +775,17 @@ class LinearMultiHeadAttention(BaseLayer):
     def read(
         self, query: Tensor, state: Tree, training: bool | None = None
     ) -> Tensor:
-        """Attends to all positions of a state, which stays as it is.
+        """Attends to all positions that a state summarizes.
 
-        Args:
-            query: tensor `(B, T, F)`.
-            state: tree of tensors, as from `summarize`.
-            training: optional bool, whether dropout is active.
+        The state is not changed.
 
-        Returns:
-            Tensor `(B, T, F)`.
+                Args:
+                    query: tensor `(B, T, F)`.
+                    state: tree of tensors, as from `summarize`.
+                    training: optional bool, whether dropout is active.
+
+                Returns:
+                    Tensor `(B, T, F)`.
         """
         _head_options.check_no_order(self)
         projected = project(self._query_dense, query)

@@ -54,8 +54,8 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             does not depend on the length. Defaults to `False`.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
             documents, see `LinearMultiHeadAttention`.
-        inputs_mask: what Keras passes in place of `mask` beside a state or
-            `segment_ids`.
+        inputs_mask: do not pass it. Keras uses this name for the implicit
+            mask of `inputs` if a call also has a state or `segment_ids`.
 
     Returns:
         Tensor `(B, T, F)` (or `output_shape`). With

@@ -29,45 +29,51 @@ from keras_linattn.mechanisms import Mechanism
 class LinearTransformerDecoder(TransformerBlock):
     """Transformer decoder block whose attention is linear in the length.
 
-    Takes the arguments of `keras_hub.layers.TransformerDecoder`, plus the
-    mechanisms, and has its variables: for mechanisms without weights,
-    `set_weights` works from one to the other.
+    It takes the arguments of `keras_hub.layers.TransformerDecoder`, plus the
+    mechanisms, and creates the same variables. If the mechanisms have no
+    weights, `set_weights` copies the weights from one to the other.
 
-    Whether it has cross-attention is settled by its first call, with one
-    sequence or two.
+    The first call decides whether the block has cross-attention: it does if
+    that call has an `encoder_sequence`.
 
-    Its cache is not KerasHub's keys and values of all positions, but the state
-    of the mechanism, whose size is free of the length. The block may be fed
-    whole, in pieces or position by position, with the cache of one call passed
-    to the next; hidden positions leave it as it is.
+    KerasHub's block caches the keys and values of all positions. This block
+    caches the state of the mechanism, whose size does not depend on the
+    length. You can pass a sequence whole, in pieces or position by position:
+    pass the cache that one call returns to the next. Masked positions do not
+    change the cache.
 
     Args:
         intermediate_dim: int > 0, hidden size of the feedforward network.
         num_heads: int > 0, number of heads; each has F // num_heads features.
         dropout: float in [0, 1), of attention and feedforward network.
             Defaults to 0.
-        activation: of the feedforward network. Defaults to `"relu"`.
-        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
-        kernel_initializer: of all kernels. Defaults to `"glorot_uniform"`.
-        bias_initializer: of all biases. Defaults to `"zeros"`.
+        activation: name or callable, activation of the feedforward
+            network. Defaults to `"relu"`.
+        layer_norm_epsilon: float > 0, epsilon of the norms. Defaults to
+            `1e-5`.
+        kernel_initializer: initializer of all kernels. Defaults to
+            `"glorot_uniform"`.
+        bias_initializer: initializer of all biases. Defaults to `"zeros"`.
         normalize_first: bool, normalise the inputs of attention and
             feedforward network (as GPT-2 does) rather than their outputs (as
             BERT does). Defaults to `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
-            to `"gated_delta"`: its state of fixed size forgets what is old and
-            overwrites what has changed.
-        cross_mechanism: likewise. Defaults to `"modified_linformer"`.
+            to `"gated_delta"`, whose state can forget old values and replace
+            the value of a key.
+        cross_mechanism: mechanism of the cross-attention, as above. Defaults
+            to `"modified_linformer"`.
         normalization: `"layer"` or `"rms"`: layer normalisation, or division
             by the root mean square. Defaults to `"layer"`.
         use_bias: bool, whether projections and feedforward network have
             biases. Defaults to `True`.
-        use_feedforward_gate: bool, multiply the hidden units by a gate with
-            the activation, which they are then without; SwiGLU with
+        use_feedforward_gate: bool, multiply the hidden units by a gate. The
+            activation is then applied to the gate only: SwiGLU with
             `activation="silu"`. Defaults to `False`.
         attention_options: dict of further arguments of the self-attention,
             see `LinearMultiHeadAttention`: grouped heads, short convolutions,
-            norms, rotary positions, a gate. `num_heads` and `key_dim` take
-            the place of the block's. Defaults to `None`: `{}`.
+            norms, rotary positions, a gate. Its `num_heads` and `key_dim`
+            replace those of the block. Defaults to `None`: no further
+            arguments.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -77,36 +83,40 @@ class LinearTransformerDecoder(TransformerBlock):
             Without it and `decoder_attention_mask`, an implicit Keras mask is
             used.
         decoder_attention_mask: optional tensor `(B, T)` or `(B, 1, T)`.
-        encoder_padding_mask, encoder_attention_mask: likewise, of S.
+        encoder_padding_mask, encoder_attention_mask: masks of
+            `encoder_sequence`, as above with S in place of T.
         self_attention_cache: optional tree of tensors, the state before
-            `decoder_sequence`. Starts as `get_initial_state(batch_size)`.
-        self_attention_cache_update_index: ignored, the state knows.
+            `decoder_sequence`. Start with `get_initial_state(batch_size)`.
+        self_attention_cache_update_index: ignored; accepted for compatibility
+            with KerasHub.
         cross_attention_cache: optional tree of tensors, a summary of
-            `encoder_sequence`; needed where `self_attention_cache` is given.
-            Starts as `get_initial_cross_state(batch_size)`.
-        cross_attention_cache_update_index: `None` to read
-            `cross_attention_cache` as it is, anything else to make it anew
-            from `encoder_sequence`.
+            `encoder_sequence`. A block with cross-attention needs it if
+            `self_attention_cache` is given. Start with
+            `get_initial_cross_state(batch_size)`.
+        cross_attention_cache_update_index: `None` to use
+            `cross_attention_cache` as it is; any other value to compute it
+            again from `encoder_sequence`.
         use_causal_mask: bool, position t sees positions s <= t only. Defaults
             to `True`.
         training: optional bool, whether dropout is active.
         decoder_segment_ids: optional int tensor `(B, T)`, for rows that hold
             several documents, see `LinearMultiHeadAttention`. With a
-            `self_attention_cache` the first document goes on from it, and the
-            last one's is returned.
-        encoder_segment_ids: optional int tensor `(B, S)`, likewise: position
-            t sees the encoded positions of its own id. Needed with
-            cross-attention beside `decoder_segment_ids`.
+            `self_attention_cache` the first document continues from it, and
+            the state of the last document is returned.
+        encoder_segment_ids: optional int tensor `(B, S)`: position t sees the
+            encoded positions of its own id. With cross-attention pass it
+            together with `decoder_segment_ids`.
 
     Returns:
-        Tensor `(B, T, F)`. With `self_attention_cache` a tuple of it, the state
-        after `decoder_sequence`, and with cross-attention the summary.
+        Tensor `(B, T, F)`. With `self_attention_cache` a tuple of the tensor,
+        the state after `decoder_sequence` and, with cross-attention, the
+        `cross_attention_cache`.
 
     Raises:
         ValueError: if an argument is out of range; if a mask depends on the
-            query; if another number of sequences is passed than before; for a
-            cache of a mechanism without states, or one with
-            `use_causal_mask=False`.
+            query; if later calls have an `encoder_sequence` and the first has
+            not, or the reverse; if a cache is passed and the mechanism has no
+            states, or `use_causal_mask` is `False`.
 
     Example:
 
@@ -205,7 +215,7 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_initial_state(
         self, batch_size: int | Tensor, features: int | None = None
     ) -> Tree:
-        """The `self_attention_cache` before the first position.
+        """Returns the `self_attention_cache` before the first position.
 
         Args:
             batch_size: int or scalar tensor, B.
@@ -224,7 +234,19 @@ class LinearTransformerDecoder(TransformerBlock):
     def get_initial_cross_state(
         self, batch_size: int | Tensor, features: int | None = None
     ) -> Tree:
-        """A `cross_attention_cache` of no sequence yet, likewise."""
+        """Returns an empty `cross_attention_cache`, before any encoder output.
+
+        Args:
+            batch_size: int or scalar tensor, B.
+            features: int, F, for a block that is not built. Defaults to
+                `None`: those of the input it was built for.
+
+        Returns:
+            Tree of tensors of fixed shapes and dtypes, the batch first.
+
+        Raises:
+            ValueError: if the block has no cross-attention.
+        """
         if not self.built:
             return self._state_before_build(
                 batch_size, features, self.cross_mechanism

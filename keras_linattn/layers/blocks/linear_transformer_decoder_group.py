@@ -34,16 +34,15 @@ QUERIES = "query_convolution"  # part of an attention layer's state
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class LinearTransformerDecoderGroup(TransformerBlock):
-    """Decoder blocks that attend to one set of keys and values.
+    """Decoder blocks that share one set of keys and values, and one state.
 
-    The first block projects keys and values. The others attend to the same
-    ones, each with queries of its own, so that one state serves the whole
-    group: `num_layers` blocks need the state of one, and each block but the
-    first is without the two projections. This is exact, not an approximation
-    of separate states: whole, in pieces or position by position the outputs
-    are the same. Any causal mechanism can be shared; its object is one.
+    The first block projects keys and values. The other blocks project only
+    queries and attend to the keys and values of the first. The group therefore
+    needs the state of one block, and has fewer weights than separate blocks.
+    It can be called on whole sequences, in pieces or position by position: the
+    outputs are the same. Any causal mechanism can be shared.
 
-    A group takes the place of its blocks. For one block it is
+    Use one group in place of `num_layers` blocks. A group of one block equals
     `LinearTransformerDecoder`.
 
     Args:
@@ -52,19 +51,23 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         num_heads: int > 0, number of heads; each has F // num_heads features.
         dropout: float in [0, 1), of attention and feedforward networks.
             Defaults to 0.
-        activation: of the feedforward networks. Defaults to `"relu"`.
-        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
-        kernel_initializer: of all kernels. Defaults to `"glorot_uniform"`.
-        bias_initializer: of all biases. Defaults to `"zeros"`.
+        activation: name or callable, activation of the feedforward
+            networks. Defaults to `"relu"`.
+        layer_norm_epsilon: float > 0, epsilon of the norms. Defaults to
+            `1e-5`.
+        kernel_initializer: initializer of all kernels. Defaults to
+            `"glorot_uniform"`.
+        bias_initializer: initializer of all biases. Defaults to `"zeros"`.
         normalize_first: bool, see `LinearTransformerDecoder`. Defaults to
             `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
-            list of equal ones: the blocks share it, as they share the state.
-            Defaults to `"gated_delta"`.
+            list of equal ones. All blocks share one mechanism. Defaults to
+            `"gated_delta"`.
         normalization: see `LinearTransformerDecoder`. Defaults to `"layer"`.
-        use_bias: likewise. Defaults to `True`.
-        use_feedforward_gate: likewise. Defaults to `False`.
-        attention_options: likewise. Defaults to `None`.
+        use_bias: see `LinearTransformerDecoder`. Defaults to `True`.
+        use_feedforward_gate: see `LinearTransformerDecoder`. Defaults to
+            `False`.
+        attention_options: see `LinearTransformerDecoder`. Defaults to `None`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:

@@ -24,30 +24,32 @@ from keras_linattn.mechanisms import Mechanism
 class LinearTransformerEncoder(TransformerBlock):
     """Transformer encoder block whose attention is linear in the length.
 
-    Takes the arguments of `keras_hub.layers.TransformerEncoder` and has its
-    variables. If the mechanism has no weights, `set_weights` copies the
-    weights of one to the other.
+    It takes the arguments of `keras_hub.layers.TransformerEncoder` and creates
+    the same variables. If the mechanism has no weights, `set_weights` copies
+    the weights from one to the other.
 
     Args:
         intermediate_dim: int > 0, hidden size of the feedforward network.
         num_heads: int > 0, number of heads; each has F // num_heads features.
         dropout: float in [0, 1), of attention and feedforward network.
             Defaults to 0.
-        activation: of the feedforward network. Defaults to `"relu"`.
-        layer_norm_epsilon: float > 0. Defaults to `1e-5`.
-        kernel_initializer: of all kernels. Defaults to `"glorot_uniform"`.
-        bias_initializer: of all biases. Defaults to `"zeros"`.
+        activation: name or callable, activation of the feedforward
+            network. Defaults to `"relu"`.
+        layer_norm_epsilon: float > 0, epsilon of the norms. Defaults to
+            `1e-5`.
+        kernel_initializer: initializer of all kernels. Defaults to
+            `"glorot_uniform"`.
+        bias_initializer: initializer of all biases. Defaults to `"zeros"`.
         normalize_first: bool, normalise the inputs of attention and
             feedforward network (as GPT-2 does) rather than their outputs (as
             BERT does). Defaults to `False`.
         mechanism: name, dict, class or object, see `mechanisms.get`. Defaults
             to `"modified_linformer"`.
-        remat: bool, keep only the block's input for the backward pass of
-            training and compute the rest again there (`keras.remat`): less
-            memory for about one more forward pass. It has no effect on calls
-            that return scores. On CPUs, JAX saves little by it
-            (docs/benchmarks.md).
-            Defaults to `False`.
+        remat: bool, whether training keeps only the block's input and
+            computes the rest again in the backward pass (`keras.remat`). It
+            saves memory and costs about one more forward pass. It has no
+            effect on calls that return scores, and saves little under JAX on
+            CPUs (docs/benchmarks.md). Defaults to `False`.
         normalization: `"layer"` or `"rms"`: layer normalisation, or division
             by the root mean square. Defaults to `"layer"`.
         use_bias: bool, whether projections and feedforward network have
@@ -57,8 +59,9 @@ class LinearTransformerEncoder(TransformerBlock):
             `activation="silu"`. Defaults to `False`.
         attention_options: dict of further arguments of the self-attention,
             see `LinearMultiHeadAttention`: grouped heads, short convolutions,
-            norms, rotary positions, a gate. `num_heads` and `key_dim` replace
-            those of the block. Defaults to `None`: `{}`.
+            norms, rotary positions, a gate. Its `num_heads` and `key_dim`
+            replace those of the block. Defaults to `None`: no further
+            arguments.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:

@@ -28,21 +28,21 @@ from keras_linattn.layers._caches import with_exact_states
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class CausalConvolution(BaseLayer):
-    """Adds to each position a weighted sum of it and the few before it.
+    """Adds to each position a weighted sum of it and the positions before it.
 
-    output_t = x_t + f(b + sum over i < kernel_size of w_i x_(t - i)), each
-    feature with weights of its own and zeros before the first position; f is
-    the activation, and x_t is left out without the residual. In a stack of
-    causal attention it tells neighbours apart, as positions would, but for
-    sequences of any length, and its state is its last inputs.
+    output_t = x_t + f(b + sum over i < kernel_size of w_i x_(t - i)), where f
+    is the activation. Each feature has its own weights, and positions before
+    the first count as zeros. In a stack of causal attention the layer replaces
+    position embeddings: it encodes the order of neighbours, at any length. Its
+    state is its last inputs.
 
-    Padding at either end changes nothing: the state comes right before the
-    first visible position, and is left as it is by hidden ones. A gap between
-    visible positions has no answer: what looks into it is NaN.
+    Padding at either end changes nothing. The state precedes the first visible
+    position, and masked positions do not change it. Masked positions between
+    visible ones are not supported: outputs that depend on them are NaN.
 
     Args:
-        kernel_size: int > 1, positions that are summed up. Defaults to 4.
-        activation: of the sum. Defaults to `None`: linear.
+        kernel_size: int > 1, number of positions in the sum. Defaults to 4.
+        activation: name or callable, f. Defaults to `None`: linear.
         use_bias: bool, whether the sum has a bias. Defaults to `True`.
         use_residual: bool, whether the input is added. Defaults to `True`.
         **kwargs: arguments of `keras.layers.Layer`.
@@ -50,15 +50,15 @@ class CausalConvolution(BaseLayer):
     Call arguments:
         inputs: float tensor `(B, T, F)`.
         mask: optional bool tensor `(B, T)`, `True` = visible.
-        initial_state: optional tensor, what an earlier call returned as its
-            state: the inputs go on where that call ended. Defaults to `None`:
-            nothing before.
-        return_state: bool, return also the state after the inputs, a float32
+        initial_state: optional tensor, the state that an earlier call
+            returned: the inputs continue its sequence. Defaults to `None`: the
+            inputs are the beginning.
+        return_state: bool, also return the state after the inputs, a float32
             tensor `(B, kernel_size - 1, F)`. Defaults to `False`.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
-            documents: each starts from zeros, but the first goes on from
-            `initial_state`, and the last one's state is returned. Equal ids
-            stand side by side, and 0 marks padding.
+            documents. The first document continues from `initial_state`, the
+            others start from zeros, and the state of the last is returned.
+            Positions with equal ids must be adjacent, and 0 marks padding.
 
     Returns:
         Tensor `(B, T, F)`; with `return_state=True` also the state.

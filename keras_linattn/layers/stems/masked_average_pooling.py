@@ -20,16 +20,16 @@ from keras_linattn.layers._base_layer import BaseLayer
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class MaskedAveragePooling(BaseLayer):
-    """Mean over the visible positions of a sequence.
+    """Averages the visible positions of a sequence.
 
-    Like `keras.layers.GlobalAveragePooling1D`, but a sequence with no visible
-    position gives 0 rather than NaN, masked positions may hold NaN, and half
-    precision is summed in float32.
+    It differs from `keras.layers.GlobalAveragePooling1D` in three ways. A
+    sequence with no visible position gives 0 rather than NaN. Masked positions
+    may hold NaN. Half precision is summed in float32.
 
     Args:
-        num_segments: int > 0 or `None`, the most documents that a row holds;
-            each document has a mean of its own. Defaults to `None`: one mean
-            for each row.
+        num_segments: int > 0 or `None`, the largest number of documents in a
+            row. The layer returns one mean for each document. Defaults to
+            `None`: one mean for each row.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -40,8 +40,8 @@ class MaskedAveragePooling(BaseLayer):
 
     Returns:
         Tensor `(B, F)`, or with `num_segments` `(B, num_segments, F)`: the
-        means of the documents in their order, 0 where there is none. Further
-        documents are left out.
+        means of the documents in their order, and 0 if a row has fewer
+        documents. Documents beyond `num_segments` are ignored.
 
     Raises:
         ValueError: if `num_segments` is not a positive integer, or if only one

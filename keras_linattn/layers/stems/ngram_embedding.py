@@ -25,11 +25,12 @@ HALVES = ((46337, 5017), (46307, 39843))
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class NGramEmbedding(BaseLayer):
-    """Sum of the embeddings of the n-grams that end at each position.
+    """Sums the embeddings of the n-grams that end at each position.
 
-    Single tokens have a table of their own; longer n-grams share
-    `num_buckets` rows for each order through a hash. Token 0 is padding.
-    An n-gram looks back only, so padding at the end changes nothing before it.
+    Each order (length) of n-grams has one table. The table of single tokens
+    has a row for each token. In the others a hash assigns each n-gram one of
+    `num_buckets` rows. Token 0 is padding. An n-gram contains only its last
+    token and tokens before it, so padding at the end changes nothing.
 
     Args:
         vocabulary_size: int > 0, number of token ids, padding included.
@@ -61,7 +62,7 @@ class NGramEmbedding(BaseLayer):
     (4, 10, 16)
 
     Source: Bojanowski et al., 2017, arXiv 1607.04606, section 3.2 (hashed
-    character n-grams; their bag of n-grams of a word, here of a position).
+    character n-grams, summed for each word; here for each position).
     """
 
     takes_integers = True

@@ -16,8 +16,8 @@ class PatchEmbedding(BaseLayer):
     """Cuts images into patches, projects each, and adds learned positions.
 
     Args:
-        patch_size: int > 0 or pair of them, height and width in pixels. 1
-            makes a sequence of pixels.
+        patch_size: int > 0 or a pair of them, height and width in pixels.
+            With 1 each pixel is a patch.
         embed_dim: int > 0, F, features of each patch.
         use_positions: bool, add a learned embedding for each patch position,
             which fixes the image's size. Defaults to `True`.
@@ -27,12 +27,12 @@ class PatchEmbedding(BaseLayer):
         images: float tensor `(B, height, width, channels)`.
 
     Returns:
-        Tensor `(B, T, F)` with T = (height / patch) * (width / patch), rows of
-        the image one after the other.
+        Tensor `(B, T, F)` with T = (height / patch) * (width / patch), in
+        row-major order.
 
     Raises:
-        ValueError: if the images' size is unknown or not a multiple of
-            `patch_size`.
+        ValueError: if an argument is out of range, or if the images' size is
+            unknown or not a multiple of `patch_size`.
 
     Example:
 
@@ -86,7 +86,14 @@ class PatchEmbedding(BaseLayer):
             )
 
     def grid(self, images_shape: tuple) -> tuple[int, int]:
-        """Patches along height and width, as a pair of ints."""
+        """Returns the number of patches along height and width.
+
+        Args:
+            images_shape: tuple, `(B, height, width, channels)`.
+
+        Raises:
+            ValueError: if a size is unknown or not a multiple of the patch's.
+        """
         sizes = tuple(images_shape[1:3])
         if (
             len(images_shape) != 4

@@ -12,11 +12,11 @@ from keras_linattn.layers.stems._window_projection import WindowProjection
 class StridedConvolution(WindowProjection):
     """Shortens a sequence with a strided convolution of overlapping windows.
 
-    Output j sees the `kernel_size` positions up to `strides` * (j + 1), with
-    zeros before the first and after the last. Masked positions count as zeros,
-    so that padding changes nothing, and an output is visible if one of its
-    newest `strides` positions is. With `kernel_size` equal to `strides` it is
-    `TokenMerging`.
+    Output j sees the `kernel_size` positions before `strides` * (j + 1).
+    Positions outside the sequence count as zeros. Masked positions count as
+    zeros too, so that padding changes nothing. An output is visible if one of
+    its last `strides` positions is visible. With `kernel_size` equal to
+    `strides` the layer is `TokenMerging`.
 
     Args:
         units: int > 0, features of the output.
@@ -29,16 +29,16 @@ class StridedConvolution(WindowProjection):
         mask: optional bool tensor `(B, T)`, `True` = visible.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
             documents, 0 = padding. Each document must begin at a multiple of
-            `strides`: pad it to one. An output in whose newest positions one
-            begins is NaN. The ids of the outputs are
-            `segment_ids[:, ::strides]`.
+            `strides`: pad the document before it. If a document begins
+            elsewhere, the output at its beginning is NaN. The ids of the
+            outputs are `segment_ids[:, ::strides]`.
 
     Returns:
         Tensor `(B, ceil(T / strides), units)`, and its mask if there was one.
 
     Raises:
-        ValueError: if `strides` is not a positive integer or `kernel_size` not
-            a positive multiple of it.
+        ValueError: if `units` or `strides` is not a positive integer, or if
+            `kernel_size` is not a positive multiple of `strides`.
 
     Example:
 

@@ -20,28 +20,28 @@ from keras_linattn.layers.stems._groups import check_factor
 class TokenExtension(BaseLayer):
     """Adds to each token a projection of the merged token it is a part of.
 
-    The way back from `TokenMerging`: each merged token is projected to
-    `factor` tokens, which are added to those that were merged. The output has
-    the mask of `inputs`; visible tokens see nothing of hidden ones. A token
-    sees its own group only: rows of several documents need no ids here.
+    This is the upsampling for `TokenMerging`. The layer projects each merged
+    token to `factor` tokens and adds them to the `factor` tokens that were
+    merged. The output has the mask of `inputs`. A token depends on its own
+    group only, so rows of several documents need no `segment_ids` here.
 
     Args:
-        factor: int > 0, that of the `TokenMerging`.
+        factor: int > 0, the `factor` of the `TokenMerging`.
         **kwargs: arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: tensor `(B, T, F)`, the tokens before they were merged.
-        merged: tensor `(B, ceil(T / factor), G)`, what became of the merged
-            tokens.
+        merged: tensor `(B, ceil(T / factor), G)`, the merged tokens after
+            other layers.
         merged_mask: optional bool tensor `(B, ceil(T / factor))`, `True` =
-            visible: the others add nothing.
+            visible. Masked tokens add nothing.
 
     Returns:
         Tensor `(B, T, F)`.
 
     Raises:
         ValueError: if `factor` is not a positive integer, or if the number of
-            merged tokens is known and another one.
+            merged tokens is known and is not ceil(T / factor).
 
     Example:
 

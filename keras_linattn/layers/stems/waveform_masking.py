@@ -44,8 +44,8 @@ class WaveformMasking(BaseLayer):
 
     Call arguments:
         waveforms: float tensor `(B, T)`.
-        mask: optional bool tensor `(B, T)`, `True` = visible, in place of the
-            one that is found.
+        mask: optional bool tensor `(B, T)`, `True` = visible. Defaults to
+            the mask that the layer computes from the zeros.
 
     Returns:
         Tensor `(B, T, 1)`, and its mask.
