@@ -86,38 +86,38 @@ def _reduction(scores, pairs, least_score):
 class HybridWindow(WindowMechanism, Hedgehog):
     """Exact attention within a window, linear attention beyond it.
 
-        One normaliser serves near and far keys. With W >= T the result is softmax
+    One normaliser serves near and far keys. With W >= T the result is softmax
     attention.
 
-        Call arguments, result and errors: see `Mechanism`.
+    Call arguments, result and errors: see `Mechanism`.
 
-        Args:
-            window: int > 0, W, see `Local`. Defaults to 64.
-            skip_hidden: bool, whether windows count visible positions only, see
-                `Local`. Defaults to `True`.
-            tied: bool, whether queries and keys share one feature map. Defaults
-                to `False`.
-            least_score: float or `None`. The near weights of a query are divided
-                by e^m, where m is its largest near score. If `least_score` is a
-                number, m is at least that number: near keys whose scores are all
-                low then get a small share of the weight. Defaults to `None`, as in
-                the paper.
-            **kwargs: arguments of `Mechanism`.
+    Args:
+        window: int > 0, W, see `Local`. Defaults to 64.
+        skip_hidden: bool, whether windows count visible positions only, see
+            `Local`. Defaults to `True`.
+        tied: bool, whether queries and keys share one feature map. Defaults
+            to `False`.
+        least_score: float or `None`. The near weights of a query are divided
+            by e^m, where m is its largest near score. If `least_score` is a
+            number, m is at least that number: near keys whose scores are all
+            low then get a small share of the weight. Defaults to `None`, as in
+            the paper.
+        **kwargs: arguments of `Mechanism`.
 
-        Raises:
-            ValueError: if an argument is out of range; if queries and keys differ
-                in length.
+    Raises:
+        ValueError: if an argument is out of range; if queries and keys differ
+            in length.
 
-        Example:
+    Example:
 
-        >>> import numpy as np
-        >>> from keras_linattn import mechanisms
-        >>> x = np.ones((1, 2, 6, 4), "float32")
-        >>> hybrid = mechanisms.get({"name": "hybrid_window", "window": 3})
-        >>> tuple(hybrid(x, x, x, causal=True).shape)
-        (1, 2, 6, 4)
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> hybrid = mechanisms.get({"name": "hybrid_window", "window": 3})
+    >>> tuple(hybrid(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
 
-        Source: Zhang et al., 2024, arXiv 2410.10254.
+    Source: Zhang et al., 2024, arXiv 2410.10254.
     """
 
     traits = Traits(

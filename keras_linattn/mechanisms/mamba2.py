@@ -40,26 +40,26 @@ class Mamba2(RecurrentMechanism):
     Each head computes one step size for each position. A large step lets the
     state decay fast and gives the new value a large weight.
 
-        Call arguments, result and errors: see `Mechanism`.
+    Call arguments, result and errors: see `Mechanism`.
 
-        Args:
-            output_norm: bool, divide each head's output by its root mean square.
-                Defaults to `True`.
-            **kwargs: arguments of `Mechanism`.
+    Args:
+        output_norm: bool, divide each head's output by its root mean square.
+            Defaults to `True`.
+        **kwargs: arguments of `Mechanism`.
 
-        Raises:
-            ValueError: if `output_norm` is not a bool; if called with
-                `causal=False`.
+    Raises:
+        ValueError: if `output_norm` is not a bool; if called with
+            `causal=False`.
 
-        Example:
+    Example:
 
-        >>> import numpy as np
-        >>> from keras_linattn import mechanisms
-        >>> x = np.ones((1, 2, 6, 4), "float32")
-        >>> tuple(mechanisms.get("mamba2")(x, x, x, causal=True).shape)
-        (1, 2, 6, 4)
+    >>> import numpy as np
+    >>> from keras_linattn import mechanisms
+    >>> x = np.ones((1, 2, 6, 4), "float32")
+    >>> tuple(mechanisms.get("mamba2")(x, x, x, causal=True).shape)
+    (1, 2, 6, 4)
 
-        Source: Dao, Gu, 2024, arXiv 2405.21060.
+    Source: Dao, Gu, 2024, arXiv 2405.21060.
     """
 
     traits = dataclasses.replace(

@@ -779,13 +779,13 @@ class LinearMultiHeadAttention(BaseLayer):
 
         The state is not changed.
 
-                Args:
-                    query: tensor `(B, T, F)`.
-                    state: tree of tensors, as from `summarize`.
-                    training: optional bool, whether dropout is active.
+        Args:
+            query: tensor `(B, T, F)`.
+            state: tree of tensors, as from `summarize`.
+            training: optional bool, whether dropout is active.
 
-                Returns:
-                    Tensor `(B, T, F)`.
+        Returns:
+            Tensor `(B, T, F)`.
         """
         _head_options.check_no_order(self)
         projected = project(self._query_dense, query)
