@@ -76,8 +76,8 @@ def run(options):
         )
     if not times:
         raise UserError(
-            "No time was left to measure anything. Received: "
-            f"--seconds {options.seconds}. Give it more."
+            "`--seconds` must be enough for one measurement. Received: "
+            f"--seconds {options.seconds}. Pass a larger number."
         )
     _print_table(options, times)
     for name, reason in refused.items():

@@ -233,7 +233,8 @@ def _check_options(options, transfer_epochs, epochs):
     if unknown:
         raise ValueError(
             "Further arguments must be those of `keras.Model.fit`, without "
-            f"`initial_epoch`. Received: {', '.join(unknown)}."
+            f"`initial_epoch`. Received: {', '.join(unknown)}. Leave them "
+            "out."
         )
     for name, value in (
         ("transfer_epochs", transfer_epochs),

@@ -25,9 +25,10 @@ def convert_attention(layer, mechanism):
     ours = isinstance(layer, LinearMultiHeadAttention)
     if not ours and type(layer) not in KERAS:
         raise TypeError(
-            "Attention layers of other classes may compute something else. "
+            "Only attention layers of known classes can be converted. "
             f"Received: `{type(layer).__name__}` of "
-            f"{type(layer).__module__}. Use Keras' layer, or leave it exact."
+            f"{type(layer).__module__}. Use Keras' layer, or leave this "
+            "layer out of `layers`."
         )
     config = layer.get_config()
     config["mechanism"] = copy_of(mechanism_for(layer, mechanism))

@@ -177,9 +177,9 @@ def _assign(ours, values):
     """Assigns each variable its value, reshaped if its heads are joined."""
     if set(ours) != set(values):
         raise ValueError(
-            "The weights of the model must be those of KerasHub's. Received: "
-            f"{sorted(set(ours) ^ set(values))} in one of them only. Leave the "
-            "arguments that change the blocks out of `options`."
+            "The model must have the weights of KerasHub's model. Received: "
+            f"{sorted(set(ours) ^ set(values))}, which only one of them has. "
+            "Do not pass arguments that change the blocks as `options`."
         )
     for name, weight in ours.items():
         # A copy: a training step under JAX donates the arrays of variables.

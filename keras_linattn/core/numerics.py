@@ -28,8 +28,9 @@ def accumulation_dtype(dtype):
     dtype = backend.standardize_dtype(dtype)
     if not backend.is_float_dtype(dtype):
         raise TypeError(
-            "Attention takes inputs of floating point. Received: dtype "
-            f'{dtype}. Convert them with `keras.ops.cast(x, "float32")`.'
+            "The inputs of attention must be floating-point tensors. Received: "
+            f"dtype {dtype}. Convert them with "
+            '`keras.ops.cast(x, "float32")`.'
         )
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 

@@ -147,9 +147,9 @@ def check_landmarks(num_landmarks, grid=None):
     grid = check_kernel(None, grid)
     if grid is not None and not is_square(num_landmarks):
         raise ValueError(
-            "`num_landmarks` must be a square on a grid, which is pooled to "
-            f"as many rows as columns. Received: num_landmarks="
-            f"{num_landmarks}, grid={grid}. Take 9, 16, 25, 36, 49 ..."
+            "With `grid`, `num_landmarks` must be a square number: the grid is "
+            "pooled to as many rows as columns. Received: num_landmarks="
+            f"{num_landmarks}, grid={grid}. Pass 9, 16, 25, 36, 49 ..."
         )
     return grid
 

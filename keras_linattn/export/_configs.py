@@ -66,7 +66,7 @@ def read_models_config(base):
     raise ValueError(
         f"`{MODELS}` must be a `ModelServerConfig` with a "
         f"`model_config_list`, as protobuf text. Received: {path}: {problem}. "
-        "Mend the file, or remove it to have it written anew."
+        "Correct the file, or remove it so that it is written again."
     )
 
 

@@ -167,9 +167,9 @@ def _check_version(version, folder):
 def _check_folder(path):
     if os.path.lexists(path) and not path.is_dir():
         raise NotADirectoryError(
-            "The models' folders must be folders. "
-            f"Received: {path}, which is something else. Choose another base "
-            "or name, or remove it."
+            "The path of a model must be a folder, or not exist. "
+            f"Received: {path}, which is not a folder. Choose another base or "
+            "name, or remove the file."
         )
 
 
@@ -214,7 +214,7 @@ def _next_version(folder):
     if version > LARGEST_VERSION:
         raise ValueError(
             f"A version must be at most {LARGEST_VERSION}. "
-            f"Received: {folder}, which has that version. Give a lower one as "
+            f"Received: {folder}, which has that version. Pass a lower "
             "`version`."
         )
     return max(version, 1)

@@ -70,9 +70,9 @@ def known_features(features):
     """The features of the input of a layer that is not built yet."""
     if features is None:
         raise ValueError(
-            "The size of this state follows from the features of the input, "
-            "which a layer that is not built does not know. Received: "
-            "features=None. Pass `features`, or build the layer first."
+            "A layer that is not built needs `features`, the features of its "
+            "input, to know the size of its state. Received: features=None. "
+            "Pass `features`, or build the layer first."
         )
     return positive("features", features)
 
@@ -84,10 +84,10 @@ def check_floating(**inputs):
         dtype = keras.backend.standardize_dtype(x.dtype)
         if not keras.backend.is_float_dtype(dtype):
             raise TypeError(
-                "This layer takes inputs of floating point. Received: "
-                f"{name} of dtype {dtype}, shape {tuple(x.shape)}. Embed token "
-                "ids with `keras.layers.Embedding` first, or convert numbers "
-                'with `keras.ops.cast(x, "float32")`.'
+                "The inputs of this layer must be floating-point tensors. "
+                f"Received: {name} of dtype {dtype}, shape {tuple(x.shape)}. "
+                "Embed token ids with `keras.layers.Embedding` first, or "
+                'convert numbers with `keras.ops.cast(x, "float32")`.'
             )
 
 
@@ -101,7 +101,7 @@ def check_mask(name, mask, x):
         for size, wanted in zip(shape, expected)
     ):
         raise ValueError(
-            "A mask has one entry for each position. Received: "
+            "A mask must have one entry for each position. Received: "
             f"{name} of shape {shape}, expected {expected}. Leave out the "
             "axes of features, heads and queries."
         )
@@ -120,11 +120,12 @@ def check_segment_ids(segment_ids, query, key=None, causal=False):
     key = query if key is None else key
     if len(query.shape) > 3 or (pair and (causal or len(segment_ids) != 2)):
         raise ValueError(
-            "`segment_ids` are one tensor (batch, length), or without a causal "
-            "mask two: for queries and for keys. Inputs are (batch, length, "
-            f"features). Received: {len(segment_ids) if pair else 1} of them, "
-            f"causal={causal}, an input of rank {len(query.shape)}. Attend "
-            "over one axis, or give each document a row of its own."
+            "`segment_ids` must be one tensor (batch, length). Without a "
+            "causal mask a pair of them, for queries and for keys, is also "
+            "accepted. Inputs must be (batch, length, features). Received: "
+            f"{len(segment_ids) if pair else 1} of them, causal={causal}, an "
+            f"input of rank {len(query.shape)}. Attend over one axis, or give "
+            "each document a row of its own."
         )
     for ids, x in zip(
         segment_ids if pair else (segment_ids,) * 2, (query, key)
@@ -137,7 +138,7 @@ def _check_ids(ids, expected):
     shape = tuple(getattr(ids, "shape", ()))
     if not keras.backend.is_int_dtype(dtype):
         raise TypeError(
-            "`segment_ids` are integers, 0 for padding. Received: dtype "
+            "`segment_ids` must be integers, 0 for padding. Received: dtype "
             f"{dtype}, shape {shape}. Convert them with "
             '`keras.ops.cast(x, "int32")`, and make a `keras.Input` for them '
             'with `dtype="int32"`.'
@@ -147,9 +148,9 @@ def _check_ids(ids, expected):
         for size, wanted in zip(shape, expected)
     ):
         raise ValueError(
-            "`segment_ids` have one entry for each position. Received: shape "
-            f"{shape}, expected {tuple(expected)}. For keys of another length "
-            "pass a pair, the ids of the queries and those of the keys."
+            "`segment_ids` must have one entry for each position. Received: "
+            f"shape {shape}, expected {tuple(expected)}. For keys of another "
+            "length pass a pair, the ids of the queries and those of the keys."
         )
 
 
@@ -165,8 +166,8 @@ def check_streaming(causal, return_scores, one_length_axis):
     if causal and not return_scores and one_length_axis:
         return
     raise ValueError(
-        "`initial_state` and `return_state` are for causal attention over "
-        "inputs (batch, length, features), without attention scores. "
+        "`initial_state` and `return_state` need causal attention over inputs "
+        "(batch, length, features), without `return_attention_scores`. "
         f"Received: causal={causal}, return_attention_scores={return_scores}, "
         f"inputs of rank {'3' if one_length_axis else 'above 3'}. Pass "
         "`causal=True` to `LinearSelfAttention`, or `use_causal_mask=True` to "

@@ -29,26 +29,27 @@ def check_caches(
     has_cross = cross_layer is not None
     if self_cache is not None and not causal:
         raise ValueError(
-            "A `self_attention_cache` is for causal attention: it holds what "
-            "came before. Received: self_attention_cache of "
-            f"{_shape(self_cache)}, use_causal_mask={causal!r}. Leave the "
-            "cache out, or leave `use_causal_mask` at `True`."
+            "A `self_attention_cache` needs causal attention, because it "
+            "summarizes the positions before. Received: self_attention_cache "
+            f"of {_shape(self_cache)}, use_causal_mask={causal!r}. Leave the "
+            "cache out, or pass `use_causal_mask=True`."
         )
     if not has_cross and cross_cache is not None:
         raise ValueError(
-            "A `cross_attention_cache` belongs to an `encoder_sequence`. "
+            "A `cross_attention_cache` needs an `encoder_sequence`. "
             f"Received: cross_attention_cache of {_shape(cross_cache)}, "
             "encoder_sequence=None. Pass both, or leave the cache out."
         )
     if has_cross != (encoder_sequence is not None):
         raise ValueError(
-            "A decoder block is called with as many sequences as it was built "
-            f"for, {1 + has_cross}. Received: encoder_sequence of "
-            f"{_shape(encoder_sequence)}. Make one block for each use."
+            "A decoder block must be called with as many sequences as it was "
+            f"built for, {1 + has_cross}. Received: encoder_sequence of "
+            f"{_shape(encoder_sequence)}. Create one block with and one "
+            "without cross-attention."
         )
     if has_cross and (self_cache is None) != (cross_cache is None):
         raise ValueError(
-            "With cross-attention, both caches are passed or neither. "
+            "With cross-attention, you must pass both caches or none. "
             f"Received: self_attention_cache of {_shape(self_cache)}, "
             f"cross_attention_cache of {_shape(cross_cache)}. Start them with "
             "`get_initial_state` and `get_initial_cross_state`."
@@ -73,13 +74,14 @@ def check_segments(cross_layer, decoder_ids, encoder_ids, cross_cache):
     wanted = decoder_ids is not None and cross_layer is not None
     if wanted != (encoder_ids is not None):
         raise ValueError(
-            "`encoder_segment_ids` and `decoder_segment_ids` go together in a "
-            "block with cross-attention; one without takes the latter only. "
-            f"{given}. Pass both, or leave the encoder's out."
+            "A block with cross-attention needs both `decoder_segment_ids` "
+            "and `encoder_segment_ids`, or none. Without cross-attention "
+            f"`encoder_segment_ids` must be `None`. {given}. Pass both, or "
+            "leave `encoder_segment_ids` out."
         )
     if wanted and cross_cache is not None:
         raise ValueError(
-            "A `cross_attention_cache` sums up one document for each row. "
+            "A `cross_attention_cache` can hold one document for each row. "
             f"{given}, cross_attention_cache of {_shape(cross_cache)}. Leave "
             "both caches out, or give each document a row of its own."
         )
@@ -95,10 +97,10 @@ def _check_summary(mechanism):
     wanted = traits.recurrent and traits.bidirectional and traits.cross
     if not wanted or traits.positional or traits.gated:
         raise ValueError(
-            "A `cross_attention_cache` needs a mechanism whose state sums up "
-            "the keys in any order. Received: cross_mechanism of class "
-            f"`{type(mechanism).__name__}`. Leave both caches out, or use one "
-            "such as 'linear_transformer'."
+            "A `cross_attention_cache` needs a mechanism whose state does not "
+            "depend on the order of the keys. Received: cross_mechanism of "
+            f"class `{type(mechanism).__name__}`. Leave both caches out, or "
+            "use a mechanism such as 'linear_transformer'."
         )
 
 

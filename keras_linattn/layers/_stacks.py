@@ -26,10 +26,11 @@ def entries_of_blocks(name, value, num_layers):
     pattern = value if is_pattern(value) else [value]
     if not 0 < len(pattern) <= max(num_layers, 1):
         raise ValueError(
-            f"A list for `{name}` has one entry for each block, or fewer, "
-            f"which repeat. Received: {len(pattern)} entries for {num_layers} "
-            f"blocks, {name}={value!r}. Pass one entry for all blocks, not in "
-            "a list, or one for each block."
+            f"A list for `{name}` must have one entry for each block, or "
+            f"fewer, which are repeated. Received: {len(pattern)} entries for "
+            f"{num_layers} blocks, {name}={value!r}. "
+            "Pass one entry without a list, or a list with one entry for each "
+            "block."
         )
     return [pattern[i % len(pattern)] for i in range(num_layers)]
 
@@ -44,10 +45,10 @@ def entry_of_group(name, entries):
     first, *others = entries
     if any(other != first for other in others):
         raise ValueError(
-            "Blocks that share keys, values and a state share their "
+            "Blocks that share keys, values and a state must also share their "
             f"`{name}`. Received: {name}={entries!r} for one group of blocks. "
-            "Give all blocks of a group the same entry, or each entry a group "
-            "of its own (`layers_per_state=1` in `CausalLM`)."
+            "Pass the same entry for all blocks of a group, or make groups of "
+            "one block (`layers_per_state=1` in `CausalLM`)."
         )
     return first
 

@@ -484,8 +484,8 @@ class Mechanism(keras.layers.Layer):
         one = not isinstance(segment_ids, (tuple, list))
         if not (one or self.traits.cross):
             raise ValueError(
-                f"`{type(self).__name__}` has self-attention only. Received: "
-                "a pair of `segment_ids`. Pass one tensor `(B, T)`."
+                f"`{type(self).__name__}` supports self-attention only. "
+                "Received: a pair of `segment_ids`. Pass one tensor `(B, T)`."
             )
         documents, of_queries, of_keys = documents_of(segment_ids)
         return (
@@ -510,8 +510,8 @@ class Mechanism(keras.layers.Layer):
         """Raises a `ValueError` if this configuration has no states."""
         if not self.traits.recurrent:
             raise ValueError(
-                f"`{type(self).__name__}` has no recurrent form. Use a "
-                "mechanism with the trait `recurrent`, such as "
+                f"`{type(self).__name__}` has no recurrent form, so it has no "
+                "states. Use a mechanism with the trait `recurrent`, such as "
                 "'linear_transformer'."
             )
 

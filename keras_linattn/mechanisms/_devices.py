@@ -79,9 +79,9 @@ def _check_pieces(pieces, mechanism, heads, options):
     lengths = [x.shape[2] for x in heads]
     if any(length % pieces.count for length in lengths):
         raise ValueError(
-            "The number of devices that the length is split over must divide "
-            f"it. Received: lengths {lengths}, {pieces.count} devices. Pad "
-            "the sequences."
+            "The number of devices that split the length must divide the "
+            f"length. Received: lengths {lengths}, {pieces.count} devices. "
+            "Pad the sequences."
         )
     if options.get("segment_ids") is not None:
         _check_packed(mechanism, options["segment_ids"])

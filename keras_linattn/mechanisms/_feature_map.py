@@ -104,9 +104,10 @@ def apply_feature_map(feature_map, x):
         if isinstance(size, int) and isinstance(other, int)
     ):
         raise ValueError(
-            "A feature map changes the last axis of heads `[B, H, T, D]` "
-            f"only. Received: features of shape {tuple(features.shape)} for "
-            f"heads of shape {tuple(x.shape)}."
+            "A feature map must change only the last axis of heads "
+            f"`[B, H, T, D]`. Received: features of shape "
+            f"{tuple(features.shape)} for heads of shape {tuple(x.shape)}. "
+            "Return features `[B, H, T, R]`."
         )
     return features
 
@@ -132,9 +133,9 @@ def count_features(feature_map, num_heads, key_dim):
         count = None
     if count is None:
         raise ValueError(
-            "A state has a row for each feature, and their number must be "
-            f"known. Received: feature_map={feature_map!r}, whose output is "
-            f"of unknown size for heads of shape {shape}. Use a layer whose "
-            "`compute_output_shape` tells it."
+            "The number of features must be known before a call, because it "
+            f"is a size of the state. Received: feature_map={feature_map!r}, "
+            f"whose output has an unknown size for heads of shape {shape}. "
+            "Use a layer whose `compute_output_shape` returns it."
         )
     return count

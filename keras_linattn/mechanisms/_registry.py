@@ -54,7 +54,7 @@ def register(name: str, package: str | None = None) -> Callable[[Class], Class]:
     def decorate(cls):
         if not (isinstance(cls, type) and issubclass(cls, Mechanism)):
             raise TypeError(
-                "`register` decorates subclasses of `Mechanism`. "
+                "`register` must decorate a subclass of `Mechanism`. "
                 f"Received: {cls!r}."
             )
         taken = _CLASSES.get(name, cls)
@@ -126,8 +126,8 @@ def get(
         _check_arguments(identifier["name"], cls, arguments)
         return cls(**{**defaults, **arguments})
     raise TypeError(
-        "A mechanism is given by name, by a dict with 'name' and constructor "
-        "arguments, as a `Mechanism` class or as an object. "
+        "A mechanism must be a name, a dict with 'name' and constructor "
+        "arguments, a `Mechanism` class or a `Mechanism` object. "
         f"Received: {identifier!r} of type {type(identifier).__name__}."
     )
 

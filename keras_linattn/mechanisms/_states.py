@@ -46,16 +46,16 @@ def widened(state, spec, dtype):
     leaves, wanted = tree.flatten(state), tree.flatten(spec)
     if len(leaves) != len(wanted):
         raise ValueError(
-            f"A state of this mechanism has {len(wanted)} tensors. Received: "
-            f"{len(leaves)}. Begin with the initial state."
+            f"A state of this mechanism must have {len(wanted)} tensors. "
+            f"Received: {len(leaves)}. Start with its `initial_state`."
         )
     for leaf, entry in zip(leaves, wanted):
         if _is_float(leaf) != _is_float(entry):
             raise TypeError(
-                f"This state is of dtype {entry.dtype}. Received: dtype "
-                f"{backend.standardize_dtype(leaf.dtype)}, shape "
-                f"{tuple(leaf.shape)}. Begin with the initial state, or "
-                "convert it with `keras.ops.cast`."
+                f"This tensor of a state must have dtype {entry.dtype}. "
+                f"Received: dtype {backend.standardize_dtype(leaf.dtype)}, "
+                f"shape {tuple(leaf.shape)}. Start with the mechanism's "
+                "`initial_state`, or convert with `keras.ops.cast`."
             )
     leaves = [_cast(x, dtype) if _is_float(x) else x for x in leaves]
     return tree.pack_sequence_as(spec, leaves)

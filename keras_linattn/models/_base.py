@@ -93,10 +93,10 @@ class FunctionalModel(keras.Model):
         given += ["segment_ids"] if "segment_ids" in kwargs else []
         if "segment_ids" in kwargs or set(given) - set(names):
             raise ValueError(
-                "A model is called with its inputs, as a list or a dict. "
-                f"Received: {sorted(given)}, expected inputs {names}. For "
-                "documents packed into rows make a `CausalLM(packed=True)`, "
-                "whose second input is `segment_ids`."
+                "A model must be called with its inputs, as a list or a dict. "
+                f"Received: {sorted(given)}, expected inputs {names}. For rows "
+                "of several documents create a `CausalLM(packed=True)`, whose "
+                "second input is `segment_ids`."
             )
 
     def get_config(self) -> dict:

@@ -399,8 +399,8 @@ def _check_streams(decoder):
         decoder.mechanism.check_recurrent()
     except ValueError as error:
         raise ValueError(
-            "Decoding step by step needs states in all blocks of a stack. "
-            f"Received: block {decoder.name!r} without. {error}"
+            "Decoding step by step needs a state in each block. "
+            f"Received: block {decoder.name!r} without states. {error}"
         ) from error
 
 

@@ -134,9 +134,9 @@ def check_prompts(mask):
     lengths = mask.sum(axis=-1)
     if mask.ndim != 2 or not lengths.size or lengths.min() < 1:
         raise ValueError(
-            "Each prompt must hold at least one token, from which to go on. "
-            f"Received: prompts of lengths {lengths.tolist()}. Start them "
-            "with something, such as a line break."
+            "Each prompt must have at least one token. "
+            f"Received: prompts of lengths {lengths.tolist()}. Start each "
+            "prompt with some text, such as a line break."
         )
 
 
@@ -147,9 +147,9 @@ def as_arrays(inputs, max_length, pad_id):
         inputs = {"token_ids": tokens, "padding_mask": tokens != pad_id}
     if set(inputs) != {"token_ids", "padding_mask"}:
         raise ValueError(
-            "A dict of prompts has the keys 'token_ids' and 'padding_mask'. "
-            f"Received: {sorted(inputs)}. Give each prompt a row of its own: "
-            "text is not generated for packed rows."
+            "A dict of prompts must have the keys 'token_ids' and "
+            f"'padding_mask'. Received: {sorted(inputs)}. Give each prompt a "
+            "row of its own: text is not generated for packed rows."
         )
     inputs = {k: ops.convert_to_numpy(v) for k, v in inputs.items()}
     tokens = inputs["token_ids"].astype("int32")

@@ -79,7 +79,7 @@ def check_quantiles(quantiles):
     bounds = (0, *levels, 1)
     if not levels or any(a >= b for a, b in zip(bounds, bounds[1:])):
         raise ValueError(
-            "`quantiles` must be numbers between 0 and 1 that rise. "
+            "`quantiles` must be increasing numbers between 0 and 1. "
             f"Received: quantiles={quantiles!r}."
         )
     return levels

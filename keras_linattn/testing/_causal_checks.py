@@ -78,7 +78,9 @@ def _expect_refusal(subject, causal, said):
     except ValueError as error:
         require(said in str(error), f"unclear: {error}")
     else:
-        raise AssertionError(f"no such form, yet causal={causal} is taken")
+        raise AssertionError(
+            f"the traits exclude causal={causal}, but a call accepts it"
+        )
 
 
 def check_steps_give_the_whole(subject):
@@ -146,7 +148,7 @@ def check_refuses_states_that_are_no_numbers(subject):
     except TypeError as error:
         require("Received: dtype bool" in str(error), f"unclear: {error}")
     else:
-        raise AssertionError("a state of bools is taken")
+        raise AssertionError("a step accepts a state of dtype bool")
 
 
 def _in_pieces(mechanism, inputs, divisions=PIECES):

@@ -76,7 +76,10 @@ def check_symbolic_inputs(subject):
     causal = subject.traits.forms[0]
     model = keras.Model(symbols, mechanism(*symbols, causal=causal))
     if model.output_shape != (None, 2, None, 4):
-        raise AssertionError(f"output shape {model.output_shape}")
+        raise AssertionError(
+            "the output shape must be (None, 2, None, 4), but is "
+            f"{model.output_shape}"
+        )
     output = quick(lambda *heads: model(list(heads)), arrays_of(inputs)[:3])
     assert_close(output, run(mechanism, inputs), subject.traits.tolerance)
 
@@ -101,7 +104,10 @@ def check_refuses_lengths_at_run_time(subject):
             except Exception:  # each backend has its own
                 continue
             if not np.isnan(output).any():
-                raise AssertionError(f"numbers for lengths {queries}, {keys}")
+                raise AssertionError(
+                    f"a call accepts {queries} queries and {keys} keys; it "
+                    "must fail or return NaN"
+                )
 
 
 def check_no_quadratic_array(subject):

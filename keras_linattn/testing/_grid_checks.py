@@ -46,7 +46,7 @@ def check_grid_refuses_another_length(subject):
     except ValueError as error:
         require("grid=(3, 4)" in str(error), f"unclear: {error}")
     else:
-        raise AssertionError("a length of 11 is taken for a grid of 3 x 4")
+        raise AssertionError("a grid of 3 x 4 accepts a length of 11")
 
 
 def _takes_grid(traits):

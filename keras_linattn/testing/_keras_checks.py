@@ -136,7 +136,9 @@ def check_refuses_scores_that_are_not_there(subject):
             rule = "no equivalent attention matrix"
             require(rule in str(error), f"no {rule!r} in: {error}")
         else:
-            raise AssertionError("scores are returned")
+            raise AssertionError(
+                "the traits exclude attention scores, but a call returns them"
+            )
 
 
 def _expect_error(mechanism, heads, rule):
@@ -155,7 +157,7 @@ def _expect_error(mechanism, heads, rule):
         for part in (rule, "Received"):
             require(part in str(error), f"no {part!r} in: {error}")
     else:
-        raise AssertionError(f"heads of shapes {shapes} are taken")
+        raise AssertionError(f"a call accepts heads of shapes {shapes}")
 
 
 CHECKS = {

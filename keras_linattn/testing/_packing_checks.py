@@ -408,7 +408,9 @@ def check_refuses_packed_documents(subject):
     except ValueError as error:
         require("segment_ids" in str(error), f"unclear: {error}")
     else:
-        raise AssertionError("it cannot keep documents apart, yet takes them")
+        raise AssertionError(
+            "the traits exclude `segment_ids`, but a call accepts them"
+        )
 
 
 def _ignores_padding(mechanism):

@@ -42,7 +42,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_layers_refuse(name):
     layer, inputs = CALLS[name]
-    message = "inputs of floating point. Received: .* of dtype (u?int|bool)"
+    message = "floating-point tensors. Received: .* of dtype (u?int|bool)"
     with pytest.raises(TypeError, match=message):
         layer(*inputs)
     symbols = [keras.Input(x.shape[1:], dtype=str(x.dtype)) for x in inputs]
@@ -61,7 +61,7 @@ def test_mechanisms_refuse(name, wrong):
         for role, x in heads.items()
     }
     for given in (heads, symbols):
-        with pytest.raises(TypeError, match="inputs of floating point"):
+        with pytest.raises(TypeError, match="floating-point tensors"):
             mechanism(**given, causal=name == "gated_delta")
 
 
@@ -70,7 +70,7 @@ def test_cells_refuse():
         2, 2, causal=True, mechanism="retention"
     )
     rnn = keras.layers.RNN(keras_linattn.layers.LinearAttentionCell(attention))
-    with pytest.raises(TypeError, match="inputs of floating point"):
+    with pytest.raises(TypeError, match="floating-point tensors"):
         rnn(IDS)
 
 

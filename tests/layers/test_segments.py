@@ -281,7 +281,7 @@ REFUSED = {
     ),
     "no encoder": (
         lambda: decode(X, encoder_segment_ids=IDS),
-        "`encoder_segment_ids` and `decoder_segment_ids` go together",
+        "`decoder_segment_ids` and `encoder_segment_ids`, or none",
     ),
     "one of two": (
         lambda: decode(X, X, decoder_segment_ids=IDS),

@@ -152,7 +152,7 @@ def test_multi_head_attention_streams():
     [
         ({"causal": False}, {}, "causal=False"),
         ({"mechanism": "softmax"}, {}, "has no recurrent form"),
-        ({}, {"return_attention_scores": True}, "without attention scores"),
+        ({}, {"return_attention_scores": True}, "without `return_att"),
         ({"attention_axes": 1}, {"rank": 4}, "rank above 3"),
     ],
 )

@@ -61,7 +61,7 @@ def test_register_refuses_a_taken_name_and_what_is_no_mechanism():
             pass
 
     assert mechanisms.get("softmax").__class__ is mechanisms.Softmax
-    with pytest.raises(TypeError, match="decorates subclasses of `Mechanism`"):
+    with pytest.raises(TypeError, match="decorate a subclass of `Mechanism`"):
         mechanisms.register("dense")(keras.layers.Dense)
 
 

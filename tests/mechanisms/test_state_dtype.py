@@ -89,5 +89,5 @@ def test_in_an_rnn():
 
 def test_a_state_of_another_mechanism_is_refused():
     layer = attention(name="modified_linformer")
-    with pytest.raises(ValueError, match="has 2 tensors. Received: 1"):
+    with pytest.raises(ValueError, match="have 2 tensors. Received: 1"):
         layer(X, initial_state=ops.ones((2, 2, 4, 6)))

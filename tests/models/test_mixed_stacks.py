@@ -135,7 +135,7 @@ def test_refuses_lists_that_do_not_fit(kind):
         model_of(kind, ["softmax"] * 5)
     with pytest.raises(ValueError, match="Unknown mechanism 'quadratic'"):
         model_of(kind, ["softmax", "quadratic"])
-    with pytest.raises(TypeError, match="given by name"):
+    with pytest.raises(TypeError, match="must be a name"):
         model_of(kind, ["softmax", ["softmax"]])
 
 

@@ -156,7 +156,9 @@ def test_loss_is_the_pinball_over_values_that_are_there():
 @pytest.mark.once
 def test_refuses():
     for wrong in ((), (0.5, 0.2), (0.5, 1.0), (0.5, 0.5)):
-        with pytest.raises(ValueError, match="that rise. Received: quantiles"):
+        with pytest.raises(
+            ValueError, match="between 0 and 1. Received: quantiles"
+        ):
             TimeSeriesForecaster(3, quantiles=wrong)
     with pytest.raises(ValueError, match="`horizon` must be a positive"):
         TimeSeriesForecaster(0)

@@ -88,9 +88,9 @@ def check_rank(layer, query_shape):
     """Raises a `ValueError` if the options need one axis of positions."""
     if len(query_shape) > 3 and has_own_state(layer):
         raise ValueError(
-            "`kernel_size` and `rope_max_wavelength` are for inputs (batch, "
+            "`kernel_size` and `rope_max_wavelength` need inputs (batch, "
             f"length, features). Received: shape {tuple(query_shape)}. Leave "
-            "them out, or fold the other axes into the batch."
+            "them out, or reshape the other axes into the batch."
         )
 
 
@@ -98,7 +98,8 @@ def check_no_order(layer):
     """Raises a `ValueError` if the options depend on an order of positions."""
     if has_own_state(layer):
         raise ValueError(
-            "A summary that is read in any order has no positions. Received: "
+            "`summarize` and `read` do not know positions, which short "
+            "convolutions and rotary positions need. Received: "
             f"kernel_size={layer.kernel_size}, "
             f"rope_max_wavelength={layer.rope_max_wavelength}. Leave both out."
         )

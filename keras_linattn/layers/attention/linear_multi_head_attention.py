@@ -918,10 +918,9 @@ class LinearMultiHeadAttention(BaseLayer):
 def _refuse_flash_attention(flash_attention):
     if flash_attention:
         raise ValueError(
-            "`flash_attention` belongs to softmax attention and cannot be "
-            "honoured in linear attention. Received: "
-            f"flash_attention={flash_attention!r}. Leave it out, or use "
-            "`keras.layers.MultiHeadAttention`."
+            "`flash_attention` must be `None` or `False`: it computes softmax "
+            f"attention. Received: flash_attention={flash_attention!r}. Leave "
+            "it out, or use `keras.layers.MultiHeadAttention`."
         )
 
 

@@ -252,7 +252,7 @@ def checked_options(options):
     if not isinstance(options, dict) or not set(options) <= ATTENTION_OPTIONS:
         raise ValueError(
             "`attention_options` must be a dict of arguments of "
-            f"`LinearMultiHeadAttention`. Received: {options!r}. Take of "
+            f"`LinearMultiHeadAttention`. Received: {options!r}. Choose from "
             f"{', '.join(sorted(ATTENTION_OPTIONS))}."
         )
     return dict(options)

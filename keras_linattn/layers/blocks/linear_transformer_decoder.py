@@ -253,8 +253,8 @@ class LinearTransformerDecoder(TransformerBlock):
             )
         if self._cross_attention_layer is None:
             raise ValueError(
-                "A block without cross-attention has no state of it. Received: "
-                "a block that was built for one sequence. Build it for two, "
+                "The block must have cross-attention. Received: a block that "
+                "was built for one sequence. Build it for two, "
                 "`block.build(decoder_shape, encoder_shape)`."
             )
         return self._cross_attention_layer.get_initial_state(batch_size)

@@ -92,11 +92,11 @@ class MaskedAveragePooling(BaseLayer):
         if (segment_ids is None) != (self.num_segments is None):
             given = "None" if segment_ids is None else "a tensor"
             raise ValueError(
-                "The means of several documents in a row need both "
-                "`segment_ids` and a fixed number of documents. Received: "
-                f"segment_ids={given}, num_segments={self.num_segments}. Make "
-                "the layer with `num_segments=` the most documents of a row, "
-                "and call it with `segment_ids=`."
+                "For rows of several documents you must pass both "
+                "`num_segments` and `segment_ids`. Received: "
+                f"segment_ids={given}, num_segments={self.num_segments}. "
+                "Create the layer with `num_segments=`, the largest number of "
+                "documents in a row, and call it with `segment_ids=`."
             )
         if segment_ids is not None:
             check_segment_ids(segment_ids, inputs)

@@ -129,10 +129,10 @@ class PatchEmbedding(BaseLayer):
         count = math.prod(self.grid(images_shape))
         if self.built and count != self.positions.shape[0]:
             raise ValueError(
-                "Positions are for images of the size that the layer was built "
-                f"with, of {self.positions.shape[0]} patches. Received: shape "
-                f"{tuple(images_shape)}, {count} patches. Resize the images, "
-                "or pass `use_positions=False`."
+                "With positions, images must have the size that the layer was "
+                f"built for, {self.positions.shape[0]} patches. Received: "
+                f"shape {tuple(images_shape)}, {count} patches. Resize the "
+                "images, or pass `use_positions=False`."
             )
 
     def compute_output_shape(self, images_shape):

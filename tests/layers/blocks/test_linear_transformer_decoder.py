@@ -282,7 +282,7 @@ def test_refuses_other_calls_than_it_was_built_for():
     with pytest.raises(ValueError, match="for, 2. Received: .* of None"):
         pair(x)
     state = pair.get_initial_state(2)
-    with pytest.raises(ValueError, match="both caches are passed or neither"):
+    with pytest.raises(ValueError, match="pass both caches or none"):
         pair(x, x, self_attention_cache=state)
     caches = {"self_attention_cache": state, "cross_attention_cache": x}
     with pytest.raises(ValueError, match="`Nystromformer`. Leave both"):
@@ -301,7 +301,7 @@ def test_refuses_caches_that_would_be_ignored(symbolic):
     caches = {"self_attention_cache": cache}
     with pytest.raises(ValueError, match="use_causal_mask=False. Leave the"):
         layer(x, use_causal_mask=False, **caches)
-    with pytest.raises(ValueError, match="belongs to an `encoder_sequence`"):
+    with pytest.raises(ValueError, match="needs an `encoder_sequence`"):
         layer(x, cross_attention_cache=cache, **caches)
 
 
