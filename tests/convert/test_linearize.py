@@ -196,7 +196,7 @@ def test_one_error_names_all_that_cannot_be_converted():
         keras_linattn.linearize(model)
     text = str(error.value)
     assert "- masked: `attention_mask` must not depend" in text
-    assert "- own: Attention layers of other classes" in text
+    assert "- own: Only attention layers of known" in text
     assert "- fine" not in text
     becomes = {r["layer"]: r["becomes"] for r in convert.report(model).rows}
     assert becomes["own"] == "error: unknown class"

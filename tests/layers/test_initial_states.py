@@ -98,7 +98,7 @@ def test_cross_attention():
     before = facts(block.get_initial_cross_state(3, 8))
     pair = built(block, (None, 5, 8), (None, 4, 8))
     assert before == facts(pair.get_initial_cross_state(3))
-    with pytest.raises(ValueError, match="has no state of it"):
+    with pytest.raises(ValueError, match="must have cross-attention"):
         built(OF_FEATURES["block"]()).get_initial_cross_state(3)
 
 

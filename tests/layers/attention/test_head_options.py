@@ -270,5 +270,5 @@ def test_refuses_what_has_no_order():
     with pytest.raises(ValueError, match="inputs \\(batch, length, features"):
         layer(X[None], X[None])
     layer(X, X)
-    with pytest.raises(ValueError, match="has no positions"):
+    with pytest.raises(ValueError, match="do not know positions"):
         layer.summarize(X)
