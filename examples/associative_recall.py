@@ -79,8 +79,8 @@ def draw(generator, pairs):
 class RecallBatches(keras.utils.PyDataset):
     def __init__(self, sizes, steps, seed):
         super().__init__()
-        # Under TensorFlow, Keras takes an axis for free only if the first two
-        # batches differ in it: the longest comes first, then the shortest.
+        # Under TensorFlow, Keras compiles for any length only if the first two
+        # batches differ in length: begin with the longest and the shortest.
         self.sizes = [max(sizes), *sorted(sizes)[:-1]]
         self.steps, self.seed, self.epoch = steps, seed, 0
 

@@ -26,8 +26,8 @@ TEXTS = {
 HEADER_ROWS = 3  # names, types and roles of the columns
 TEST_BOOKS = 0.3  # part of each class
 
-# Debian's recorded prompts: where tools/speech_prompts.sh puts them, and where
-# apt-get installs them.
+# Folders of Debian's recorded prompts: tools/speech_prompts.sh writes to the
+# first, apt-get installs to the second.
 SOUNDS = "usr/share/asterisk/sounds"
 SPEECH_FOLDERS = (
     pathlib.Path(__file__).parents[1] / ".data" / "speech_prompts" / SOUNDS,
@@ -294,8 +294,8 @@ class LengthBatches(keras.utils.PyDataset):
         for rows in cut(order, pool):
             rows = rows[np.argsort(self.sizes[rows], kind="stable")]
             batches += cut(rows, self.batch_size)
-        # Under TensorFlow, Keras takes an axis for free only if the first two
-        # batches differ in it: the longest comes first, then the shortest.
+        # Under TensorFlow, Keras compiles for any length only if the first two
+        # batches differ in length: begin with the longest and the shortest.
         batches.sort(key=lambda rows: self.sizes[rows].max())
         self.batches = batches[-1:] + batches[:-1]
         # If they do not differ, and a later epoch's may, one gets a zero more.

@@ -113,8 +113,8 @@ print(f"Distilled in {seconds:.0f} s. Bits per byte of the test text:")
 for name, value in bits.items():
     print(f"{name:>10}: {value:.3f}")
 
-# How far each layer is from the teacher's: 0 is equal, 1 is no attention. What
-# stays high may be better off exact: `linearize(..., layers=...)`.
+# The error of each layer against the teacher's: 0 is equal, 1 is an output of
+# zeros. Layers with high errors can stay exact: `linearize(..., layers=...)`.
 errors = keras_linattn.convert.attention_errors(
     model, teacher, test[0][:64], verbose=0
 )

@@ -28,8 +28,8 @@ def peak_memory():
         peaks = [line.split()[1] for line in lines if line[:6] == "VmHWM:"]
         return 1024 * int(peaks[0])
     except (OSError, IndexError):
-        # In bytes on macOS only. Linux counts the parent's peak too, which
-        # is why its own line is read above.
+        # The unit is bytes on macOS only. On Linux this peak includes the
+        # parent's, so the line above reads another one.
         unit = 1 if sys.platform == "darwin" else 1024
         return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -16,8 +16,8 @@ from _saving_models import visible
 from keras_linattn.export import export_onnx
 from keras_linattn.export import export_saved_model
 
-# --- Formats that a Keras model comes back from: `save(model, stem)`, and
-# `load(stem, name, variant)`, which returns a model. `stem` is a path without
+# --- Formats that load as a Keras model. `save(model, stem)` writes, and
+# `load(stem, name, variant)` returns a model. `stem` is a path without a
 # suffix.
 
 
@@ -131,8 +131,8 @@ RUNTIMES = {  # that load what Keras does not
     "litert": "tf.lite",
 }
 
-# What must be installed beside the three backends, so that a cell says what
-# the format can do and not what is missing here.
+# The packages that a format needs besides the three backends. With them a cell
+# shows the limits of the format, not those of this machine.
 PACKAGES = {
     "onnx": ("tf2onnx", "onnxruntime"),
     "openvino": ("openvino",),

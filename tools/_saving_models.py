@@ -6,11 +6,11 @@ import numpy as np
 import keras_linattn
 from keras_linattn import mechanisms
 
-# What a model is before it is saved, and the largest difference of outputs,
-# relative to the largest output, that counts as the same. Half precision and
-# int8 round in another order, or another way at a tie, on another backend or in
-# a graph of free length; and where an output of two heads of 4 is divided by
-# its root mean square, that is up to 30 times a rounding error of float16.
+# Variants of a model, each with a tolerance: the largest difference of outputs,
+# relative to the largest output, that counts as equal. In half precision and
+# int8, another backend or a graph of free length rounds differently. Division
+# by the root mean square of a head of size 4 magnifies this up to 30 rounding
+# errors of float16.
 TOLERANCES = {
     "float32": 1e-5,
     "mixed_float16": 4e-2,
@@ -21,8 +21,8 @@ TOLERANCES = {
 VARIANTS = tuple(TOLERANCES)
 LONGEST = 32  # tokens
 RANK = 2  # of the adapters
-# Outputs divided by their root mean square are badly conditioned near 0, where
-# smaller weights would leave them.
+# Smaller weights would give outputs near 0, where division by the root mean
+# square is badly conditioned.
 NOISE = 0.3
 
 

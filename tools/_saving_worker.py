@@ -125,8 +125,8 @@ def check(found, expected, variant):
 def main():
     phase, jobs, folder = sys.argv[1:]
     warnings.simplefilter("ignore")  # of exporters; the outcome counts
-    # `quantize` collects garbage for each kernel: what has been imported,
-    # most of the objects there are, need not be looked through again.
+    # `quantize` collects garbage for each kernel. Freezing exempts the objects
+    # of imported modules, which are most of all objects.
     gc.freeze()
     jobs = json.loads(pathlib.Path(jobs).read_text())
     folder = pathlib.Path(folder)

@@ -33,10 +33,10 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The result of `report`, which prints as a table.
+    """The result of `report`. Its `str` is a Markdown table.
 
     Args:
-        length: int, positions of the sequence that the numbers hold for.
+        length: int, length of the sequence, used to compute the numbers.
         rows: list of dicts with the keys of the table's columns.
 
     Example:

@@ -128,7 +128,7 @@ def append_ones(value):
 
 def divide_by_last(x):
     """Divides by the last column and drops it: undoes `append_ones`."""
-    # `split` instead of two slices, whose gradients would be two arrays to add.
+    # Use `split`: the gradients of two slices would be two arrays to add.
     # One reciprocal for each row is cheaper than a quotient for each entry.
     numerator, denominator = split_at(x, [x.shape[-1] - 1])
     one = ops.ones_like(denominator)
@@ -149,8 +149,9 @@ def move_nan_to_keys(key, value):
     Returns:
         Tensors of these shapes, the same if all values are finite.
     """
-    # The cheapest test of a row is its sum, computed as a product, since
-    # TensorFlow's sums of rows are slow. A sum that overflows counts, too.
+    # The cheapest test of a row is its sum, computed as a product, because
+    # TensorFlow's sums of rows are slow. A sum that overflows also counts as
+    # non-finite.
     ones = ops.ones((value.shape[-1], 1), value.dtype)
     finite = ops.isfinite(matmul(value, ones))
     nothing = ops.where(finite, 0.0, float("nan"))

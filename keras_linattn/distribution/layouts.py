@@ -37,10 +37,9 @@ def layout_map(
     attention and those of the feedforward network.
 
     Variables are found by the ends of their paths, as in
-    `decoder_0/self_attention/query/kernel`, wherever the block stands in your
-    model, and whatever its name is. In the returned map you can replace a
-    pattern, or add the path of one variable: Keras looks for the full path
-    first.
+    `decoder_0/self_attention/query/kernel`. Name and place of the block in your
+    model do not matter. In the returned map you can replace a pattern, or add
+    the path of one variable: Keras looks for the full path first.
 
     Args:
         device_mesh: `keras.distribution.DeviceMesh`.

@@ -37,9 +37,9 @@ def _add_model(archive, model):
         )
     import tensorflow as tf
 
-    # Not the model itself: each weight would be stored twice, as a variable of
-    # Keras and of TensorFlow. TensorFlow finds the lookup tables through the
-    # module and the weights through the signature.
+    # Do not save the model itself: each weight would be stored twice, as a
+    # variable of Keras and of TensorFlow. TensorFlow finds the lookup tables
+    # through the module and the weights through the signature.
     module = tf.Module()
     module.model = model
     archive.track(module)

@@ -23,17 +23,17 @@ TOKEN = re.compile(
 # The message is `BatchingParameters` of the server's
 # session_bundle_config.proto, which has no Python stub.
 BATCHING_TEXT = """\
-# Requests that arrive together are run together: start the server with
+# The server runs requests that arrive together as one batch. Start it with
 # --enable_batching and --batching_parameters_file=batching.config.
-# Written once and never replaced: change it as you like.
+# This file is written once and never replaced: you can change it.
 
 # A batch is at most this large, and waits at most this long for company.
 max_batch_size { value: 32 }
 batch_timeout_micros { value: 2000 }
 max_enqueued_batches { value: 100 }
 
-# A batch is filled up to one of these with copies of a row, which are dropped
-# again: a model from JAX is compiled once for each, not for each size.
+# The server pads a batch to one of these sizes with copies of a row, and drops
+# their outputs. A model from JAX is then compiled for these sizes only.
 allowed_batch_sizes: 1
 allowed_batch_sizes: 2
 allowed_batch_sizes: 4
@@ -41,9 +41,9 @@ allowed_batch_sizes: 8
 allowed_batch_sizes: 16
 allowed_batch_sizes: 32
 
-# Leave this off. The server would pad with the first element of a request,
-# which a model reads as a token: the answers would be wrong. Send text to
-# `serve_text`, which pads in the model, or inputs of one length.
+# Leave this off. The server pads with the first element of a request. A model
+# reads that as a token, and its answers are wrong. Send text to `serve_text`,
+# which pads in the model, or inputs of one length.
 pad_variable_length_inputs: false
 """
 
@@ -74,8 +74,8 @@ def write_configs(base):
     """Lists every model under `base`; what users wrote themselves is kept."""
     if not os.path.lexists(base / BATCHING):
         _write(base / BATCHING, BATCHING_TEXT)
-    # Repeat until nothing changes: another process may have published another
-    # model since the folder was read, and written its file before this one.
+    # Repeat until nothing changes. Another process may have published a model
+    # after this one read the folder, and written the file before this one.
     while True:
         config = read_models_config(base)
         before = config.SerializeToString(deterministic=True)

@@ -19,10 +19,11 @@ def export_onnx(
 ) -> pathlib.Path:
     """Writes `model` as an ONNX file, for ONNX Runtime and other programs.
 
-    Calls `model.export(path, format="onnx")` under the TensorFlow backend, and
-    mends three faults of its converter, tf2onnx 1.17: it does not know `Erfc`,
-    which TensorFlow's exact gelu uses; it merges two reshapes wrongly; and it
-    lets NaN pass a mask. Sizes that are `None` (batch, length) stay free.
+    It calls `model.export(path, format="onnx")` under the TensorFlow backend
+    and corrects three errors of the converter, tf2onnx 1.17: it does not know
+    `Erfc`, which TensorFlow's exact gelu uses; it merges two reshapes wrongly;
+    and it lets NaN pass a mask. Sizes that are `None` (batch, length) stay
+    free.
 
     Args:
         model: a built `keras.Model` with the dtype policy `float32`. A model

@@ -36,7 +36,7 @@ def serving_directory(
     samples: dict | list | None = None,
     verbose: bool = True,
 ) -> pathlib.Path:
-    """Publish `model` as a version of a model that TensorFlow Serving serves.
+    """Publishes `model` as a new version for TensorFlow Serving.
 
     Writes under `base`:
 
@@ -45,21 +45,20 @@ def serving_directory(
         name/1/saved_model.pb    see `export_saved_model`, which this uses
         name/1/assets.extra/tf_serving_warmup_requests
 
-    A version appears complete, by one rename, and is never replaced; so a
-    server that watches `base` takes it up and never sees half of it. Of several
-    threads or processes that publish at once, each gets a version of its own.
-    After a failure nothing is left, and the versions that were there are
-    unchanged.
+    One rename publishes a version, and a version is never replaced. A server
+    that watches `base` therefore never reads an incomplete version. If several
+    threads or processes publish at once, each gets its own version. After a
+    failure no file is left, and older versions are unchanged.
 
     `models.config` has the absolute path of each model's folder, as the server
-    must see it. What you changed in it stays, comments too; models that came
-    are added and models that went are removed. `batching.config` is
-    written only where there is none.
+    must see it. New models are added and missing ones are removed; your other
+    changes and comments are kept. `batching.config` is written only if it does
+    not exist.
 
-    Each warm-up request is run through the written model first, since the
+    Each warm-up request is run through the written model first, because the
     server refuses a version whose requests fail. A model from JAX is compiled
-    once for each shape of its inputs: there `samples` of the shapes to come
-    save the first users a wait.
+    once for each shape of its inputs: pass `samples` of the shapes that you
+    expect, so that the first requests need not wait.
 
     Args:
         model: a built `keras.Model`.
@@ -72,14 +71,14 @@ def serving_directory(
         samples: the warm-up requests: a dict from the names of one signature's
             inputs to arrays, or a list of such dicts. Defaults to `None`: one
             short request of each signature.
-        verbose: whether to print what is being done. Defaults to True.
+        verbose: whether to print the progress. Defaults to True.
 
     Returns:
         `base/name/version` as an absolute `pathlib.Path`.
 
     Raises:
         TypeError: if `model` is not a `keras.Model`, `version` not an int, or
-            `samples` no dict or list of dicts.
+            `samples` not a dict or list of dicts.
         ValueError: if `model` is not built, or under torch subclassed; if
             `base` is a URL; if `name` is not as above; if `version` is out of
             range; if `samples` do not run through the model; if

@@ -35,11 +35,12 @@ from keras_linattn.mechanisms._traits import Traits
 
 
 class Mechanism(keras.layers.Layer):
-    """Attention on projected heads; the formula without the projections.
+    """Base class of mechanisms: attention on projected heads.
 
-    A subclass declares `traits` and writes `attend`. It receives heads in the
-    accumulation dtype (float32 under half-precision policies), with 0 in all
-    masked positions.
+    The layers project inputs to heads and call a mechanism. A subclass declares
+    `traits` and defines `attend`, which receives heads in the accumulation
+    dtype (float32 under half-precision policies), with 0 in all masked
+    positions.
 
     Args:
         state_dtype: str or `None`, the dtype of states between calls, for
@@ -54,8 +55,8 @@ class Mechanism(keras.layers.Layer):
         key: tensor `[B, H, S, D]`.
         value: tensor `[B, H, S, V]`.
         key_mask: optional bool tensor `(B, S)`, `True` = visible.
-        query_mask: optional bool tensor `(B, T)`, `True` = visible; only
-            mechanisms that pool queries look at it.
+        query_mask: optional bool tensor `(B, T)`, `True` = visible. Only
+            mechanisms with the trait `pools_queries` need it.
         causal: bool. Query t sees the keys s <= t only. Defaults to `False`.
         training: optional bool, as for any Keras layer.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
@@ -264,7 +265,7 @@ class Mechanism(keras.layers.Layer):
     def rematerialized_call(
         self, layer_call: Callable, *args: Any, **kwargs: Any
     ) -> Callable:
-        """Calls `layer_call` as it is: the layer around it is recomputed."""
+        """Returns `layer_call`: only the layer around it is recomputed."""
         return layer_call
 
     def attention_scores(
@@ -299,14 +300,14 @@ class Mechanism(keras.layers.Layer):
         return self(query, key, identity, key_mask=key_mask, **options)
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """Returns the shapes of a state; none depends on the length.
+        """Returns the shapes and dtypes of a state.
 
         Returns:
-            Tree of `keras.KerasTensor` with the batch, `None`, as axis 0, and
-            with the dtype `self.state_dtype` for all that is summed up.
+            Tree of `keras.KerasTensor` with the batch, `None`, as axis 0. Sums
+            have the dtype `self.state_dtype`. No size depends on the length.
 
         Raises:
-            ValueError: if there is no recurrent form.
+            ValueError: if the mechanism has no recurrent form.
         """
         self.check_recurrent()
         raise self._must_define("state_spec")
@@ -388,7 +389,7 @@ class Mechanism(keras.layers.Layer):
             The output `[B, H, T, V]` and the new state.
 
         Raises:
-            ValueError: if there is no recurrent form.
+            ValueError: if the mechanism has no recurrent form.
         """
         self.check_recurrent()
         dtype = query.dtype
@@ -525,7 +526,7 @@ class Mechanism(keras.layers.Layer):
             )
 
     def check_packs(self) -> None:
-        """Raises a `ValueError` if documents cannot be kept apart."""
+        """Raises a `ValueError` without the trait `packs`."""
         if not self.traits.packs:
             raise ValueError(
                 f"`{type(self).__name__}` cannot keep the documents of a row "
@@ -545,15 +546,15 @@ class Mechanism(keras.layers.Layer):
     ) -> None:
         """Raises a `ValueError` if heads of these shapes cannot be attended.
 
-        Static facts only: values and unknown sizes are never looked at.
+        It checks static shapes only, not values or unknown sizes.
 
         Args:
             query: tuple, shape `[B, H, T, D]`; sizes may be `None`.
             key: tuple, shape `[B, H, S, D]`.
             value: tuple, shape `[B, H, S, V]`.
             causal: bool. Defaults to `False`.
-            packed: bool, whether rows hold several documents: then only the
-                length of a document is bounded. Defaults to `False`.
+            packed: bool, whether rows hold several documents. A maximum length
+                then applies to documents, not rows. Defaults to `False`.
         """
         check_heads(self, query, key, value, causal, packed)
 

@@ -22,11 +22,11 @@ class KernelMechanism(Mechanism):
 
     out_t = phi(q_t) . sum_s phi(k_s) v_s^T / (phi(q_t) . sum_s phi(k_s))
 
-    A subclass writes phi as `features`, or as `query_features` and
-    `key_features` where they differ, and `num_features_for` where phi changes
-    the number of features. All features must be >= 0, or at least their
-    products phi(q) . phi(k). The causal form, states, masks, empty inputs and
-    half precision come from this class, and the traits declare them.
+    A subclass defines phi as `features`, or as `query_features` and
+    `key_features` if they differ. If phi changes the number of features, it
+    also defines `num_features_for`. All products phi(q) . phi(k) must be >= 0.
+    This class implements the causal form, states, masks, empty inputs and half
+    precision.
 
     Call arguments, result and errors: see `Mechanism`. Constructor arguments
     are those of `Mechanism`.
@@ -123,9 +123,9 @@ class KernelMechanism(Mechanism):
     ) -> Tensor:
         """Computes the output without a causal mask.
 
-        A kernel overrides it if its features can be scaled there to fit
-        float32, which a causal form cannot do: it would look ahead.
-        `documents` are those of `attend`.
+        Override it if the features can be scaled by a maximum over all keys to
+        fit float32. A causal form cannot do that, because it would use later
+        keys. `documents` are those of `attend`.
         """
         query = self.query_features(query)
         key = apply_mask(self.key_features(key), key_mask)

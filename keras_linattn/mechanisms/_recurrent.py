@@ -44,21 +44,21 @@ def unit_rows(x, epsilon=EPSILON):
 class RecurrentMechanism(Mechanism):
     """Causal attention through a state S `[D, V]` for each head.
 
-    By default the state fades and takes in the new key and value:
+    By default the state decays, and the new key and value are added:
 
         S_t = exp(g_t) S_(t-1) + k_t^T v_t,   o_t = q_t S_t
 
-    A subclass writes `gates`, which returns g, and `build_gates` for their
-    weights (with the trait `gated`). `features` changes queries and keys
-    first. For another recurrence, write it as `one_step`: longer inputs then
-    run one position after the other, until you write `chunked` too, the same
-    for many positions at once. The base hides masked positions: they leave
-    the state as it is, since their keys, values and gates are 0.
+    A subclass defines `gates`, which returns g, and `build_gates`, which
+    creates their weights (with the trait `gated`). It may define `features`,
+    which transforms queries and keys first. For another recurrence, define
+    `one_step`: inputs then run one position after the other. Define `chunked`
+    as well to compute many positions at once. Masked positions do not change
+    the state, because this class sets their keys, values and gates to 0.
 
     Call arguments: those of `Mechanism`, and
         inputs: optional tensor `(B, T, F)`, the input of the layer, from which
-            `gates` are computed. Defaults to `None`: the heads of the query
-            side by side, `(B, T, H D)`.
+            `gates` are computed. Defaults to `None`: the concatenated heads of
+            the query, `(B, T, H D)`.
 
     Args:
         output_norm: bool, divide each head's output by its root mean square.
@@ -95,8 +95,9 @@ class RecurrentMechanism(Mechanism):
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
-    # Whether A in S' = A S + U is diagonal: each row of S only decays. A class
-    # with the trait `splits` that defines `one_step` or `chunked` sets it too.
+    # Whether A in S' = A S + U is diagonal, so that each row of S only decays. A
+    # class with the trait `splits` must set it if it defines `one_step` or
+    # `chunked`.
     state_fades = True
 
     def __init__(self, output_norm: bool = True, **kwargs: Any):
@@ -136,7 +137,7 @@ class RecurrentMechanism(Mechanism):
 
         Returns:
             Tuple of tensors `[B or 1, H, T or 1, D or 1]`. A gate of 0 must
-            leave the state as it is: a decay is returned as its logarithm.
+            not change the state. Return the logarithm of a decay.
         """
         raise self._must_define("gates")
 

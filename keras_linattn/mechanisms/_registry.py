@@ -19,7 +19,7 @@ _VARIADIC = (
 
 
 def register(name: str, package: str | None = None) -> Callable[[Class], Class]:
-    """Class decorator: makes a mechanism available under `name`.
+    """Returns a class decorator that registers a mechanism under `name`.
 
     The class is registered with Keras too, so that models with it load.
 
@@ -34,10 +34,10 @@ def register(name: str, package: str | None = None) -> Callable[[Class], Class]:
         The decorator, which returns the class.
 
     Raises:
-        ValueError: if a class of another name or module has taken the name.
-            The same class defined again, as by a notebook's cell that is run
-            again, replaces the older one.
-        TypeError: if what is decorated is not a `Mechanism` class.
+        ValueError: if another class is registered under this name. If the same
+            class is defined again, for example by a notebook's cell, it
+            replaces the older one.
+        TypeError: if it decorates anything but a subclass of `Mechanism`.
 
     Example:
 
@@ -71,7 +71,7 @@ def register(name: str, package: str | None = None) -> Callable[[Class], Class]:
 
 
 def available() -> list[str]:
-    """The names of all registered mechanisms, sorted.
+    """Returns the names of all registered mechanisms, sorted.
 
     Example:
 
@@ -92,15 +92,15 @@ def get(
             subclass of `Mechanism`; a dict of the name and constructor
             arguments, `{"name": "linformer", "sequence_length": 512}`; or the
             dict of `keras.saving.serialize_keras_object`.
-        **defaults: constructor arguments (such as `dtype`) for when an object
-            is made here and the dict does not hold them.
+        **defaults: constructor arguments (such as `dtype`) of a new object. An
+            argument in the dict takes precedence.
 
     Returns:
         A `Mechanism`.
 
     Raises:
-        ValueError: if the name is unknown, with the nearest one; if a dict has
-            a key that the mechanism does not take.
+        ValueError: if the name is unknown, or if a dict has a key that is not
+            an argument of the mechanism. The message suggests a similar name.
         TypeError: if the identifier is of another type.
 
     Example:

@@ -52,10 +52,9 @@ def attend(query, key, value, agents, key_mask=None, filled=None):
 class Agent(Mechanism):
     """Attention through agents, which are pooled queries.
 
-    Call arguments, result and errors: see `Mechanism`. With
-    `kernel_size=None` it is cross-attention too, its weights sum to 1, and
-    the order of the keys does not matter: the convolution is what ties values
-    to their places.
+    Without the convolution (`kernel_size=None`) cross-attention works, the
+    weights sum to 1, and the order of the keys does not matter. Call arguments,
+    result and errors: see `Mechanism`.
 
     Args:
         num_landmarks: int > 0, M, the number of agents. Cost grows linearly

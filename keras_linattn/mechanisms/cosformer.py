@@ -76,20 +76,19 @@ def _places(x):
 
 @register("cosformer")
 class CosFormer(KernelMechanism):
-    """Linear attention of relu features with a cosine of the distance.
+    """Linear attention of relu features, weighted by a cosine of the distance.
 
-    Call arguments, result and errors: see `Mechanism`. Positions are those in
-    the tensor; only their differences count, so that padding on the left is
-    as good as on the right. The output of a query is 0 if its products with all
-    visible keys are 0.
+    Only differences of positions count, so you can pad on the left or on the
+    right. The output of a query is 0 if its products with all visible keys are
+    0. Call arguments, result and errors: see `Mechanism`.
 
     Args:
         sequence_length: int > 0 or `None`, M, the maximum length of an input,
-            or of a document with `segment_ids`: outputs that depend on a
-            position from M on are NaN. The cosine is 0 at the distance M, so
-            the weighting is stronger if M is near the lengths in use. Defaults
-            to `None`: the length of the input that the mechanism is built
-            with.
+            or of a document with `segment_ids`. Outputs that depend on a
+            position >= M are NaN. The cosine is 0 at the distance M, so the
+            weighting is stronger if M is near the lengths of your data.
+            Defaults to `None`: the length of the input that the mechanism is
+            built with.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

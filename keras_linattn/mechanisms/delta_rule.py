@@ -45,7 +45,7 @@ def write_strength(inputs, kernel, bias):
 
 @register("delta_rule")
 class DeltaRule(RecurrentMechanism):
-    """Causal attention that corrects what its state holds for a key.
+    """Causal attention whose state replaces the value that it holds for a key.
 
     Call arguments, result and errors: see `Mechanism`.
 
@@ -55,10 +55,10 @@ class DeltaRule(RecurrentMechanism):
         activation: name of a Keras activation of queries and keys, or `None`,
             for layers whose short convolutions have one. Defaults to
             `"silu"`.
-        scale: float, by which the rows of the query, of length 1, are
-            multiplied. Defaults to 1.
-        epsilon: float, added to the squares of these lengths. Defaults to
-            1e-5.
+        scale: float, multiplies the queries after they are divided by their
+            length. Defaults to 1.
+        epsilon: float, added to the squared length before this division.
+            Defaults to 1e-5.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

@@ -49,12 +49,13 @@ def feature_map(x, power):
 class Focused(ConvolvedValues, KernelMechanism):
     """Linear attention of focused relu features, plus a convolution of V.
 
-    With `kernel_size=None` there is no convolution: then it is causal,
-    recurrent, cross-attention too, and indifferent to the order of the keys.
+    Without the convolution (`kernel_size=None`) causal attention, a state and
+    cross-attention are possible, and the order of the keys does not matter.
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        focusing_power: float >= 1, p. Defaults to 3.
+        focusing_power: float >= 1, p, the power of the features. Defaults to
+            3.
         kernel_size: odd int > 0, width of the depthwise convolution of the
             values that is added to the output, or `None` for no convolution.
             Defaults to 5.

@@ -54,8 +54,8 @@ class GatedLinear(RecurrentMechanism):
 
     Args:
         gate_rank: int > 0, rank of the gate's projection. Defaults to 16.
-        temperature: number > 0, tau: the larger, the slower it forgets.
-            Defaults to 16.
+        temperature: number > 0, tau. With a larger temperature the state
+            decays more slowly. Defaults to 16.
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
         **kwargs: arguments of `Mechanism`.

@@ -41,8 +41,8 @@ class Hedgehog(KernelMechanism):
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        tied: bool, whether queries and keys have one map. Defaults to
-            `False`.
+        tied: bool, whether queries and keys share one feature map. Defaults
+            to `False`.
         **kwargs: arguments of `Mechanism`.
 
     Example:

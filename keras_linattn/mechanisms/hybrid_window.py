@@ -47,8 +47,8 @@ from keras_linattn.mechanisms.local import WindowMechanism
 from keras_linattn.mechanisms.local import entries_of
 from keras_linattn.mechanisms.local import split_entries
 
-# Largest near scores count as at most so much below `least_score`, because
-# without far positions the near sum is the normaliser, which must not be 0.
+# `least_score` raises m, the largest near score, by at most this. Without far
+# positions the near sum is the normaliser, and must not be 0.
 RANGE = 60.0
 
 
@@ -217,7 +217,10 @@ class HybridWindow(WindowMechanism, Hedgehog):
         )
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """Dict of the `window`, see `local`, and of the `sums` beyond it."""
+        """Returns the spec of the state, a dict of `window` and `sums`.
+
+        `window` is the state of `Local`, `sums` that of the keys beyond it.
+        """
         return {
             "sums": Hedgehog.state_spec(self, num_heads, key_dim, value_dim),
             "window": self.window_spec(num_heads, key_dim, value_dim),

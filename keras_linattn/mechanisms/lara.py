@@ -152,10 +152,10 @@ def _joined(x, other, axis=2):
 
 @register("lara")
 class LinearRandomized(Mechanism):
-    """Linear randomized attention.
+    """Linear randomized attention (LARA).
 
-    Call arguments, result and errors: see `Mechanism`. Deterministic unless
-    `training=True`.
+    It is deterministic unless `training=True`. Call arguments, result and
+    errors: see `Mechanism`.
 
     Args:
         num_landmarks: int > 0, C, the number of proposals. Cost grows

@@ -126,17 +126,17 @@ class LinearTransformer(KernelMechanism):
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        feature_map: what makes features of heads `[B, H, T, D]`, the same for
+        feature_map: maps heads `[B, H, T, D]` to features, the same for
             queries and keys. Defaults to `None`: elu(x) + 1. Or one of
-            - the name of an activation of Keras that is negative nowhere,
-              such as `"relu"`, `"softplus"` or `"exponential"`;
+            - the name of a Keras activation that is never negative, such as
+              `"relu"`, `"softplus"` or `"exponential"`;
             - a callable that is registered with Keras;
             - a `keras.layers.Layer`, which is built and saved with the
               mechanism, and computes in its own dtype.
 
-            It works on each position by itself. The products of features must
-            not be negative, which is not checked. Where all of them are 0, as
-            with `"relu"` they may be, the output is 0.
+            It must treat each position separately. The products of features
+            must not be negative; this is not checked. If all products of a
+            query are 0, which can happen with `"relu"`, its output is 0.
         **kwargs: arguments of `Mechanism`.
 
     Raises:

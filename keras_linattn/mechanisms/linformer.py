@@ -53,9 +53,9 @@ def first_columns(projection, length):
 class Linformer(Mechanism):
     """Linformer attention, for sequences up to a fixed length.
 
-    Call arguments, result and errors: see `Mechanism`. Give the same object
-    to several layers to share one projection between them ("layerwise" in
-    the paper).
+    Pass the same object to several layers to share one projection between
+    them ("layerwise" in the paper). Call arguments, result and errors: see
+    `Mechanism`.
 
     Args:
         projection_dim: int > 0, k. Cost grows linearly with it. Defaults to

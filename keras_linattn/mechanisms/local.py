@@ -250,7 +250,10 @@ class Local(WindowMechanism):
         return attend_near(query, key, value, near)[:, :, before:-before]
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """`[B, H, W - 1, D + V + 1]`; the last column is 1 where visible."""
+        """Returns the spec of the state, `[B, H, W - 1, D + V + 1]`.
+
+        The state holds keys and values; the last column is 1 where visible.
+        """
         return self.window_spec(num_heads, key_dim, value_dim)
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):

@@ -89,9 +89,9 @@ def attend_by_covariance(query, key, value, key_mask=None, documents=None):
 class MagnitudeAware(ConvolvedValues, Mechanism):
     """Magnitude-aware linear attention: weights sharpen as the query grows.
 
-    For the authors' gate, pass `use_gate=True` to the layer. With
-    `kernel_size=None` there is no convolution: then cross-attention works, the
-    weights sum to 1, and the order of the keys does not matter.
+    For the authors' gate, pass `use_gate=True` to the layer. Without the
+    convolution (`kernel_size=None`) cross-attention works, the weights sum to
+    1, and the order of the keys does not matter.
 
     Call arguments, result and errors: see `Mechanism`.
 

@@ -482,10 +482,12 @@ class ModifiedLinformer(Mechanism):
         return Factors(query, weights, scale, scale * total)
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights.
+        """Returns the spec of the state, `[B, H, D, V + 2]`.
 
-        With a narrower `state_dtype` a pair, since the largest key, which is
-        an exponent, keeps its digits: `[B, H, D, 1]` and `[B, H, D, V + 1]`.
+        The columns are the largest key, the sums of values and the sum of
+        weights. With a `state_dtype` of half precision the state is a pair,
+        `[B, H, D, 1]` and `[B, H, D, V + 1]`: the largest key is an exponent
+        and stays in full precision.
         """
         self.check_recurrent()
         rows = (None, num_heads, key_dim)

@@ -95,8 +95,9 @@ class Nystromformer(Mechanism):
     Args:
         num_landmarks: int > 0, M. Cost grows linearly with it. Defaults to
             64.
-        num_iterations: int > 0, steps towards the pseudo-inverse. More come
-            nearer to it and lose digits of float32. Defaults to 6.
+        num_iterations: int > 0, iterations for the pseudo-inverse. More
+            iterations are more exact, but lose digits in float32. Defaults to
+            6.
         kernel_size: odd int > 0 or `None`, width of a depthwise convolution
             of the values, one kernel for each head, that is added to the
             output; the paper has 33. Defaults to `None`: no convolution.

@@ -160,7 +160,7 @@ class Performer(KernelMechanism):
         return ops.cast(drawn, dtype or "float32")
 
     def redraw(self) -> None:
-        """Draws a new projection, the next one of this seed."""
+        """Replaces the projection by the next one of this seed."""
         self.projection.assign(self._draw(self.projection.shape))
 
     def attend_both_ways(self, query, key, value, key_mask, documents=None):

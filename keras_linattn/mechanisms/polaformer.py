@@ -79,14 +79,15 @@ def halves(value):
 class PolaFormer(ConvolvedValues, KernelMechanism):
     """Linear attention of same-sign and opposite-sign features.
 
-    The paper's gate is `use_gate=True` of the layer. With `kernel_size=None`
-    there is no convolution. Then causal attention, a state and cross-attention
-    are possible, and the order of the keys does not matter.
+    For the paper's gate, pass `use_gate=True` to the layer. Without the
+    convolution (`kernel_size=None`) causal attention, a state and
+    cross-attention are possible, and the order of the keys does not matter.
 
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        alpha: float >= 0, powers lie between 1 and 1 + alpha. Defaults to 4.
+        alpha: float >= 0. The learned powers are between 1 and 1 + alpha.
+            Defaults to 4.
         kernel_size: odd int > 0, width of the depthwise convolution of the
             values that is added to the output, or `None` for no convolution.
             Defaults to 5.

@@ -31,7 +31,7 @@ def log_gammas(heads):
 
 @register("retention")
 class Retention(RecurrentMechanism):
-    """Causal attention whose past fades by a factor fixed for each head.
+    """Causal attention whose state decays by a fixed factor for each head.
 
     Call arguments, result and errors: see `Mechanism`.
 

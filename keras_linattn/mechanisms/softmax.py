@@ -221,10 +221,10 @@ class Softmax(Mechanism):
             )
 
     def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
-        """Dict of the `cache` and of `count`, the positions it has taken in.
+        """Returns the spec of the state, a dict of `cache` and `count`.
 
-        The cache is `[B, H, N, D + V]`, the visible keys and values in order;
-        the count `(B, 1)`.
+        `cache` is `[B, H, N, D + V]`, the visible keys and values in order.
+        `count`, `(B, 1)`, is the number of visible positions so far.
         """
         self.check_recurrent()
         shape = (None, num_heads, self.cache_length, key_dim + value_dim)

@@ -32,18 +32,19 @@ class AudioClassifier(Classifier):
 
     Args:
         num_classes: int > 0.
-        strides: tuple of ints > 0, of the convolutions, one for each. Defaults
-            to `(8, 2)`: a frame for each 16 samples, 2 ms at 8 kHz.
-        kernel_sizes: tuple of ints > 0, their windows, each a multiple of its
-            stride. Defaults to `(32, 16)`: a frame sees 152 samples.
+        strides: tuple of ints > 0, the stride of each convolution. Defaults to
+            `(8, 2)`: a frame for each 16 samples, 2 ms at 8 kHz.
+        kernel_sizes: tuple of ints > 0, the window of each convolution, a
+            multiple of its stride. Defaults to `(32, 16)`: a frame sees 152
+            samples.
         hidden_dim: int > 0, F. Defaults to 64.
         num_layers: int > 0, encoder blocks. Defaults to 2.
         num_heads: int > 0. Defaults to 4.
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.1.
-        activation: of the output, or `None` for logits. Defaults to
-            `"softmax"`: probabilities.
+        activation: activation of the output, or `None` for logits. Defaults
+            to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
@@ -58,8 +59,8 @@ class AudioClassifier(Classifier):
 
     Call arguments:
         waveforms: float tensor `(B, T)` or `(B, T, 1)`, samples in [-1, 1]. The
-            input is named `waveforms`. Keep to one of the two where
-            TensorFlow compiles (`fit`, `predict`).
+            input is named `waveforms`. Under TensorFlow always pass the same
+            rank to a compiled function (`fit`, `predict`).
 
     Returns:
         float32 tensor `(B, num_classes)`.

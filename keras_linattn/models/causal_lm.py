@@ -258,7 +258,7 @@ class CausalLM(Generator):
         padding_mask: Tensor | None = None,
         segment_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tree]:
-        """`call_with_state` without the logits.
+        """Calls the model like `call_with_state`, without the logits.
 
         Returns:
             The hidden states `(B, T, F)`, and the state after `tokens`.
@@ -311,7 +311,7 @@ class CausalLM(Generator):
         return self._logits(hidden), hidden, state
 
     def step_model(self) -> keras.Model:
-        """A functional model of one decoding step, to export and serve.
+        """Returns a functional model of one decoding step, to export it.
 
         Its inputs are a dict: `tokens`, `(B, 1)`, and the leaves of the state
         by names like `state_decoder_0`. Its outputs are a dict: `logits`,

@@ -23,8 +23,9 @@ from keras_linattn.models._base import stores_arguments
 class TextClassifier(Classifier):
     """Linear-attention encoder over bytes (or any token ids), any length.
 
-    Embeds hashed n-grams, merges neighbours to one token, attends, averages
-    over the visible positions. Padding (id 0, at the end) changes nothing.
+    It embeds hashed n-grams, merges groups of neighbours to one token, attends
+    over the merged tokens and averages the visible ones. Padding (id 0, at the
+    end) changes nothing.
 
     Args:
         num_classes: int > 0.
@@ -43,8 +44,8 @@ class TextClassifier(Classifier):
         merge_factor: int > 0, neighbours merged to one token before the
             encoder. Defaults to 4.
         dropout: float in [0, 1). Defaults to 0.1.
-        activation: of the output, or `None` for logits. Defaults to
-            `"softmax"`: probabilities.
+        activation: activation of the output, or `None` for logits. Defaults
+            to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
@@ -52,8 +53,7 @@ class TextClassifier(Classifier):
         hourglass_factor: int > 0. If over 1, every block except the last works
             on groups of that many merged tokens; the result is upsampled and
             added back. Use it for long documents. Needs two layers or more.
-            Defaults to 1: all blocks
-            attend over all tokens.
+            Defaults to 1: all blocks attend over all tokens.
         sequence_length: int > 0 or `None`, tokens of the longest input. Only
             mechanisms with the trait `needs_length` use it, such as
             `"linformer"`. Defaults to `None`: unknown.
@@ -148,7 +148,10 @@ class TextClassifier(Classifier):
         self.policy = policy
 
     def serving_preprocessors(self) -> dict:
-        """The signature that takes strings, see `export_saved_model`."""
+        """Returns the signature `serve_text`, which takes strings.
+
+        `export_saved_model` adds it to the SavedModel.
+        """
         if self.vocabulary_size != BYTE_VOCABULARY:
             return {}  # the ids may be those of any tokenizer
         text = keras.InputSpec(shape=(None,), dtype="string", name="text")

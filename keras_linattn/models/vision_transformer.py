@@ -16,7 +16,7 @@ from keras_linattn.models._base import stores_arguments
 
 @keras.saving.register_keras_serializable("keras_linattn")
 class VisionTransformer(Classifier):
-    """Image classifier: patches, linear-attention encoder, mean, classes.
+    """Image classifier: a linear-attention encoder over patches of the image.
 
     Args:
         num_classes: int > 0.
@@ -30,18 +30,19 @@ class VisionTransformer(Classifier):
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.
-        activation: of the output, or `None` for logits. Defaults to
-            `"softmax"`: probabilities.
+        activation: activation of the output, or `None` for logits. Defaults
+            to `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
             blocks. Mechanisms with the trait `grid` get the grid of
             patches, those with the trait `needs_length` the number of patches.
             Defaults to `"modified_linformer"`.
-        stem_filters: tuple of ints > 0, stages of convolutions before the
-            patches: each stage is two of 3 x 3, with so many filters, of which
-            the second has a stride of 2, so that a patch covers twice as many
-            pixels a side. For few images to train on. Defaults to `()`: none.
+        stem_filters: tuple of ints > 0, the number of filters in each stage of
+            convolutions before the patches. A stage is two convolutions of
+            3 x 3; the second has a stride of 2, so a patch covers twice as many
+            pixels per side. Use it for small data sets. Defaults to `()`: no
+            convolutions.
         remat: bool, recompute the encoder blocks in the backward pass, see
             `LinearTransformerEncoder`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.
@@ -50,15 +51,15 @@ class VisionTransformer(Classifier):
     Call arguments:
         images: float tensor `(B, height, width, channels)`, best in [0, 1].
             The input is named `images`. An export also has the signature
-            `serve_pixels`, whose input `pixels` is uint8 of the same shape,
-            which it divides by 255.
+            `serve_pixels`, whose input `pixels` is uint8 of the same shape. It
+            divides the pixels by 255.
 
     Returns:
         float32 tensor `(B, num_classes)`.
 
     Raises:
         ValueError: if an argument is out of range, or if the images, as the
-            stem leaves them, are no multiple of the patch size.
+            stem returns them, are not a multiple of the patch size.
 
     Example:
 

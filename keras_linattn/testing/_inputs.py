@@ -11,7 +11,7 @@ from keras_linattn.core.annotations import Shape
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a mechanism is called with, as NumPy arrays.
+    """The inputs of a call of a mechanism, as NumPy arrays.
 
     Args:
         query: float32 array `[B, H, T, D]`.
@@ -44,7 +44,7 @@ class Inputs:
         return dataclasses.replace(self, **arrays)
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Key and query mask, all `True` where there is none."""
+        """Returns key and query mask. A mask that is `None` is all `True`."""
         batch, _, queries, _ = self.query.shape
         keys = self.key.shape[2]
         return (

@@ -18,8 +18,8 @@ from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
 
 HEADS = ("query", "key", "value")
-# (id, length): documents that end at the edges of chunks of 64 and within,
-# one of them longer than a chunk; two of length 1; padding, whose id is 0.
+# (id, length) of each document. Some end at the edge of a chunk of 64, some
+# inside; one is longer than a chunk; two have length 1. Padding has id 0.
 ROWS = (
     ((1, 64), (2, 64), (3, 1), (4, 30), (0, 5), (5, 13), (0, 3)),
     ((0, 2), (7, 20), (3, 130), (9, 1), (0, 1), (8, 26)),

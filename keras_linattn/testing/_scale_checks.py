@@ -17,8 +17,9 @@ from keras_linattn.testing._subject import require
 from keras_linattn.testing._subject import run
 from keras_linattn.testing._subject import visible_rows
 
-# A kernel's exponent may be the square of a head. At a scale of 100 it is
-# rounded by a thousandth of a weight, which shows where keys are alike.
+# The exponent of a kernel may be the square of a head. At a scale of 100 its
+# rounding error changes a weight by a thousandth, which shows if keys are
+# nearly equal.
 EXACT_SCALES = (1e-6, 1e-3, 3.0)
 LENGTH = 9
 

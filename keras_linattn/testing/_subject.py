@@ -49,7 +49,7 @@ class Subject:
         return self.cls(**self.config).traits
 
     def inputs(self, **sizes: Any) -> Inputs:
-        """`random_inputs`, of sizes that the traits allow."""
+        """Returns `random_inputs` of sizes that the traits allow."""
         if self.traits.equal_dims:
             sizes["value_dim"] = sizes.get("key_dim", 4)
         return random_inputs(**sizes)
@@ -61,10 +61,10 @@ class Subject:
         dtype: str = "float32",
         randomize: bool = True,
     ) -> Mechanism:
-        """A mechanism built for `inputs`.
+        """Returns a mechanism that is built for `inputs`.
 
-        Trainable weights are moved away from their initial values, since
-        zeros and identities hide errors.
+        It adds noise to the trainable weights, because initial values such as
+        zeros and identities would make some errors invisible.
         """
         mechanism = self.cls(**self.config, dtype=dtype)
         mechanism.build(*inputs.shapes)
@@ -100,7 +100,10 @@ class Subject:
         causal: bool | None = None,
         weights: dict[str, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """The reference's float64 output, in the first form by default."""
+        """Returns the float64 output of the reference.
+
+        By default it is the first form of the trait `forms`.
+        """
         if causal is None:
             causal = self.traits.forms[0]
         heads = (inputs.query, inputs.key, inputs.value)
@@ -118,7 +121,7 @@ def subjects(
     reference: Callable | None = None,
     configs: Iterable[dict] | None = None,
 ) -> list[Subject]:
-    """The configurations in which a mechanism is checked.
+    """Returns the configurations in which a mechanism is checked.
 
     Args:
         mechanism: name, or subclass of `Mechanism`.
@@ -208,7 +211,7 @@ def compare_with_reference(
         subject: `Subject`.
         inputs: `Inputs`.
         causal: bool or `None`, whether to compare the causal forms. Defaults
-            to `None`: only where there is no other.
+            to `None`: `True` only if the mechanism has no other form.
 
     Raises:
         AssertionError: if they differ by more than the trait `tolerance`, or

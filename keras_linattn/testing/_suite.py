@@ -56,7 +56,7 @@ OF_ONE_CONFIG = (
 
 
 def checks_for(traits: Traits) -> list[Callable]:
-    """The checks that traits call for.
+    """Returns the checks that apply to a mechanism with these traits.
 
     Args:
         traits: `Traits`.

@@ -69,8 +69,8 @@ MODELS = (
     "CausalLM",
 )
 DECODERS = ("linear:linear_transformer", "keras_hub_cache")
-# glibc then gives freed tensors back at once, instead of keeping them: the
-# resident memory is what is in use. tools/setup.sh may have set the opposite.
+# Makes glibc return freed memory at once, so that the resident memory is the
+# memory in use. tools/setup.sh may have set the opposite.
 RETURN_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "131072",

@@ -17,8 +17,9 @@ from keras import ops
 PREFIX = "peer:"
 INSTALL = "Make their environment: bash tools/peers.sh"
 CHECKED = 256  # positions of the check before a number is reported
-# What the future may move. performer-pytorch subtracts the largest of all
-# keys, later ones too, from its exponents, before it adds 1e-4: by 2e-4.
+# How much later keys may change an output. performer-pytorch subtracts the
+# maximum over all keys, later ones too, from its exponents before it adds
+# 1e-4. This changes outputs by up to 2e-4.
 SLIGHT = 1e-3
 _PEERS = {}
 

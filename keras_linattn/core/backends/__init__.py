@@ -35,9 +35,8 @@ DISPATCHED = {}  # by name: each function that may have fast forms
 def fast_forms() -> bool:
     """Returns whether fast forms are in use.
 
-    They are off under a `keras.distribution`. There a loop over parts of the
-    length, or a reshape that joins batch and heads, would send whole arrays
-    between devices.
+    They are always off under a `keras.distribution`, where they would send
+    whole arrays between devices.
 
     Returns:
         bool.
@@ -52,7 +51,7 @@ def fast_forms() -> bool:
 
 
 def set_fast_forms(enabled: bool) -> None:
-    """Turns the faster forms for single backends on or off.
+    """Turns forms that are faster under one backend on or off.
 
     Args:
         enabled: bool.

@@ -124,7 +124,7 @@ class LinearAttentionCell(keras.layers.Layer):
     def get_initial_state(
         self, batch_size: int | Tensor | None = None
     ) -> list[Tensor]:
-        """The states of `batch_size` sequences before their first position."""
+        """Returns the states of `batch_size` sequences before their start."""
         return self._as_rows(self.attention.get_initial_state(batch_size))
 
     def _as_rows(self, state):

@@ -646,21 +646,21 @@ class LinearMultiHeadAttention(BaseLayer):
         segment_ids: Tensor | None = None,
         state: Tree | None = None,
     ) -> dict:
-        """Computes what queries need from `value`, such as keys and values.
+        """Projects `value` to keys and values, for `attend_to`.
 
-        Another layer may attend to the result, with queries of its own.
+        Another layer may also attend to the result, with its own queries.
 
         Args:
             value: tensor `(B, S, F)`.
             value_mask: optional bool tensor `(B, S)`, `True` = visible.
             attention_mask: optional tensor `(B, S)` or `(B, 1, S)`.
-            segment_ids: optional int tensor `(B, S)`, whose padding is hidden.
-            state: optional tree of tensors, the state before the positions.
+            segment_ids: optional int tensor `(B, S)`. Positions with the id 0
+                are masked.
+            state: optional tree of tensors, the state after the positions
+                before `value`. Defaults to `None`: no state.
 
         Returns:
-            Dict of the heads `key` and `value`, of `key_mask`, of `inputs` if
-            the mechanism is gated, and of `segment_ids` if there are any; and
-            of `places` and `after`, for `attend_to`.
+            Dict, the argument `keys` of `attend_to`.
         """
         if attention_mask is not None:
             attention_mask = key_mask_from_attention_mask(attention_mask)
@@ -804,10 +804,10 @@ class LinearMultiHeadAttention(BaseLayer):
     # --- States, specs, config
 
     def state_spec(self) -> Tree:
-        """What a state consists of, whatever it took in; see `Mechanism`.
+        """Returns the spec of a state, see `Mechanism.state_spec`.
 
-        The mechanism's state. With short convolutions or rotary positions a
-        dict of it, `mechanism`, and of theirs.
+        With short convolutions or rotary positions it is a dict, in which
+        `mechanism` is the spec of the mechanism's state.
         """
         spec = self.mechanism.state_spec(
             self.num_heads, self.key_dim, self.value_dim
@@ -816,7 +816,7 @@ class LinearMultiHeadAttention(BaseLayer):
         return {"mechanism": spec, **own} if own else spec
 
     def get_initial_state(self, batch_size: int | Tensor) -> Tree:
-        """The state of `batch_size` sequences before their first position."""
+        """Returns the state of `batch_size` sequences before their start."""
         state = self.mechanism.initial_state(
             batch_size, self.num_heads, self.key_dim, self.value_dim
         )

@@ -381,18 +381,19 @@ class LinearTransformerDecoder(TransformerBlock):
         """Calls the block, with its own keys or those of another block.
 
         Args:
-            inputs: tensor `(B, T, F)`, 0 where hidden.
+            inputs: tensor `(B, T, F)`, 0 where masked.
             keys: optional dict, which another block returned. Defaults to
                 `None`: the block projects its own.
             padding_mask: optional bool tensor `(B, T)`, `True` = visible.
             state: optional tree of tensors, the state before `inputs`.
+                Defaults to `None`: no state.
             training: optional bool, whether dropout is active.
-            segment_ids: optional int tensor `(B, T)`, whose padding
-                `padding_mask` hides. Given keys have them already.
+            segment_ids: optional int tensor `(B, T)`. `padding_mask` must
+                mask their padding. Leave them out if you pass `keys`.
 
         Returns:
-            Tensor `(B, T, F)`, the keys, and the state after `inputs`, `None`
-            if there was none before.
+            Tensor `(B, T, F)`, the keys, and the state after `inputs`, or
+            `None` if `state` is `None`.
         """
         x = inputs
         if self.normalize_first:

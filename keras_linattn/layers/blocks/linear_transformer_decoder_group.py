@@ -172,7 +172,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
     def get_initial_state(
         self, batch_size: int | Tensor, features: int | None = None
     ) -> Tree:
-        """The `self_attention_cache` before the first position.
+        """Returns the `self_attention_cache` before the first position.
 
         Args:
             batch_size: int or scalar tensor, B.

@@ -16,10 +16,10 @@ from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 
-# (prime, multiplier) of each half of the hash. The primes are 2 modulo 3, so
-# that the cube is a permutation, and small enough that products of residues,
-# and the two halves together, fit in int32. Two bigrams have the same pair of
-# sums only if their tokens differ by more than 44,000.
+# (prime, multiplier) for each half of the hash. A prime that is 2 modulo 3
+# makes the cube a permutation. The primes are small, so that products of two
+# residues, and the combined halves, fit in int32. Two bigrams have the same
+# pair of sums only if their tokens differ by more than 44,000.
 HALVES = ((46337, 5017), (46307, 39843))
 
 

@@ -12,9 +12,8 @@ from keras_linattn.layers.stems._window_projection import WindowProjection
 class TokenMerging(WindowProjection):
     """Projects each group of `factor` neighbouring tokens to one.
 
-    The last group is filled with zeros, and hidden tokens count as zeros, so
-    that padding changes nothing. A merged token is visible if one of its
-    parts is.
+    The last group is padded with zeros. Masked tokens count as zeros, so that
+    padding changes nothing. A merged token is visible if one of its tokens is.
 
     Args:
         factor: int > 0, tokens in a group.
@@ -26,8 +25,9 @@ class TokenMerging(WindowProjection):
         mask: optional bool tensor `(B, T)`, `True` = visible.
         segment_ids: optional int tensor `(B, T)`, for rows that hold several
             documents, 0 = padding. Each document must begin at a multiple of
-            `factor`: pad it to one. A group in which one begins is NaN. The ids
-            of the outputs are `segment_ids[:, ::factor]`.
+            `factor`: pad the document before it. If a document begins inside a
+            group, the merged token is NaN. The ids of the outputs are
+            `segment_ids[:, ::factor]`.
 
     Returns:
         Tensor `(B, ceil(T / factor), units)`, and its mask if there was one.
