@@ -95,8 +95,8 @@ class RecurrentMechanism(Mechanism):
         state="D V",
     )
     chunk_size = 64  # positions that `chunked` takes at once, at most
-    # Whether A in S' = A S + U is diagonal, so that each row of S only decays. A
-    # class with the trait `splits` must set it if it defines `one_step` or
+    # Whether A in S' = A S + U is diagonal, so that each row of S only decays.
+    # A class with the trait `splits` must set it if it defines `one_step` or
     # `chunked`.
     state_fades = True
 
