@@ -46,7 +46,7 @@ class Task:
     def __init__(self, smoke=False):
         self.smoke = smoke
         if smoke:
-            self.steps, self.batch_size = 4, 2
+            self.steps, self.batch_size = 2 * PARTS, 2
         train, test = self.load()
         self.train = train
         self.test = [array[:4] for array in test] if smoke else test
@@ -225,11 +225,12 @@ def make_model(task, mechanism):
 
 def train(model, task, seed, learning_rate, steps):
     """Compiles and trains the model; returns the history of `PARTS` parts."""
+    eager = keras.backend.backend() == "torch"
     model.compile(
         adamw(steps, learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        steps_per_execution=min(50, -(-steps // PARTS)),
+        steps_per_execution=1 if eager else min(50, -(-steps // PARTS)),
     )
     data = Drawn(task, -(-steps // PARTS), seed)
     return model.fit(data, epochs=PARTS, verbose=0)
