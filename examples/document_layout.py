@@ -29,6 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import keras_linattn
+from keras_linattn import layers
 
 # ## Settings
 
@@ -44,10 +45,10 @@ parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
 # A notebook has no command line.
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
-vocabulary_size, factor = 8192, 4
-batch_size, steps, test_steps, epochs, hidden_dim = 32, 100, 20, args.epochs, 64
+vocabulary_size, hidden_dim, factor = 8192, 64, 4
+batch_size, steps, test_steps, epochs = 16, 100, 40, args.epochs
 if args.smoke:
-    batch_size, steps, test_steps, epochs, hidden_dim = 4, 2, 1, 1, 16
+    hidden_dim, batch_size, steps, test_steps, epochs = 16, 4, 2, 1, 1
 out = pathlib.Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 keras.utils.set_random_seed(args.seed)
@@ -84,9 +85,7 @@ def block(streams):
 
 words = keras.Input((None,), dtype="int32", name="words")
 boxes = keras.Input((None, 4), name="boxes")
-text = keras_linattn.layers.NGramEmbedding(
-    vocabulary_size, hidden_dim, orders=(1, 2)
-)(words)
+text = layers.NGramEmbedding(vocabulary_size, hidden_dim, (1, 2))(words)
 layout = keras.layers.Masking()(boxes)  # padding has a box of zeros
 layout = keras.layers.Dense(4 * hidden_dim, activation="gelu")(layout)
 layout = keras.layers.Dense(hidden_dim)(layout)
@@ -94,14 +93,10 @@ layout = keras.layers.Dense(hidden_dim)(layout)
 both = keras.layers.Add()([text, layout])
 streams = {"both": [both, layout], "sum": [both], "text": [text]}
 streams = block(streams.get(args.streams, [layout]))
-merged = [
-    keras_linattn.layers.TokenMerging(factor, hidden_dim)(x) for x in streams
-]
-merged = block(block(merged))
-streams = [
-    keras_linattn.layers.TokenExtension(factor)(x, y)
-    for x, y in zip(streams, merged)
-]
+merged = block(
+    block([layers.TokenMerging(factor, hidden_dim)(x) for x in streams])
+)
+streams = [layers.TokenExtension(factor)(x, y) for x, y in zip(streams, merged)]
 streams = [norm(x) for x in block(streams)]
 x = keras.layers.Concatenate()(streams) if len(streams) > 1 else streams[0]
 x = keras.layers.Dense(len(topics), activation="softmax")(x)
@@ -109,7 +104,7 @@ model = keras.Model({"words": words, "boxes": boxes}, x)
 
 steps *= epochs
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10
+    0.0, steps * 9 // 10, warmup_target=3e-3, warmup_steps=steps // 10
 )
 loss = keras.losses.SparseCategoricalCrossentropy(
     reduction="mean_with_sample_weight"
@@ -129,15 +124,15 @@ print(f"Trained in {seconds:.0f} s. Test accuracy: {score['accuracy']:.2%}")
 
 inputs, truth, weights = test[0]
 predicted = model.predict(inputs, verbose=0)
-axis, colours = plt.figure(figsize=(9, 4)).subplots(), plt.cm.Dark2.colors
+axis, colours = plt.figure(figsize=(9, 5)).subplots(), plt.cm.Dark2.colors
 for place in np.flatnonzero(weights[0]):
     number, topic = inputs["words"][0, place], predicted[0, place].argmax()
     axis.text(
-        *inputs["boxes"][0, place, :2],
+        *inputs["boxes"][0, place, [0, 3]],
         known[number - 2].decode() if number > 1 else "?",
         color=colours[topic],
         style="normal" if topic == truth[0, place] else "italic",
-        **{"family": "monospace", "fontsize": 9, "va": "top"},
+        **{"family": "monospace", "fontsize": 11},
     )
 for topic, name in enumerate(topics):
     axis.plot([], [], "s", color=colours[topic], label=name)

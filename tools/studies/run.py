@@ -148,6 +148,18 @@ STUDIES = {
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
     ),
+    "document_layout": Study(
+        {
+            name: ("document_layout.py", "--streams", streams)
+            for name, streams in (
+                ("words and boxes, two streams", "both"),
+                ("words and boxes, one stream", "sum"),
+                ("words only", "text"),
+                ("boxes only", "layout"),
+            )
+        },
+        ("modified_linformer", "softmax", "no_attention"),
+    ),
     "linearize": Study(
         {
             name: ("../tools/studies/linearize.py", "--task", task)
