@@ -1,11 +1,14 @@
 """The studies run their jobs, resume, report failures, and make their page."""
 
 import importlib
+import itertools
 import json
 import pathlib
 
 import numpy as np
 import pytest
+
+import keras_linattn
 
 pytestmark = pytest.mark.once
 pytest.importorskip("matplotlib")
@@ -169,6 +172,62 @@ def test_the_language_model_tests_each_byte_once(run, monkeypatch):
     assert calls == [1024]
     parts = study.by_distance(np.arange(64.0), 16)
     assert parts == {"0 to 16": 7.5, "16 to 32": 23.5, "32 to 64": 47.5}
+
+
+def test_equal_time_compares_all_mechanisms(run):
+    traits = {
+        name: keras_linattn.mechanisms.get(name).traits
+        for name in keras_linattn.mechanisms.available()
+        if name != "no_attention"  # of tools/studies/job.py
+    }
+    rows = run.STUDIES["equal_time"].mechanisms
+    assert len(set(rows)) == len(rows)
+    names = {row.partition(",")[0] for row in rows}
+    assert names == {*traits, "no_attention"}
+    sees_all = {row.partition(",")[0] for row in rows if "causal" not in row}
+    assert sees_all - {"no_attention"} == {
+        name for name in traits if traits[name].bidirectional
+    }
+
+
+def test_equal_time_trains_until_the_budget_is_used(run, tmp_path, monkeypatch):
+    study = importlib.import_module("tools.studies.equal_time")
+    task = study.Short(0, smoke=True)
+    model = task.model("modified_linformer")
+    model.compile(
+        study.adamw_at(0.0),
+        task.loss,
+        metrics=["accuracy"],
+        run_eagerly=True,  # quicker than to compile
+    )
+    seconds = itertools.count()
+    monkeypatch.setattr(study.time, "process_time", lambda: next(seconds))
+    steps, losses, curve = study.train(model, task, budget=4.0)
+    assert steps == 4 and len(losses) == 3
+    assert list(curve) == ["25%", "50%", "100%"]
+    assert 0 < float(model.optimizer.learning_rate) < task.learning_rate / 2
+
+    result = {"task": "a", "backend": "torch", "parameters": 1, "curve": curve}
+    results = [
+        {**result, "seconds": 4.0, "budget": 4.0, "steps": 4 + seed}
+        | {"metrics": {"test accuracy, %": score}, "mechanism": name}
+        | {"seed": seed}
+        for name, score in (("softmax", 40.0), ("kda, causal", 50.0))
+        for seed in (0, 2)
+    ]
+    run.report.write({"commands": [], "results": results}, tmp_path / "study")
+    text = (tmp_path / "study.md").read_text()
+    assert "By part of the budget, test accuracy, %:" in text
+    assert "50.0 (50.0 to 50.0) | 5 | 2 |" in text
+    assert text.index("`kda, causal`") < text.index("`softmax`")
+    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_names_beside_a_picture_do_not_overlap(run):
+    spread_out = run.report.scatter.spread_out
+    assert spread_out([0.2, 0.7], 0.1) == [0.2, 0.7]
+    assert spread_out([0.5, 0.5, 1.0, 1.0], 0.25) == [0.25, 0.5, 0.75, 1.0]
+    assert spread_out([0.0, 0.0, 0.0], 0.9) == [0.0, 0.5, 1.0]
 
 
 def test_training_chooses_a_learning_rate(run):

@@ -129,6 +129,7 @@ class ListOps:
     loss = "sparse_categorical_crossentropy"
     learning_rate = 2e-3
     score_name = "accuracy, %"
+    longest = 200  # tokens
 
     def __init__(self, seed, smoke):
         self.seed = seed
@@ -146,7 +147,7 @@ class ListOps:
             statistics=statistics,
             args=types.SimpleNamespace(seed=seed),
             shortest=20,
-            longest=200,
+            longest=self.longest,
         )
         x, y, _ = draw_many(number)
         self.test = x[:tested], y[:tested]
