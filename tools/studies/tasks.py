@@ -171,11 +171,16 @@ class ListOps:
         return 100 * score["accuracy"]
 
 
+def example_data():
+    """The module `data.py` of the examples."""
+    if str(EXAMPLES) not in sys.path:
+        sys.path.insert(0, str(EXAMPLES))
+    return importlib.import_module("data")
+
+
 def newsgroups():
     """The texts of 20 Newsgroups for training and for tests, joined: bytes."""
-    sys.path.insert(0, str(EXAMPLES))
-    data = importlib.import_module("data")
-    (train, _), (test, _), _ = data.load_texts("20newsgroups")
+    (train, _), (test, _), _ = example_data().load_texts("20newsgroups")
     return b"\n".join(train), b"\n".join(test)
 
 
