@@ -71,9 +71,14 @@ def rows_of(results):
     for result in results:
         key = result["task"], result["mechanism"], result["backend"]
         groups.setdefault(key, []).append(result)
-    # Jobs side by side end in any order: one task after the other.
-    tasks = list(dict.fromkeys(task for task, _, _ in groups))
-    groups = dict(sorted(groups.items(), key=lambda x: tasks.index(x[0][0])))
+    # Jobs side by side end in any order: one task after the other, each with
+    # its mechanisms in the same order.
+    tasks, names, backends = (list(dict.fromkeys(x)) for x in zip(*groups))
+    groups = {
+        key: groups[key]
+        for key in itertools.product(tasks, names, backends)
+        if key in groups
+    }
     for key, group in groups.items():
         tried[key] = rates_of(group)
         best = max(tried[key], key=tried[key].get, default=None)
@@ -81,6 +86,7 @@ def rows_of(results):
     rows = [
         {
             **dict(zip(("task", "mechanism", "backend"), key)),
+            "label": key[1] if len(backends) == 1 else ", ".join(key[1:]),
             "parameters": group[0]["parameters"],
             "metrics": {
                 name: [x["metrics"][name] for x in group]
@@ -291,11 +297,14 @@ def plot_lines(axis, rows):
     rows = sorted(rows, key=lambda row: -np.mean(row["metrics"][last]))
     for number, row in enumerate(rows):
         means = [np.mean(values) for values in row["metrics"].values()]
-        label = label_of(row).replace("\n", ", ")
         style = "o-" if number < MANY else "s--"  # as there are ten colours
         width = 1.5 if number else 5  # the best one shows below its equals
         axis.plot(
-            list(row["metrics"]), means, style, linewidth=width, label=label
+            list(row["metrics"]),
+            means,
+            style,
+            linewidth=width,
+            label=row["label"],
         )
     if last.endswith("%"):
         axis.set_ylim(0, 105)
@@ -306,7 +315,7 @@ def plot_curves(axis, rows):
     """Draws a line for each mechanism, over the parts of a longer test."""
     for row in rows:
         means = [np.mean(values) for values in row["curve"].values()]
-        axis.plot(list(row["curve"]), means, "o-", label=label_of(row))
+        axis.plot(list(row["curve"]), means, "o-", label=row["label"])
     axis.set(xlabel="position", ylabel=list(rows[0]["metrics"])[-1])
     axis.legend(fontsize="small")
 
@@ -315,7 +324,7 @@ def plot_dots(axis, rows):
     """Draws a column for each mechanism and backend."""
     for row in rows:
         ((name, values),) = row["metrics"].items()
-        axis.plot([label_of(row)] * len(values), values, "o", alpha=0.7)
+        axis.plot([row["label"]] * len(values), values, "o", alpha=0.7)
         axis.set_ylabel(name)
     low, high = axis.get_ylim()
     if (
@@ -333,11 +342,6 @@ def plot_lying(axis, rows):
     for number, row in enumerate(rows):
         ((name, values),) = row["metrics"].items()
         axis.plot(values, [number] * len(values), "o", alpha=0.7)
-    labels = [label_of(row).replace("\n", ", ") for row in rows]
-    axis.set_yticks(range(len(rows)), labels)
+    axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axis.invert_yaxis()
     axis.set_xlabel(name)
-
-
-def label_of(row):
-    return f"{row['mechanism']}\n{row['backend']}"

@@ -151,11 +151,12 @@ STUDIES = {
     ),
     "long_range": Study(
         {
-            name: ("../tools/studies/long_range.py", "--task", task)
+            name: ("../tools/studies/long_range.py", "--task", *task)
             for name, task in (
-                ("pixels of MNIST-5k", "pixels"),
-                ("ListOps, 500 to 2,000 tokens", "listops"),
-                ("Pathfinder, 32 x 32 pixels", "pathfinder"),
+                ("pixels of MNIST-5k", ("pixels",)),
+                ("pixels, all changed", ("pixels", "--changed", "1")),
+                ("ListOps, 500 to 2,000 tokens", ("listops",)),
+                ("Pathfinder, 32 x 32 pixels", ("pathfinder",)),
             )
         },
         (
