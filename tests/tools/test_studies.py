@@ -74,6 +74,7 @@ def test_an_unknown_task_is_refused(run, capsys):
     [
         "pipelines",
         "listops",
+        "document_layout",
         "language_model",
         "linearize",
         "associative_recall",

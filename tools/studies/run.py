@@ -172,6 +172,18 @@ STUDIES = {
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
     ),
+    "document_layout": Study(
+        {
+            name: ("document_layout.py", "--streams", streams)
+            for name, streams in (
+                ("words and boxes, two streams", "both"),
+                ("words and boxes, one stream", "sum"),
+                ("words only", "text"),
+                ("boxes only", "layout"),
+            )
+        },
+        ("modified_linformer", "softmax", "no_attention"),
+    ),
     "equal_time": Study(
         {"ListOps, 100 tokens": ("../tools/studies/equal_time.py",)},
         mechanisms.EQUAL_TIME,
