@@ -8,9 +8,9 @@ time: symmetric cross-attention, with merged words in the middle (an hourglass).
 
 A page has columns of news, each about one topic, and is read as a scanner reads
 it: line by line, across all columns. The model names for each word the topic of
-its column. The next words may belong to another column, and a box knows nothing
-of topics. Training takes about 2 minutes on two CPU cores. In a notebook, put
-data.py beside it.
+its column. Words alone do not tell the column, and boxes alone do not tell the
+topic: the model needs both. Training takes about 2 minutes on two CPU cores. In
+a notebook, put data.py beside it.
 
 Source: Zhai et al. 2023, arXiv 2305.11392 (Fast-StrucTexT). Differs from it:
 attention is linear, boxes take the place of the page's image, and neighbours

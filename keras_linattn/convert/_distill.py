@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_linattn.convert import _backups
+from keras_linattn.convert._finetuning import NO_LABELS
 from keras_linattn.convert._finetuning import Distillation
 from keras_linattn.convert._finetuning import Divergence
 from keras_linattn.convert._pairs import pair_layers
@@ -148,6 +149,18 @@ def distill(
     """
     _check_options(fit_options, transfer_epochs, epochs)
     pairs = pair_layers(student, teacher, layers)
+    if epochs:  # its errors come now, not after the first stage
+        model = Distillation(
+            student,
+            teacher,
+            teacher_weight,
+            _teacher_loss(teacher_loss, temperature, from_logits, loss, teacher)
+            if teacher_weight
+            else None,
+        )
+        loss = _task_loss(loss, teacher) if teacher_weight < 1 else None
+        if teacher_weight < 1 and y is None and _are_arrays(x):
+            raise ValueError(NO_LABELS)
     separate(student)
     backup = pathlib.Path(backup_dir) if backup_dir is not None else None
     histories = {}
@@ -164,15 +177,6 @@ def distill(
             **fit_options,
         )
     if epochs:
-        model = Distillation(
-            student,
-            teacher,
-            teacher_weight,
-            _teacher_loss(teacher_loss, temperature, from_logits, loss, teacher)
-            if teacher_weight
-            else None,
-        )
-        loss = _task_loss(loss, teacher) if teacher_weight < 1 else None
         model.compile(
             _optimizer(optimizer, 1e-3),
             loss,
@@ -246,6 +250,11 @@ def _check_options(options, transfer_epochs, epochs):
             )
 
 
+def _are_arrays(x):
+    """`True` for arrays, `False` for a data set, which may hold labels."""
+    return all(hasattr(leaf, "shape") for leaf in keras.tree.flatten(x))
+
+
 def _optimizer(optimizer, learning_rate):
     if optimizer is None:
         return keras.optimizers.Adam(learning_rate)
@@ -275,8 +284,11 @@ def _teacher_loss(identifier, temperature, from_logits, loss, teacher):
         loss = _given_loss(loss, teacher)
         if loss is None:
             raise ValueError(
-                "Without a `loss`, `from_logits` must say whether the models' "
-                "outputs are logits. Received: from_logits=None. Pass `True` "
+                "`distill` needs the task's loss, or `from_logits`, which says "
+                "whether the models' outputs are logits. Received: a teacher "
+                "that is not compiled, loss=None, from_logits=None. Compile "
+                "the teacher, or pass `loss=`. To train on the teacher's "
+                "outputs only, pass `teacher_weight=1` and `from_logits=True` "
                 "or `False`."
             )
         from_logits = getattr(loss, "from_logits", False)

@@ -6,6 +6,10 @@ from keras import ops
 from keras_linattn.convert._pairs import check_batch
 
 SMALLEST = 1e-7  # of a probability in a logarithm, as in Keras' losses
+NO_LABELS = (
+    "The task's loss needs labels. Received: no labels. Pass them as `y` or in "
+    "the data, or `teacher_weight=1` to train on the teacher's outputs only."
+)
 
 
 class Distillation(keras.Model):
@@ -43,11 +47,7 @@ class Distillation(keras.Model):
         losses = []
         if self.teacher_weight < 1:
             if y is None:
-                raise ValueError(
-                    "The task's loss needs labels. Received: no labels. "
-                    "Pass them as `y` or in the data, or `teacher_weight=1` to "
-                    "train on the teacher's outputs only."
-                )
+                raise ValueError(NO_LABELS)
             of_task = super().compute_loss(
                 x, y, y_pred, sample_weight, training
             )

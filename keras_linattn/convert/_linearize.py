@@ -96,8 +96,9 @@ def check_model(model):
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`linearize` takes a `keras.Model`. Received: "
-            f"{model!r} of type {type(model).__name__}. Put a layer into a "
-            "`keras.Sequential` with an `Input` first."
+            f"{model!r} of type {type(model).__name__}. Load a file with "
+            "`keras.saving.load_model` first; put a layer into a "
+            "`keras.Sequential` with an `Input`."
         )
     if not model.built:
         raise ValueError(

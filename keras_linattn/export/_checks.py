@@ -11,7 +11,8 @@ def check_model(model):
         raise TypeError(
             "`model` must be a `keras.Model`. "
             f"Received: {model!r} of type {type(model).__name__}. "
-            "Wrap a layer as `keras.Sequential([keras.Input(...), layer])`."
+            "Load a file with `keras.saving.load_model` first. Wrap a layer as "
+            "`keras.Sequential([keras.Input(...), layer])`."
         )
     if not model.built:
         raise ValueError(

@@ -103,7 +103,9 @@ def check_mask(name, mask, x):
         raise ValueError(
             "A mask must have one entry for each position. Received: "
             f"{name} of shape {shape}, expected {expected}. Leave out the "
-            "axes of features, heads and queries."
+            "axes of features, heads and queries. If you passed a value as "
+            "the second argument of `LinearSelfAttention`, which takes one "
+            "input, use `LinearMultiHeadAttention`."
         )
 
 

@@ -338,14 +338,18 @@ def test_models_that_do_not_match_are_refused():
     wide = make(MHA, head=3)
     refused("outputs of the same shape", teacher=wide, loss=LOSS)
     one_head = make(MHA, num_heads=1)
-    refused("outputs of one shape", None, one_head, transfer_loss="weights")
+    options = {"transfer_loss": "weights", "loss": LOSS}
+    refused("outputs of one shape", None, one_head, **options)
 
 
 @pytest.mark.once
 def test_data_that_does_not_fit_is_refused():
     refused(r"data must match the inputs of the teacher", x=random(12, 6, 8, 2))
     refused("needs labels", y=None, transfer_epochs=0)
-    refused("needs labels", y=None)
+    # Found out before the first stage is trained.
+    never = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: 1 / 0)
+    refused("needs labels", y=None, callbacks=[never])
+    refused("Compile the teacher", None, make(MHA), callbacks=[never])
 
 
 @pytest.mark.once
@@ -360,6 +364,6 @@ def test_options_out_of_range_are_refused():
     _, student = teacher_and_student()
     teacher = make(MHA)
     refused("needs the task's loss", student, teacher, teacher_weight=0)
-    refused("`from_logits` must say", student, teacher, teacher_weight=1)
+    refused("or `from_logits`, which", student, teacher, teacher_weight=1)
     teacher, student = make(MHA, head=1), make(LINEAR, head=1, **HEDGEHOG)
     refused("One output is not a distribution", student, teacher, loss="mse")
