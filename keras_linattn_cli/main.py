@@ -22,7 +22,7 @@ DESCRIPTION = "Linear-time attention for Keras 3, on TensorFlow, JAX and torch"
 SUBCOMMANDS = (list_, bench, export, linearize)
 
 
-def main(arguments=None):
+def main(arguments: list[str] | None = None) -> int:
     """Runs one command line.
 
     Args:

@@ -32,6 +32,8 @@ def faults_of_wheel(path):
     for package in PACKAGES:
         if f"{package}/__init__.py" not in names:
             yield f"the package {package} is missing"
+    if "keras_linattn/py.typed" not in names:
+        yield "py.typed is missing: type checkers would ignore annotations"
     if len(licences) != 1:
         yield "the licence is missing"
     if "License-Expression: Apache-2.0" not in text:

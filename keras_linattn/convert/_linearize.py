@@ -1,6 +1,8 @@
 """Replace the softmax attention of a model."""
 
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import keras
 
@@ -11,9 +13,18 @@ from keras_linattn.convert._sites import named
 from keras_linattn.convert._sites import sites_of
 from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.convert._weights import carry
+from keras_linattn.mechanisms import Mechanism
+
+# KerasHub's tasks keep their class, and so `generate`.
+Model = TypeVar("Model", bound=keras.Model)
 
 
-def linearize(model, mechanism="hedgehog", layers=None, window=None):
+def linearize(
+    model: Model,
+    mechanism: str | dict | type | Mechanism = "hedgehog",
+    layers: str | int | list | Callable | None = None,
+    window: int | None = None,
+) -> Model:
     """Returns a copy of a trained model whose attention is linear.
 
     All weights are copied; the original does not change. If the mechanism has

@@ -1,6 +1,7 @@
 """A table of what `linearize` would change, or has changed."""
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 
@@ -15,6 +16,7 @@ from keras_linattn.convert._sites import mechanism_for
 from keras_linattn.convert._sites import sites_of
 from keras_linattn.convert._sites import unknown_sites_of
 from keras_linattn.layers import LinearMultiHeadAttention
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.mechanisms import name_of
 
 COLUMNS = (
@@ -48,7 +50,7 @@ class Report:
     """
 
     length: int
-    rows: list
+    rows: list[dict]
 
     def __str__(self):
         cells = [COLUMNS, *([_cell(r[c]) for c in COLUMNS] for r in self.rows)]
@@ -66,7 +68,13 @@ class Report:
         return "\n".join([*lines, "", note])
 
 
-def report(model, mechanism="hedgehog", layers=None, window=None, length=4096):
+def report(
+    model: keras.Model,
+    mechanism: str | dict | type | Mechanism = "hedgehog",
+    layers: str | int | list | Callable | None = None,
+    window: int | None = None,
+    length: int = 4096,
+) -> Report:
     """Tabulates what `linearize` would change, layer by layer.
 
     You can also pass a converted model. Its linear layers are listed with the

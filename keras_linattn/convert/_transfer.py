@@ -16,6 +16,7 @@ from the cross-entropy, which does not change the gradients.
 
 import contextlib
 import typing
+from typing import Any
 
 import keras
 from keras import ops
@@ -236,8 +237,13 @@ def with_feature_maps(pairs):
 
 
 def attention_errors(
-    student, teacher, x, layers=None, loss="outputs", **options
-):
+    student: keras.Model,
+    teacher: keras.Model,
+    x: Any,
+    layers: dict[str, str] | None = None,
+    loss: str = "outputs",
+    **options: Any,
+) -> dict[str, float]:
     """Measures the error of each attention layer against the teacher's.
 
     Each layer gets the inputs of the teacher's layer at the same place. Layers

@@ -12,14 +12,21 @@ the weights differs. KerasHub has:
   heads.
 """
 
+from typing import Any
+
 from keras import ops
 
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models import CausalLM
 
 LINEAR, FULL = "linear_attention", "full_attention"
 
 
-def from_qwen3_5(backbone, full_attention="softmax", **options):
+def from_qwen3_5(
+    backbone: Any,
+    full_attention: str | dict | type | Mechanism = "softmax",
+    **options: Any,
+) -> CausalLM:
     """Makes a `CausalLM` with the weights of a Qwen3.5 backbone of KerasHub.
 
     It returns the logits of `keras_hub.models.Qwen3_5CausalLM`. In addition,

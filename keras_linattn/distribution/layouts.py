@@ -23,7 +23,11 @@ EMBEDDINGS = {"embeddings": 1}
 VOCABULARY = {"embeddings": 0, "logits/kernel": 1, "logits/bias": 0}
 
 
-def layout_map(device_mesh, model_dim_name="model", split_vocabulary=False):
+def layout_map(
+    device_mesh: keras.distribution.DeviceMesh,
+    model_dim_name: str = "model",
+    split_vocabulary: bool = False,
+) -> keras.distribution.LayoutMap:
     """Returns the layouts of tensor parallelism, for any model with our layers.
 
     Four things are split over the devices along one axis of the mesh: the

@@ -46,11 +46,11 @@ class SequenceParallel(keras.distribution.ModelParallel):
 
     def __init__(
         self,
-        device_mesh,
-        layout_map=None,
-        batch_dim_name="batch",
-        sequence_dim_name="sequence",
-        auto_shard_dataset=True,
+        device_mesh: keras.distribution.DeviceMesh,
+        layout_map: keras.distribution.LayoutMap | None = None,
+        batch_dim_name: str = "batch",
+        sequence_dim_name: str = "sequence",
+        auto_shard_dataset: bool = True,
     ):
         names = tuple(device_mesh.axis_names)
         missing = {batch_dim_name, sequence_dim_name} - set(names)
@@ -69,7 +69,9 @@ class SequenceParallel(keras.distribution.ModelParallel):
         )
         self.sequence_dim_name = sequence_dim_name
 
-    def get_data_layout(self, data_shape):
+    def get_data_layout(
+        self, data_shape: tuple
+    ) -> keras.distribution.TensorLayout:
         """Splits axis 1 if the number of devices divides its size.
 
         Labels that belong to a whole row are not split.

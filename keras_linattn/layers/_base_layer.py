@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
+from typing import Self
 
 import keras
 
@@ -32,7 +35,9 @@ class BaseLayer(keras.layers.Layer):
             check_floating(**{name: x if hasattr(x, "dtype") else None})
         return super().__call__(*args, **kwargs)
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable, *args: Any, **kwargs: Any
+    ) -> Callable:
         """`layer_call` as the `keras.RematScope` of this layer wants it.
 
         TensorFlow recomputes functions of positional tensors only, and Keras
@@ -48,13 +53,13 @@ class BaseLayer(keras.layers.Layer):
 
         return call
 
-    def get_config(self):
+    def get_config(self) -> dict:
         # Defined, since Keras' own for layers without one fails if a dtype
         # policy is an object.
         return super().get_config()
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         return super().from_config(with_mechanism(config))
 
 

@@ -2,14 +2,21 @@
 
 import inspect
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 from keras import tree
 
+from keras_linattn.core.annotations import Shape
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.arguments import takes_numpy
 from keras_linattn.core.backends import fast_forms
+from keras_linattn.core.devices import Pieces
 from keras_linattn.core.documents import documents_of
+from keras_linattn.core.folded import Factors
 from keras_linattn.core.lengths import empty_sum
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
@@ -78,7 +85,7 @@ class Mechanism(keras.layers.Layer):
     # Dict from the name of each weight to its axis of heads, or to `None` if
     # all heads share the weight. Such a dict also declares that heads are
     # independent, so that devices can split them. `None`: unknown.
-    head_axes = None
+    head_axes: dict[str, int | None] | None = None
     num_hosts = 0  # layers that attend through this object, set by them
     keeps_near = False  # whether NaN in a key reaches near queries only
 
@@ -86,25 +93,35 @@ class Mechanism(keras.layers.Layer):
         super().__init_subclass__(**kwargs)
         takes_numpy(cls)
 
-    def __init__(self, state_dtype=None, **kwargs):
+    def __init__(self, state_dtype: str | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self._state_dtype = check_state_dtype(state_dtype)
         _LIVING.add(self)
 
     @property
-    def state_dtype(self):
+    def state_dtype(self) -> str:
         """str, the dtype of all sums in a state, for `state_spec`."""
         return self._state_dtype or accumulation_dtype(self.compute_dtype)
 
-    def build(self, query_shape, key_shape, value_shape):
+    def build(
+        self, query_shape: Shape, key_shape: Shape, value_shape: Shape
+    ) -> None:
         """Makes the weights, if any, from shapes `[B, H, T, D]`.
 
         With the trait `gated` also from `inputs_shape`, `(B, T, F)`.
         """
 
     def attend(
-        self, query, key, value, *, key_mask, query_mask, causal, training
-    ):
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_mask: Tensor | None,
+        query_mask: Tensor | None,
+        causal: bool,
+        training: bool | None,
+    ) -> Tensor:
         """Computes the output of the heads. Subclasses define this formula.
 
         The arguments are those of a call. Query, key and value are already
@@ -114,7 +131,9 @@ class Mechanism(keras.layers.Layer):
         """
         raise self._must_define("attend")
 
-    def factors(self, query, key, key_mask=None):
+    def factors(
+        self, query: Tensor, key: Tensor, key_mask: Tensor | None = None
+    ) -> Factors:
         """The weights of a separable, bidirectional output.
 
         With the trait `separable` only, in float32 or float64.
@@ -131,15 +150,15 @@ class Mechanism(keras.layers.Layer):
 
     def call(
         self,
-        query,
-        key,
-        value,
-        key_mask=None,
-        query_mask=None,
-        causal=False,
-        training=None,
-        segment_ids=None,
-    ):
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        causal: bool = False,
+        training: bool | None = None,
+        segment_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         dtype = query.dtype
         options, key_mask, query_mask = self._packed(
             segment_ids, key_mask, query_mask
@@ -166,17 +185,17 @@ class Mechanism(keras.layers.Layer):
 
     def call_pieces(
         self,
-        pieces,
-        query,
-        key,
-        value,
-        key_mask=None,
-        query_mask=None,
-        causal=False,
-        training=None,
-        segment_ids=None,
-        **options,
-    ):
+        pieces: Pieces,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        causal: bool = False,
+        training: bool | None = None,
+        segment_ids: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Calls the mechanism on this device's piece of the sequence.
 
         Args:
@@ -197,9 +216,12 @@ class Mechanism(keras.layers.Layer):
         query = hide(query, query_mask)
         contained = self._contained(query, key, value, packed, causal)
         contained.take_in_pieces(pieces, causal)
+        query, key, value = contained.heads
         output = self.attend_pieces(
             pieces,
-            *contained.heads,
+            query,
+            key,
+            value,
             key_mask=key_mask,
             causal=causal,
             **packed,
@@ -210,8 +232,16 @@ class Mechanism(keras.layers.Layer):
         return ops.cast(output, dtype)
 
     def attend_pieces(
-        self, pieces, query, key, value, *, key_mask, causal, **options
-    ):
+        self,
+        pieces: Pieces,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_mask: Tensor | None,
+        causal: bool,
+        **options: Any,
+    ) -> Tensor:
         """Computes the output for a piece of the sequence on this device.
 
         A mechanism with the trait `splits` must define it. The arguments are
@@ -222,11 +252,19 @@ class Mechanism(keras.layers.Layer):
         """
         raise self._must_define("attend_pieces")
 
-    def rematerialized_call(self, layer_call, *args, **kwargs):
+    def rematerialized_call(
+        self, layer_call: Callable, *args: Any, **kwargs: Any
+    ) -> Callable:
         """Calls `layer_call` as it is: the layer around it is recomputed."""
         return layer_call
 
-    def attention_scores(self, query, key, key_mask=None, **options):
+    def attention_scores(
+        self,
+        query: Tensor,
+        key: Tensor,
+        key_mask: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Computes the explicit matrix that the output applies to the values.
 
         Quadratic in time and memory: for inspection only. Formed by attending
@@ -245,7 +283,7 @@ class Mechanism(keras.layers.Layer):
         identity = ops.broadcast_to(identity, (batch, heads, length, length))
         return self(query, key, identity, key_mask=key_mask, **options)
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """Returns the shapes of a state; none depends on the length.
 
         Returns:
@@ -258,7 +296,13 @@ class Mechanism(keras.layers.Layer):
         self.check_recurrent()
         raise self._must_define("state_spec")
 
-    def initial_state(self, batch_size, num_heads, key_dim, value_dim):
+    def initial_state(
+        self,
+        batch_size: int | Tensor,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int,
+    ) -> Tree:
         """State before the first position: zeros, as `state_spec` says."""
         spec = self.state_spec(num_heads, key_dim, value_dim)
         return keras.tree.map_structure(
@@ -266,7 +310,7 @@ class Mechanism(keras.layers.Layer):
             spec,
         )
 
-    def initial_state_for(self, query, value):
+    def initial_state_for(self, query: Tensor, value: Tensor) -> Tree:
         """`initial_state` for heads `[B, H, T, D]` and `[B, H, T, V]`.
 
         In the dtype of their sums, as `advance` receives it.
@@ -276,7 +320,15 @@ class Mechanism(keras.layers.Layer):
         dtype = accumulation_dtype(query.dtype)
         return widened(state, self.state_spec(*sizes), dtype)
 
-    def advance(self, state, query, key, value, *, key_mask):
+    def advance(
+        self,
+        state: Tree,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        key_mask: Tensor | None,
+    ) -> tuple[Tensor, Tree]:
         """Computes the causal output after a state, and the next state.
 
         A mechanism with the trait `recurrent` writes it. Arguments and results
@@ -289,14 +341,14 @@ class Mechanism(keras.layers.Layer):
 
     def step(
         self,
-        state,
-        query,
-        key,
-        value,
-        key_mask=None,
-        segment_ids=None,
-        **options,
-    ):
+        state: Tree,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tree]:
         """Advances the state by any number of new positions.
 
         Args:
@@ -329,9 +381,12 @@ class Mechanism(keras.layers.Layer):
         else:
             contained = self._contained(query, key, value, packed, state=state)
             state = tree.map_structure(contained.take_in, state)
+            query, key, value = contained.heads
             output, state = self.advance(
                 state,
-                *contained.heads,
+                query,
+                key,
+                value,
                 key_mask=key_mask,
                 **packed,
                 **options,
@@ -362,7 +417,7 @@ class Mechanism(keras.layers.Layer):
         shape = self.compute_output_shape(*shapes)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Keras' config, and each constructor argument under its own name.
 
         A subclass stores its arguments as attributes of the same name; it
@@ -429,7 +484,7 @@ class Mechanism(keras.layers.Layer):
             "and its base class demand."
         )
 
-    def check_recurrent(self):
+    def check_recurrent(self) -> None:
         """Raises a `ValueError` if this configuration has no states."""
         if not self.traits.recurrent:
             raise ValueError(
@@ -438,7 +493,7 @@ class Mechanism(keras.layers.Layer):
                 "'linear_transformer'."
             )
 
-    def check_scores(self):
+    def check_scores(self) -> None:
         """Raises a `ValueError` if there is no matrix of scores to return."""
         if not self.traits.explicit:
             raise ValueError(
@@ -447,7 +502,7 @@ class Mechanism(keras.layers.Layer):
                 "the trait `explicit`, or leave the scores out."
             )
 
-    def check_packs(self):
+    def check_packs(self) -> None:
         """Raises a `ValueError` if documents cannot be kept apart."""
         if not self.traits.packs:
             raise ValueError(
@@ -458,7 +513,14 @@ class Mechanism(keras.layers.Layer):
                 "'linear_transformer'."
             )
 
-    def check_call(self, query, key, value, causal=False, packed=False):
+    def check_call(
+        self,
+        query: Shape,
+        key: Shape,
+        value: Shape,
+        causal: bool = False,
+        packed: bool = False,
+    ) -> None:
         """Raises a `ValueError` if heads of these shapes cannot be attended.
 
         Static facts only: values and unknown sizes are never looked at.
@@ -483,7 +545,7 @@ def axis_of_heads(path):
     Args:
         path: str, such as `"decoder_0/self_attention/delta_rule/beta_bias"`.
     """
-    *_, owner, weight = ["", *path.split("/")]
+    owner, weight = ["", *path.split("/")][-2:]
     for mechanism in _LIVING:
         axes = mechanism.head_axes or {}
         if mechanism.name == owner and weight in axes:

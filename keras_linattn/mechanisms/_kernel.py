@@ -2,7 +2,10 @@
 
 import keras
 
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
+from keras_linattn.core.documents import Documents
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.products import append_ones
@@ -48,25 +51,25 @@ class KernelMechanism(Mechanism):
         state="R (V + 1)",
     )
 
-    def features(self, x):
+    def features(self, x: Tensor) -> Tensor:
         """Computes phi of heads: `[B, H, T, D]` to `[B, H, T, R]`, >= 0."""
         raise NotImplementedError(
             f"`{type(self).__name__}` must define `features`, or both "
             "`query_features` and `key_features`."
         )
 
-    def query_features(self, query):
+    def query_features(self, query: Tensor) -> Tensor:
         """Computes phi of the queries. Defaults to `features`."""
         return self.features(query)
 
-    def key_features(self, key):
+    def key_features(self, key: Tensor) -> Tensor:
         """Computes phi of the keys. Defaults to `features`.
 
         The base masks the result.
         """
         return self.features(key)
 
-    def num_features_for(self, key_dim):
+    def num_features_for(self, key_dim: int) -> int:
         """Returns the number of features, R, from D. Defaults to D."""
         return key_dim
 
@@ -110,7 +113,14 @@ class KernelMechanism(Mechanism):
             return attend_causally(query, key, value, state, documents)[0]
         return divide_by_last(matmul(query, pieces.sum(own)))
 
-    def attend_both_ways(self, query, key, value, key_mask, documents=None):
+    def attend_both_ways(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """Computes the output without a causal mask.
 
         A kernel overrides it if its features can be scaled there to fit
@@ -121,7 +131,7 @@ class KernelMechanism(Mechanism):
         key = hide(self.key_features(key), key_mask)
         return kernel_attention(query, key, value, documents)
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """The state `[B, H, R, V + 1]`: the last column sums weights."""
         self.check_recurrent()
         rank = self.num_features_for(key_dim)

@@ -1,15 +1,20 @@
 """The base of recurrences whose state is a matrix S `[D, V]` for each head."""
 
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_linattn.core import backends
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import fitting_size
 from keras_linattn.core.decay import decay_step
 from keras_linattn.core.decay import scalar_decay_product
+from keras_linattn.core.devices import Pieces
+from keras_linattn.core.documents import Documents
 from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import divide_by_size
@@ -94,7 +99,7 @@ class RecurrentMechanism(Mechanism):
     # with the trait `splits` that defines `one_step` or `chunked` sets it too.
     state_fades = True
 
-    def __init__(self, output_norm=True, **kwargs):
+    def __init__(self, output_norm: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         if not isinstance(output_norm, bool):
             raise ValueError(
@@ -109,7 +114,7 @@ class RecurrentMechanism(Mechanism):
             size = heads * key_dim if inputs_shape is None else inputs_shape[-1]
             self.build_gates(size, heads, key_dim)
 
-    def build_gates(self, input_dim, heads, key_dim):
+    def build_gates(self, input_dim: int, heads: int, key_dim: int) -> None:
         """Creates the weights of the gates, with the trait `gated`.
 
         Args:
@@ -118,11 +123,11 @@ class RecurrentMechanism(Mechanism):
             key_dim: int, D.
         """
 
-    def features(self, query, key):
+    def features(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Changes query and key `[B, H, T, D]` before anything else."""
         return query, key
 
-    def gates(self, inputs, heads):
+    def gates(self, inputs: Tensor, heads: int) -> tuple[Tensor, ...]:
         """Computes the gates from the input of the layer.
 
         Args:
@@ -135,7 +140,14 @@ class RecurrentMechanism(Mechanism):
         """
         raise self._must_define("gates")
 
-    def one_step(self, query, key, value, gates, state):
+    def one_step(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gates: tuple[Tensor, ...],
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """Computes one position.
 
         Args:
@@ -148,9 +160,19 @@ class RecurrentMechanism(Mechanism):
         Returns:
             The output `[B, H, 1, V]`, and the next state.
         """
-        return decay_step(query, key, value, *gates, state)
+        (log_decay,) = gates
+        return decay_step(query, key, value, log_decay, state)
 
-    def chunked(self, query, key, value, gates, state, chunk_size, starts=None):
+    def chunked(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gates: tuple[Tensor, ...],
+        state: Tensor,
+        chunk_size: int,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Computes T positions at once: `one_step`, T times.
 
         Without the argument `starts`, rows that hold several documents run
@@ -180,16 +202,16 @@ class RecurrentMechanism(Mechanism):
 
     def call(
         self,
-        query,
-        key,
-        value,
-        key_mask=None,
-        query_mask=None,
-        causal=False,
-        training=None,
-        inputs=None,
-        segment_ids=None,
-    ):
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        causal: bool = False,
+        training: bool | None = None,
+        inputs: Tensor | None = None,
+        segment_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         self.check_call(query.shape, key.shape, value.shape, causal)
         if query_mask is not key_mask:  # `advance` hides the key mask
             query = hide(query, query_mask)
@@ -207,7 +229,7 @@ class RecurrentMechanism(Mechanism):
             output = hide(output, ops.cast(segment_ids, "bool"))
         return output
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """S, `[B, H, D, V]`."""
         return keras.KerasTensor(
             (None, num_heads, key_dim, value_dim),
@@ -235,16 +257,16 @@ class RecurrentMechanism(Mechanism):
 
     def attend_pieces(
         self,
-        pieces,
-        query,
-        key,
-        value,
+        pieces: Pieces,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
         *,
-        key_mask,
-        causal,
-        inputs=None,
-        documents=None,
-    ):
+        key_mask: Tensor | None,
+        causal: bool,
+        inputs: Tensor | None = None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """A piece maps the state S before it to A S + U; its output is o + p S.
 
         The recurrence is linear in the state and the values. One pass from the

@@ -2,11 +2,15 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
 
 import keras
 
 from keras_linattn.mechanisms._base import Mechanism
 
+Class = TypeVar("Class", bound=type)
 _CLASSES = {}
 _VARIADIC = (
     inspect.Parameter.VAR_POSITIONAL,
@@ -14,7 +18,7 @@ _VARIADIC = (
 )
 
 
-def register(name, package=None):
+def register(name: str, package: str | None = None) -> Callable[[Class], Class]:
     """Class decorator: makes a mechanism available under `name`.
 
     The class is registered with Keras too, so that models with it load.
@@ -66,7 +70,7 @@ def register(name, package=None):
     return decorate
 
 
-def available():
+def available() -> list[str]:
     """The names of all registered mechanisms, sorted.
 
     Example:
@@ -78,7 +82,9 @@ def available():
     return sorted(_CLASSES)
 
 
-def get(identifier, **defaults):
+def get(
+    identifier: str | dict | type | Mechanism, **defaults: Any
+) -> Mechanism:
     """Returns a mechanism, as `keras.optimizers.get` does an optimizer.
 
     Args:
@@ -126,7 +132,11 @@ def get(identifier, **defaults):
     )
 
 
-def with_input_sizes(identifier, sequence_length=None, grid=None):
+def with_input_sizes(
+    identifier: str | dict | type | Mechanism,
+    sequence_length: int | None = None,
+    grid: tuple[int, int] | None = None,
+) -> str | dict | type | Mechanism:
     """Adds the sizes of the inputs that a mechanism asks for by its traits.
 
     The trait `needs_length` asks for `sequence_length`, the trait `grid` for
@@ -167,7 +177,7 @@ def with_input_sizes(identifier, sequence_length=None, grid=None):
     return {**config, **added} if config and added else identifier
 
 
-def name_of(mechanism):
+def name_of(mechanism: type | Mechanism) -> str | None:
     """Returns the name under which a mechanism is registered.
 
     Args:

@@ -83,6 +83,6 @@ class Traits:
     known_failures: tuple = ()
 
     @property
-    def forms(self):
+    def forms(self) -> tuple[bool, ...]:
         """The values of the argument `causal` that the mechanism accepts."""
         return (False,) * self.bidirectional + (True,) * self.causal

@@ -22,6 +22,7 @@ and convolution run along the sequence.
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
 
@@ -96,7 +97,13 @@ class Agent(Mechanism):
         source="Han et al. 2024, arXiv 2312.08874",
     )
 
-    def __init__(self, num_landmarks=49, kernel_size=3, grid=None, **kwargs):
+    def __init__(
+        self,
+        num_landmarks: int = 49,
+        kernel_size: int | None = 3,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.num_landmarks = num_landmarks
         self.kernel_size = kernel_size

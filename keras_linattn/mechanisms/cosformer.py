@@ -16,10 +16,12 @@ of a query is 0 if its products with all visible keys are 0.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.documents import first_places
 from keras_linattn.core.masks import hide
@@ -121,7 +123,7 @@ class CosFormer(KernelMechanism):
 
     head_axes = {}
 
-    def __init__(self, sequence_length=None, **kwargs):
+    def __init__(self, sequence_length: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         if sequence_length is not None and (
             not isinstance(sequence_length, int) or sequence_length <= 0
@@ -198,7 +200,7 @@ class CosFormer(KernelMechanism):
     def num_features_for(self, key_dim):
         return 2 * key_dim
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """Dict of `sums` `[B, H, 2 D, V + 1]` and the next `position` `[B]`."""
         return {
             "position": keras.KerasTensor((None,), dtype="int32"),

@@ -17,6 +17,7 @@ have; the normalisation has no weights.
 """
 
 import dataclasses
+from typing import Any
 
 import keras
 from keras import ops
@@ -88,11 +89,11 @@ class DeltaRule(RecurrentMechanism):
 
     def __init__(
         self,
-        output_norm=True,
-        activation="silu",
-        scale=1.0,
-        epsilon=1e-5,
-        **kwargs,
+        output_norm: bool = True,
+        activation: str | None = "silu",
+        scale: float = 1.0,
+        epsilon: float = 1e-5,
+        **kwargs: Any,
     ):
         super().__init__(output_norm=output_norm, **kwargs)
         keras.activations.get(activation)  # refuses other names

@@ -18,6 +18,8 @@ model can give; no bias in the convolution, so that a row that sees no key is
 gives 0 (and DWC).
 """
 
+from typing import Any
+
 from keras import ops
 
 from keras_linattn.mechanisms._convolved_values import ConvolvedValues
@@ -90,7 +92,13 @@ class Focused(ConvolvedValues, KernelMechanism):
     )
     head_axes = {"kernel": None}
 
-    def __init__(self, focusing_power=3, kernel_size=5, grid=None, **kwargs):
+    def __init__(
+        self,
+        focusing_power: float = 3,
+        kernel_size: int | None = 5,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if not isinstance(focusing_power, (int, float)) or focusing_power < 1:
             raise ValueError(

@@ -15,6 +15,7 @@ layer's `use_gate` (a sigmoid); the normalisation has no weights.
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
 
@@ -84,7 +85,11 @@ class GatedLinear(RecurrentMechanism):
     head_axes = {"down": None, "up": 1, "bias": 0}
 
     def __init__(
-        self, gate_rank=16, temperature=16, output_norm=True, **kwargs
+        self,
+        gate_rank: int = 16,
+        temperature: float = 16,
+        output_norm: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(output_norm=output_norm, **kwargs)
         if not isinstance(gate_rank, int) or gate_rank <= 0:

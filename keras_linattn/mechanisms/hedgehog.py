@@ -13,6 +13,8 @@ Differs from the paper: W has no bias, as in the authors' later LoLCATs (arXiv
 2410.10254), which also bounds the features from below by 1e-12, as here.
 """
 
+from typing import Any
+
 from keras import ops
 
 from keras_linattn.core.numerics import masked_softmax
@@ -66,7 +68,7 @@ class Hedgehog(KernelMechanism):
 
     head_axes = {"query_map": 0, "key_map": 0}
 
-    def __init__(self, tied=False, **kwargs):
+    def __init__(self, tied: bool = False, **kwargs: Any):
         super().__init__(**kwargs)
         self.tied = tied
 

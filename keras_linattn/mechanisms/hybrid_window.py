@@ -19,8 +19,11 @@ without it the largest near weight is g for every query, also where all near
 scores are low and what matters is beyond the window.
 """
 
+from typing import Any
+
 from keras import ops
 
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.documents import backwards
 from keras_linattn.core.documents import starts_of
@@ -129,11 +132,11 @@ class HybridWindow(WindowMechanism, Hedgehog):
 
     def __init__(
         self,
-        window=64,
-        skip_hidden=True,
-        tied=False,
-        least_score=None,
-        **kwargs,
+        window: int = 64,
+        skip_hidden: bool = True,
+        tied: bool = False,
+        least_score: float | None = None,
+        **kwargs: Any,
     ):
         super().__init__(window, skip_hidden, tied=tied, **kwargs)
         if not isinstance(least_score, (int, float, type(None))):
@@ -211,7 +214,7 @@ class HybridWindow(WindowMechanism, Hedgehog):
             query, key, append_ones(value), state, starts=starts
         )
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """Dict of the `window`, see `local`, and of the `sums` beyond it."""
         return {
             "sums": Hedgehog.state_spec(self, num_heads, key_dim, value_dim),

@@ -21,6 +21,7 @@ which starts as the identity, and no activation or normalisation around it.
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -100,7 +101,12 @@ class InteractiveMultiHead(Mechanism):
         source="Kang, Yang, Ryu 2024, arXiv 2402.17507",
     )
 
-    def __init__(self, num_landmarks=49, grid=None, **kwargs):
+    def __init__(
+        self,
+        num_landmarks: int = 49,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self.num_landmarks = num_landmarks
         self.grid = check_landmarks(num_landmarks, grid)

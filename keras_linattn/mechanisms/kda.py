@@ -18,6 +18,7 @@ not divided by sqrt D, which the normalisation undoes.
 """
 
 import dataclasses
+from typing import Any
 
 from keras import ops
 
@@ -51,8 +52,8 @@ class KDA(DeltaRule):
     Call arguments, result and errors: see `Mechanism`.
 
     Args:
-        gate_rank: int > 0, rank of the decay's projection. Defaults to `None`:
-            D, the dimension of a head.
+        gate_rank: int > 0 or `None`, rank of the decay's projection. Defaults
+            to `None`: D, the dimension of a head.
         output_norm: bool, divide each head's output by its root mean square.
             Defaults to `True`.
         activation: see `DeltaRule`. Defaults to `"silu"`.
@@ -88,7 +89,7 @@ class KDA(DeltaRule):
         "log_rate": 0,
     }
 
-    def __init__(self, gate_rank=None, **kwargs):
+    def __init__(self, gate_rank: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         if gate_rank is not None and (
             not isinstance(gate_rank, int) or gate_rank <= 0

@@ -38,6 +38,7 @@ samples 1 has the smaller error.
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -200,13 +201,13 @@ class LinearRandomized(Mechanism):
 
     def __init__(
         self,
-        num_landmarks=49,
-        alpha_coefficient=1.0,
-        noise_stddev=1.0,
-        antithetic=False,
-        grid=None,
-        seed=None,
-        **kwargs,
+        num_landmarks: int = 49,
+        alpha_coefficient: float = 1.0,
+        noise_stddev: float = 1.0,
+        antithetic: bool = False,
+        grid: tuple[int, int] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.num_landmarks = num_landmarks

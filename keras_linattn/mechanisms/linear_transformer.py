@@ -26,6 +26,8 @@ keys are 0, or below 1e-35, counts as one that sees none.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -171,7 +173,9 @@ class LinearTransformer(KernelMechanism):
     )
     head_axes = {}
 
-    def __init__(self, feature_map=None, **kwargs):
+    def __init__(
+        self, feature_map: str | Callable | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.feature_map = get_feature_map(feature_map)
         if feature_map is not None:
@@ -253,7 +257,7 @@ class LinearTransformer(KernelMechanism):
         query = masked_softmax(scores)
         return Factors(query, weights, scale, scale * total)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "feature_map": serialize_feature_map(self.feature_map),

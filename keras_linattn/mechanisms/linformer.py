@@ -12,6 +12,7 @@ projection but leaves k columns in the softmax however few keys are visible.
 """
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -94,10 +95,10 @@ class Linformer(Mechanism):
 
     def __init__(
         self,
-        projection_dim=64,
-        sequence_length=None,
-        sharing="headwise",
-        **kwargs,
+        projection_dim: int = 64,
+        sequence_length: int | None = None,
+        sharing: str = "headwise",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         for name, size in (

@@ -11,14 +11,20 @@ Differs from the papers: W counts the query's own position, and the visible
 positions only (`skip_hidden`); no global tokens, no dilation.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
+from keras_linattn.core.documents import Documents
 from keras_linattn.core.documents import documents_of
 from keras_linattn.core.masks import hide
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import spread
 from keras_linattn.core.numerics import split_at
+from keras_linattn.core.windows import Near
 from keras_linattn.core.windows import attend_near
 from keras_linattn.core.windows import last_keys
 from keras_linattn.core.windows import near_by_place
@@ -38,7 +44,7 @@ class WindowMechanism(Mechanism):
         **kwargs: arguments of `Mechanism`.
     """
 
-    def __init__(self, window, skip_hidden, **kwargs):
+    def __init__(self, window: int, skip_hidden: bool, **kwargs: Any):
         super().__init__(**kwargs)
         if not isinstance(window, int) or window <= 0:
             raise ValueError(
@@ -53,7 +59,14 @@ class WindowMechanism(Mechanism):
         self.window = window
         self.skip_hidden = skip_hidden
 
-    def near(self, length, causal, mask, held=None, documents=None):
+    def near(
+        self,
+        length: int,
+        causal: bool,
+        mask: Tensor | None,
+        held: Tensor | None = None,
+        documents: Documents | None = None,
+    ) -> Near:
         """`Near` of T positions; see `core/windows.py`."""
         options = {"held": held, "documents": documents}
         if mask is None or not self.skip_hidden:
@@ -61,7 +74,9 @@ class WindowMechanism(Mechanism):
         mask = ops.cast(mask, "bool")
         return near_by_rank(mask, self.window, causal, **options)
 
-    def window_spec(self, num_heads, key_dim, value_dim):
+    def window_spec(
+        self, num_heads: int, key_dim: int, value_dim: int
+    ) -> keras.KerasTensor:
         """The last W - 1 keys and values, and 1 for those that are visible."""
         width = key_dim + value_dim + 1
         return keras.KerasTensor(
@@ -69,7 +84,14 @@ class WindowMechanism(Mechanism):
             dtype=self.state_dtype,
         )
 
-    def take_in(self, window, key, value, key_mask, documents=None):
+    def take_in(
+        self,
+        window: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None,
+        documents: Documents | None = None,
+    ) -> tuple[Tensor, Near, Tensor]:
         """Puts new positions behind those that a window holds.
 
         Returns:
@@ -156,7 +178,9 @@ class Local(WindowMechanism):
     head_axes = {}
     keeps_near = True
 
-    def __init__(self, window=256, skip_hidden=True, **kwargs):
+    def __init__(
+        self, window: int = 256, skip_hidden: bool = True, **kwargs: Any
+    ):
         super().__init__(window, skip_hidden, **kwargs)
 
     def attend(
@@ -223,7 +247,7 @@ class Local(WindowMechanism):
         query = ops.pad(query, [(0, 0), (0, 0), (before, before), (0, 0)])
         return attend_near(query, key, value, near)[:, :, before:-before]
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """`[B, H, W - 1, D + V + 1]`; the last column is 1 where visible."""
         return self.window_spec(num_heads, key_dim, value_dim)
 

@@ -27,6 +27,7 @@ causal form.
 """
 
 import math
+from typing import Any
 
 from keras import ops
 
@@ -132,7 +133,12 @@ class MagnitudeAware(ConvolvedValues, Mechanism):
         source="Fan et al. 2025, arXiv 2507.00698",
     )
 
-    def __init__(self, kernel_size=5, grid=None, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int | None = 5,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         self._set_convolution(
             kernel_size, grid, cross=True, normalised=True, explicit=True

@@ -30,10 +30,12 @@ images and audio), and no formula. Both readings are this project's.
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import run_in_segments
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import power_of_two
@@ -398,7 +400,7 @@ class ModifiedLinformer(Mechanism):
     )
     head_axes = {}
 
-    def __init__(self, reading="factorised", **kwargs):
+    def __init__(self, reading: str = "factorised", **kwargs: Any):
         super().__init__(**kwargs)
         if reading not in READINGS:
             raise ValueError(
@@ -479,7 +481,7 @@ class ModifiedLinformer(Mechanism):
         query = masked_softmax(query, axis=-1)
         return Factors(query, weights, scale, scale * total)
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """`[B, H, D, V + 2]`: largest key, sums of values, sum of weights.
 
         With a narrower `state_dtype` a pair, since the largest key, which is

@@ -30,6 +30,7 @@ mechanism to self-attention.
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
 
@@ -127,7 +128,11 @@ class Nystromformer(Mechanism):
     head_axes = {"kernel": 1}
 
     def __init__(
-        self, num_landmarks=64, num_iterations=6, kernel_size=None, **kwargs
+        self,
+        num_landmarks: int = 64,
+        num_iterations: int = 6,
+        kernel_size: int | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         check_landmarks(num_landmarks)

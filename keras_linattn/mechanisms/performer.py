@@ -30,6 +30,8 @@ Exponents grow with the square of a head, and so does their rounding: |u| = 100
 costs three digits of the weights. Outputs stay within the values at any size.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -129,7 +131,9 @@ class Performer(KernelMechanism):
         source="Choromanski et al. 2021, arXiv 2009.14794",
     )
 
-    def __init__(self, num_features=256, seed=None, **kwargs):
+    def __init__(
+        self, num_features: int = 256, seed: int | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         if not isinstance(num_features, int) or num_features <= 0:
             raise ValueError(
@@ -153,7 +157,7 @@ class Performer(KernelMechanism):
         drawn = orthogonal_gaussian(*shape, seed=self.seed_generator)
         return ops.cast(drawn, dtype or "float32")
 
-    def redraw(self):
+    def redraw(self) -> None:
         """Draws a new projection, the next one of this seed."""
         self.projection.assign(self._draw(self.projection.shape))
 

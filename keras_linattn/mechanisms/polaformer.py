@@ -28,8 +28,11 @@ not: their features x^p must be float32 numbers, from 1e-30 to 1e38 over the
 length and the size of the values (with p = 5 heads from 1e-6 to 1e7).
 """
 
+from typing import Any
+
 from keras import ops
 
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_exp
@@ -120,7 +123,13 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
     )
     head_axes = {"scale": 0, "power": 0, "kernel": None}
 
-    def __init__(self, alpha=4.0, kernel_size=5, grid=None, **kwargs):
+    def __init__(
+        self,
+        alpha: float = 4.0,
+        kernel_size: int | None = 5,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if not isinstance(alpha, (int, float)) or alpha < 0:
             raise ValueError(
@@ -178,7 +187,7 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
     def num_features_for(self, key_dim):
         return 2 * key_dim
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """The states `[B, H, 2 D, floor(V / 2) + 1 or ceil(V / 2) + 1]`.
 
         One for each polarity; the last column sums the normaliser.

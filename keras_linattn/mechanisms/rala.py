@@ -26,9 +26,11 @@ There is no causal form, because q-bar depends on later queries.
 
 import dataclasses
 import math
+from typing import Any
 
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
 from keras_linattn.core.numerics import accumulation_dtype
@@ -123,7 +125,13 @@ class RankAugmented(ConvolvedValues, Mechanism):
         source="Fan et al. 2025, arXiv 2411.07635",
     )
 
-    def __init__(self, output_gate=True, kernel_size=5, grid=None, **kwargs):
+    def __init__(
+        self,
+        output_gate: bool = True,
+        kernel_size: int | None = 5,
+        grid: tuple[int, int] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         if not isinstance(output_gate, bool):
             raise ValueError(
@@ -152,16 +160,16 @@ class RankAugmented(ConvolvedValues, Mechanism):
 
     def call(
         self,
-        query,
-        key,
-        value,
-        key_mask=None,
-        query_mask=None,
-        causal=False,
-        training=None,
-        inputs=None,
-        segment_ids=None,
-    ):
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        causal: bool = False,
+        training: bool | None = None,
+        inputs: Tensor | None = None,
+        segment_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         output = super().call(
             query,
             key,

@@ -11,11 +11,13 @@ Differs from the paper: a row that sees no key is 0.
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 from keras import ops
 from keras.backend import standardize_dtype
 
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import hide
@@ -178,7 +180,7 @@ class Softmax(Mechanism):
 
     head_axes = {}
 
-    def __init__(self, cache_length=None, **kwargs):
+    def __init__(self, cache_length: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.cache_length = cache_length
         if cache_length is None:
@@ -219,7 +221,7 @@ class Softmax(Mechanism):
                 "length, such as 'linear_transformer'."
             )
 
-    def state_spec(self, num_heads, key_dim, value_dim):
+    def state_spec(self, num_heads: int, key_dim: int, value_dim: int) -> Tree:
         """Dict of the `cache` and of `count`, the positions it has taken in.
 
         The cache is `[B, H, N, D + V]`, the visible keys and values in order;

@@ -2,10 +2,16 @@
 
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any
+from typing import Self
+from typing import TypeVar
 
 import keras
 
 from keras_linattn import mechanisms
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.layers import LinearTransformerEncoder
 from keras_linattn.layers import MaskedAveragePooling
@@ -22,10 +28,11 @@ from keras_linattn.layers._sublayers import policy_for_config
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers._sublayers import with_mechanism
 
+Constructor = TypeVar("Constructor", bound=Callable)
 BYTE_VOCABULARY = 257  # byte b is id b + 1, padding is 0
 
 
-def stores_arguments(init):
+def stores_arguments(init: Constructor) -> Constructor:
     """Decorates a model's constructor: its arguments become attributes.
 
     Each argument, passed or default, is stored under its own name, unless the
@@ -41,7 +48,6 @@ def stores_arguments(init):
         and parameter.kind is not parameter.VAR_KEYWORD
     ]
 
-    @functools.wraps(init)
     def construct(self, *args, **kwargs):
         init(self, *args, **kwargs)
         bound = signature.bind(self, *args, **kwargs)
@@ -53,8 +59,9 @@ def stores_arguments(init):
                 setattr(self, name, tuple(value) if is_list else value)
         self._config_names = tuple(names)
 
-    construct.__signature__ = signature  # Keras does not look at __wrapped__
-    return construct
+    wrapped: Any = functools.wraps(init)(construct)
+    wrapped.__signature__ = signature  # Keras does not look at __wrapped__
+    return wrapped
 
 
 class FunctionalModel(keras.Model):
@@ -69,7 +76,13 @@ class FunctionalModel(keras.Model):
         super().__init_subclass__(**kwargs)
         takes_numpy(cls)
 
-    def call(self, inputs, training=None, mask=None, **kwargs):
+    def call(
+        self,
+        inputs: Tree,
+        training: bool | None = None,
+        mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tree:
         self._check_names(inputs, kwargs)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
@@ -86,7 +99,7 @@ class FunctionalModel(keras.Model):
                 "whose second input is `segment_ids`."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = {name: getattr(self, name) for name in self._config_names}
         return {
             **config,
@@ -105,7 +118,7 @@ class FunctionalModel(keras.Model):
         return frozen if self.trainable else []
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         config = with_mechanism(config)
         if is_pattern(config.get("mechanism")):
             entries = restore_pattern(config["mechanism"])
@@ -144,7 +157,7 @@ def _serialized(mechanism):
 class Classifier(FunctionalModel):
     """A functional model of `add_encoder` and `add_head`."""
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(

@@ -1,19 +1,24 @@
 """Generation with KerasHub's samplers, as KerasHub's own models do it."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
+from typing import Self
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.models import decoding
+from keras_linattn.models._base import FunctionalModel
 
 # Compiled functions that a model keeps, each for one number of prompts, one
 # bucket of lengths and one set of stop tokens.
 MOST_COMPILED = 16
 
 
-class Generator:
-    """What makes a model generate; for `CausalLM`, before `keras.Model`.
+class Generator(FunctionalModel):
+    """A functional model with a `tokenizer` that generates; for `CausalLM`.
 
     The class cannot inherit `keras_hub.models.CausalLM`: KerasHub is optional,
     and imported where it is used only.
@@ -25,13 +30,13 @@ class Generator:
 
     def compile(
         self,
-        optimizer="auto",
-        loss="auto",
+        optimizer: str | keras.Optimizer = "auto",
+        loss: Any = "auto",
         *,
-        weighted_metrics="auto",
-        sampler="top_k",
-        **kwargs,
-    ):
+        weighted_metrics: Any = "auto",
+        sampler: Any = "top_k",
+        **kwargs: Any,
+    ) -> None:
         """Configures training and generation, as KerasHub's models do.
 
         Args:
@@ -58,7 +63,7 @@ class Generator:
         self._made_sampler = None
         self.generate_function = None
 
-    def get_config(self):
+    def get_config(self) -> dict:
         # Not in the compile config: `keras.models.clone_model` passes that to
         # a plain model.
         sampler = self._sampler
@@ -67,7 +72,7 @@ class Generator:
         return {**super().get_config(), "sampler": sampler}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         config = dict(config)
         sampler = config.pop("sampler", cls._sampler)
         model = super().from_config(config)
@@ -86,7 +91,7 @@ class Generator:
         self.generate_function = None
 
     @property
-    def sampler(self):
+    def sampler(self) -> Any:
         """The `keras_hub.samplers.Sampler` that `generate` uses."""
         if not isinstance(self._sampler, (str, dict)):
             return self._sampler
@@ -95,7 +100,11 @@ class Generator:
             self._made_sampler = hub.samplers.get(self._sampler)
         return self._made_sampler
 
-    def generate_step(self, inputs, stop_token_ids=None):
+    def generate_step(
+        self,
+        inputs: dict[str, Tensor],
+        stop_token_ids: tuple[int, ...] | None = None,
+    ) -> dict[str, Tensor]:
         """Continues a batch of prompts; what `generate` compiles.
 
         Args:
@@ -109,7 +118,7 @@ class Generator:
         """
         return decoding.sample(self, inputs, stop_token_ids)
 
-    def make_generate_function(self):
+    def make_generate_function(self) -> Callable:
         """`generate_step`, compiled in the way of the backend.
 
         Returns:
@@ -139,11 +148,11 @@ class Generator:
 
     def generate(
         self,
-        inputs,
-        max_length=None,
-        stop_token_ids="auto",
-        strip_prompt=False,
-    ):
+        inputs: str | list[str] | dict | Tensor,
+        max_length: int | None = None,
+        stop_token_ids: str | tuple[int, ...] | None = "auto",
+        strip_prompt: bool = False,
+    ) -> Any:
         """Continues prompts, with the sampler given to `compile`.
 
         TensorFlow and JAX compile for each number of prompts and each power of

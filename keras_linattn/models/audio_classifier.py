@@ -1,12 +1,15 @@
 """Classifier of raw waveforms."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from keras_linattn.layers import StridedConvolution
 from keras_linattn.layers import WaveformMasking
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
@@ -40,7 +43,8 @@ class AudioClassifier(Classifier):
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.1.
-        activation: of the output. Defaults to `"softmax"`: probabilities.
+        activation: of the output, or `None` for logits. Defaults to
+            `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
@@ -83,20 +87,20 @@ class AudioClassifier(Classifier):
     @stores_arguments
     def __init__(
         self,
-        num_classes,
-        strides=(8, 2),
-        kernel_sizes=(32, 16),
-        hidden_dim=64,
-        num_layers=2,
-        num_heads=4,
-        intermediate_dim=None,
-        dropout=0.1,
-        activation="softmax",
-        mechanism="modified_linformer",
-        sequence_length=None,
-        remat=False,
-        dtype=None,
-        **kwargs,
+        num_classes: int,
+        strides: tuple[int, ...] = (8, 2),
+        kernel_sizes: tuple[int, ...] = (32, 16),
+        hidden_dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.1,
+        activation: str | Callable | None = "softmax",
+        mechanism: str | dict | type | Mechanism | list = "modified_linformer",
+        sequence_length: int | None = None,
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         policy = keras.dtype_policies.get(dtype)
         waveforms = keras.Input((None,), dtype="float32", name="waveforms")
@@ -120,7 +124,7 @@ class AudioClassifier(Classifier):
         self.policy = policy
 
     @property
-    def total_stride(self):
+    def total_stride(self) -> int:
         """Samples for each frame: T samples make ceil(T / this) frames."""
         return math.prod(self.strides)
 

@@ -1,11 +1,16 @@
 """Language model whose cost for a token does not grow with the context."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
+from typing import Self
 
 import keras
 from keras import ops
 
 from keras_linattn import mechanisms
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.layers import CausalConvolution
 from keras_linattn.layers import LinearTransformerDecoder
 from keras_linattn.layers import LinearTransformerDecoderGroup
@@ -13,9 +18,9 @@ from keras_linattn.layers._arguments import positive
 from keras_linattn.layers._stacks import entries_of_blocks
 from keras_linattn.layers._stacks import entry_of_group
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models import decoding
 from keras_linattn.models._base import BYTE_VOCABULARY
-from keras_linattn.models._base import FunctionalModel
 from keras_linattn.models._base import final_norm
 from keras_linattn.models._base import output_dense
 from keras_linattn.models._base import shortened
@@ -25,7 +30,7 @@ from keras_linattn.models._generator import Generator
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
-class CausalLM(Generator, FunctionalModel):
+class CausalLM(Generator):
     """Causal linear-attention decoder over bytes, or the ids of a tokenizer.
 
     Decodes with a state of fixed size in place of a growing cache of keys and
@@ -123,28 +128,28 @@ class CausalLM(Generator, FunctionalModel):
     @stores_arguments
     def __init__(
         self,
-        vocabulary_size=None,
-        hidden_dim=128,
-        num_layers=4,
-        num_heads=4,
-        intermediate_dim=None,
-        dropout=0.0,
-        mechanism="gated_delta",
-        kernel_size=4,
-        layers_per_state=1,
-        tokenizer=None,
-        sequence_length=None,
-        remat=False,
-        packed=False,
-        activation="gelu",
-        normalization="layer",
-        layer_norm_epsilon=1e-5,
-        use_bias=True,
-        use_feedforward_gate=False,
-        attention_options=None,
-        tie_embeddings=False,
-        dtype=None,
-        **kwargs,
+        vocabulary_size: int | None = None,
+        hidden_dim: int = 128,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        mechanism: str | dict | type | Mechanism | list = "gated_delta",
+        kernel_size: int | None = 4,
+        layers_per_state: int = 1,
+        tokenizer: Any = None,
+        sequence_length: int | None = None,
+        remat: bool = False,
+        packed: bool = False,
+        activation: str | Callable = "gelu",
+        normalization: str = "layer",
+        layer_norm_epsilon: float = 1e-5,
+        use_bias: bool = True,
+        use_feedforward_gate: bool = False,
+        attention_options: dict | list | None = None,
+        tie_embeddings: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         positive("num_layers", num_layers)
         policy = keras.dtype_policies.get(dtype)
@@ -221,7 +226,7 @@ class CausalLM(Generator, FunctionalModel):
             return self.get_layer("embedding")(hidden, reverse=True)
         return self.get_layer("logits")(hidden)
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size: int | Tensor) -> dict[str, Tree]:
         """Returns the state before the first token.
 
         Args:
@@ -243,8 +248,12 @@ class CausalLM(Generator, FunctionalModel):
         }
 
     def encode_with_state(
-        self, tokens, state, padding_mask=None, segment_ids=None
-    ):
+        self,
+        tokens: Tensor,
+        state: Tree,
+        padding_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tree]:
         """`call_with_state` without the logits.
 
         Returns:
@@ -267,8 +276,12 @@ class CausalLM(Generator, FunctionalModel):
         return self.get_layer("final_norm")(x), after
 
     def call_with_state(
-        self, tokens, state, padding_mask=None, segment_ids=None
-    ):
+        self,
+        tokens: Tensor,
+        state: Tree,
+        padding_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tree]:
         """Continues from a state with any number of new tokens.
 
         The logits are the same for pieces of any size: all tokens at once, or
@@ -293,7 +306,7 @@ class CausalLM(Generator, FunctionalModel):
         )
         return self._logits(hidden), hidden, state
 
-    def step_model(self):
+    def step_model(self) -> keras.Model:
         """A functional model of one decoding step, to export and serve.
 
         Its inputs are a dict: `tokens`, `(B, 1)`, and the leaves of the state
@@ -307,7 +320,7 @@ class CausalLM(Generator, FunctionalModel):
         """
         return step_model(self)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer = keras.saving.serialize_keras_object(tokenizer)
@@ -323,7 +336,7 @@ class CausalLM(Generator, FunctionalModel):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         if isinstance(config.get("tokenizer"), dict):
             # Importing KerasHub registers its classes.
             decoding.import_keras_hub()

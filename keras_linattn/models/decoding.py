@@ -9,7 +9,7 @@ SHORTEST_BUCKET = 64  # positions; below, a call takes no longer
 NEVER = -1e9  # a logit: probability 0
 
 
-def bucket_length(length, shortest=SHORTEST_BUCKET):
+def bucket_length(length: int, shortest: int = SHORTEST_BUCKET) -> int:
     """Returns the next power of two, so that few lengths are compiled.
 
     TensorFlow and JAX compile a function anew for each shape. Pad a batch to

@@ -3,8 +3,12 @@
 import numpy as np
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 
-def next_token_targets(tokens, segment_ids=None):
+
+def next_token_targets(
+    tokens: Tensor, segment_ids: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Returns what follows each token, and where that is to be learnt.
 
     The last token of a document has no target: what follows it in the row is

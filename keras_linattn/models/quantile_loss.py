@@ -1,8 +1,11 @@
 """The loss of quantile forecasts."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import safe_divide
 
@@ -47,12 +50,15 @@ class QuantileLoss(keras.losses.Loss):
     """
 
     def __init__(
-        self, quantiles=(0.1, 0.5, 0.9), name="quantile_loss", **kwargs
+        self,
+        quantiles: tuple[float, ...] = (0.1, 0.5, 0.9),
+        name: str = "quantile_loss",
+        **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
         self.quantiles = check_quantiles(quantiles)
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true = ops.expand_dims(y_true, -1)
         given = ops.isfinite(y_true)
         # NaN of a missing value must not reach a gradient.
@@ -62,7 +68,7 @@ class QuantileLoss(keras.losses.Loss):
         count = ops.sum(ops.cast(given[..., 0], loss.dtype), axis=(1, 2))
         return safe_divide(ops.sum(loss, axis=(1, 2)), count)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "quantiles": self.quantiles}
 
 

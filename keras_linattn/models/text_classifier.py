@@ -1,11 +1,15 @@
 """Classifier of long texts, byte by byte."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_linattn.layers import NGramEmbedding
 from keras_linattn.layers import TokenMerging
 from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers.stems._groups import check_factor
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models._base import BYTE_VOCABULARY
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
@@ -39,7 +43,8 @@ class TextClassifier(Classifier):
         merge_factor: int > 0, neighbours merged to one token before the
             encoder. Defaults to 4.
         dropout: float in [0, 1). Defaults to 0.1.
-        activation: of the output. Defaults to `"softmax"`: probabilities.
+        activation: of the output, or `None` for logits. Defaults to
+            `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
@@ -86,24 +91,24 @@ class TextClassifier(Classifier):
     @stores_arguments
     def __init__(
         self,
-        num_classes,
-        vocabulary_size=BYTE_VOCABULARY,
-        hidden_dim=128,
-        num_layers=2,
-        num_heads=4,
-        intermediate_dim=None,
-        ngram_orders=(1, 2, 3, 4),
-        num_buckets=8192,
-        embedding_dim=64,
-        merge_factor=4,
-        dropout=0.1,
-        activation="softmax",
-        mechanism="modified_linformer",
-        hourglass_factor=1,
-        sequence_length=None,
-        remat=False,
-        dtype=None,
-        **kwargs,
+        num_classes: int,
+        vocabulary_size: int = BYTE_VOCABULARY,
+        hidden_dim: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        ngram_orders: tuple[int, ...] = (1, 2, 3, 4),
+        num_buckets: int = 8192,
+        embedding_dim: int = 64,
+        merge_factor: int = 4,
+        dropout: float = 0.1,
+        activation: str | Callable | None = "softmax",
+        mechanism: str | dict | type | Mechanism | list = "modified_linformer",
+        hourglass_factor: int = 1,
+        sequence_length: int | None = None,
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         _check_hourglass(hourglass_factor, num_layers)
         policy = keras.dtype_policies.get(dtype)
@@ -142,7 +147,7 @@ class TextClassifier(Classifier):
         super().__init__(inputs=tokens, outputs=outputs, **kwargs)
         self.policy = policy
 
-    def serving_preprocessors(self):
+    def serving_preprocessors(self) -> dict:
         """The signature that takes strings, see `export_saved_model`."""
         if self.vocabulary_size != BYTE_VOCABULARY:
             return {}  # the ids may be those of any tokenizer

@@ -1,5 +1,7 @@
 """Forecaster of time series."""
 
+from typing import Any
+
 import keras
 
 from keras_linattn.core.chunks import num_chunks
@@ -9,6 +11,7 @@ from keras_linattn.layers.stems._series import PatchPositions
 from keras_linattn.layers.stems._series import QuantileSteps
 from keras_linattn.layers.stems._series import SeriesPatching
 from keras_linattn.layers.stems._series import SeriesScaling
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models._base import FunctionalModel
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import output_dense
@@ -96,22 +99,22 @@ class TimeSeriesForecaster(FunctionalModel):
     @stores_arguments
     def __init__(
         self,
-        horizon,
-        num_targets=1,
-        num_past_inputs=0,
-        num_known_inputs=0,
-        quantiles=(0.1, 0.5, 0.9),
-        patch_size=24,
-        hidden_dim=64,
-        num_layers=2,
-        num_heads=4,
-        intermediate_dim=None,
-        dropout=0.1,
-        mechanism="modified_linformer",
-        sequence_length=None,
-        remat=False,
-        dtype=None,
-        **kwargs,
+        horizon: int,
+        num_targets: int = 1,
+        num_past_inputs: int = 0,
+        num_known_inputs: int = 0,
+        quantiles: tuple[float, ...] = (0.1, 0.5, 0.9),
+        patch_size: int = 24,
+        hidden_dim: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.1,
+        mechanism: str | dict | type | Mechanism | list = "modified_linformer",
+        sequence_length: int | None = None,
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         policy = keras.dtype_policies.get(dtype)
         quantiles = check_quantiles(quantiles)

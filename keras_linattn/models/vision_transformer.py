@@ -1,9 +1,13 @@
 """Vision transformer with linear attention."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_linattn.layers import PatchEmbedding
 from keras_linattn.layers._sublayers import sublayer_policy
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.models._base import Classifier
 from keras_linattn.models._base import add_encoder
 from keras_linattn.models._base import add_head
@@ -26,7 +30,8 @@ class VisionTransformer(Classifier):
         intermediate_dim: int > 0 or `None`, of the feedforward networks.
             Defaults to `None`: 2 * `hidden_dim`.
         dropout: float in [0, 1). Defaults to 0.
-        activation: of the output. Defaults to `"softmax"`: probabilities.
+        activation: of the output, or `None` for logits. Defaults to
+            `"softmax"`: probabilities.
         mechanism: name, dict, class or object, see `mechanisms.get`, or a
             list of them, one for each block; a shorter list repeats, and the
             last repetition may be cut. An object is shared by all of its
@@ -72,20 +77,20 @@ class VisionTransformer(Classifier):
     @stores_arguments
     def __init__(
         self,
-        num_classes,
-        image_shape=(28, 28, 1),
-        patch_size=4,
-        hidden_dim=64,
-        num_layers=4,
-        num_heads=4,
-        intermediate_dim=None,
-        dropout=0.0,
-        activation="softmax",
-        mechanism="modified_linformer",
-        stem_filters=(),
-        remat=False,
-        dtype=None,
-        **kwargs,
+        num_classes: int,
+        image_shape: tuple[int, int, int] = (28, 28, 1),
+        patch_size: int | tuple[int, int] = 4,
+        hidden_dim: int = 64,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        activation: str | Callable | None = "softmax",
+        mechanism: str | dict | type | Mechanism | list = "modified_linformer",
+        stem_filters: tuple[int, ...] = (),
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
     ):
         policy = keras.dtype_policies.get(dtype)
         images = keras.Input(tuple(image_shape), name="images")
@@ -116,7 +121,7 @@ class VisionTransformer(Classifier):
         super().__init__(inputs=images, outputs=outputs, **kwargs)
         self.policy = policy
 
-    def serving_preprocessors(self):
+    def serving_preprocessors(self) -> dict:
         """The signature that takes uint8 pixels, see `export_saved_model`."""
         pixels = keras.InputSpec(
             shape=(None, *self.image_shape), dtype="uint8", name="pixels"

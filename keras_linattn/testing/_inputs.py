@@ -1,8 +1,12 @@
 """Random heads and masks, as NumPy arrays."""
 
 import dataclasses
+from typing import Any
+from typing import Self
 
 import numpy as np
+
+from keras_linattn.core.annotations import Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +35,15 @@ class Inputs:
     query_mask: np.ndarray | None = None
 
     @property
-    def shapes(self):
+    def shapes(self) -> tuple[Shape, Shape, Shape]:
         """Shapes of query, key and value."""
         return self.query.shape, self.key.shape, self.value.shape
 
-    def replace(self, **arrays):
+    def replace(self, **arrays: Any) -> Self:
         """A copy with some arrays replaced."""
         return dataclasses.replace(self, **arrays)
 
-    def masks(self):
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
         """Key and query mask, all `True` where there is none."""
         batch, _, queries, _ = self.query.shape
         keys = self.key.shape[2]
@@ -54,16 +58,16 @@ class Inputs:
 
 
 def random_inputs(
-    batch=2,
-    heads=2,
-    queries=6,
-    keys=6,
-    key_dim=4,
-    value_dim=4,
-    visible=None,
-    scale=1.0,
-    seed=0,
-):
+    batch: int = 2,
+    heads: int = 2,
+    queries: int = 6,
+    keys: int = 6,
+    key_dim: int = 4,
+    value_dim: int = 4,
+    visible: float | None = None,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> Inputs:
     """Normal heads, and masks that leave the given part visible.
 
     Args:

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import importlib
 from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.mechanisms import Mechanism
+from keras_linattn.mechanisms import Traits
 from keras_linattn.testing._backends import call
 from keras_linattn.testing._inputs import Inputs
 from keras_linattn.testing._inputs import random_inputs
@@ -41,17 +44,23 @@ class Subject:
     reference: Callable
 
     @functools.cached_property
-    def traits(self):
+    def traits(self) -> Traits:
         """The traits in this configuration."""
         return self.cls(**self.config).traits
 
-    def inputs(self, **sizes):
+    def inputs(self, **sizes: Any) -> Inputs:
         """`random_inputs`, of sizes that the traits allow."""
         if self.traits.equal_dims:
             sizes["value_dim"] = sizes.get("key_dim", 4)
         return random_inputs(**sizes)
 
-    def build(self, inputs, seed=0, dtype="float32", randomize=True):
+    def build(
+        self,
+        inputs: Inputs,
+        seed: int = 0,
+        dtype: str = "float32",
+        randomize: bool = True,
+    ) -> Mechanism:
         """A mechanism built for `inputs`.
 
         Trainable weights are moved away from their initial values, since
@@ -68,7 +77,7 @@ class Subject:
                 variable.assign((start + noise).astype("float32"))
         return mechanism
 
-    def shared(self, inputs):
+    def shared(self, inputs: Inputs) -> Mechanism:
         """Returns `build(inputs)`, made once for checks that leave it as it is.
 
         What JAX compiled for its calls serves the next check as well.
@@ -83,7 +92,13 @@ class Subject:
     def _shared(self):
         return {}
 
-    def expected(self, mechanism, inputs, causal=None, weights=None):
+    def expected(
+        self,
+        mechanism: Mechanism,
+        inputs: Inputs,
+        causal: bool | None = None,
+        weights: dict[str, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """The reference's float64 output, in the first form by default."""
         if causal is None:
             causal = self.traits.forms[0]
@@ -97,7 +112,11 @@ class Subject:
         )
 
 
-def subjects(mechanism, reference=None, configs=None):
+def subjects(
+    mechanism: str | type,
+    reference: Callable | None = None,
+    configs: Iterable[dict] | None = None,
+) -> list[Subject]:
     """The configurations in which a mechanism is checked.
 
     Args:
@@ -179,7 +198,9 @@ def visible_rows(output, inputs):
     return np.where(query_mask[:, None, :, None], output, 0)
 
 
-def compare_with_reference(subject, inputs: Inputs, causal=None):
+def compare_with_reference(
+    subject: Subject, inputs: Inputs, causal: bool | None = None
+) -> None:
     """Raises an `AssertionError` unless output and reference agree.
 
     Args:

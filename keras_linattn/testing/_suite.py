@@ -1,5 +1,9 @@
 """Which checks a mechanism must pass, and the one call that runs them."""
 
+from collections.abc import Callable
+from collections.abc import Iterable
+
+from keras_linattn.mechanisms import Traits
 from keras_linattn.testing import _causal_checks
 from keras_linattn.testing import _gradient_checks
 from keras_linattn.testing import _graph_checks
@@ -51,7 +55,7 @@ OF_ONE_CONFIG = (
 )
 
 
-def checks_for(traits):
+def checks_for(traits: Traits) -> list[Callable]:
     """The checks that traits call for.
 
     Args:
@@ -76,7 +80,11 @@ def checks_for(traits):
     ]
 
 
-def check_mechanism(mechanism, reference=None, configs=None):
+def check_mechanism(
+    mechanism: str | type,
+    reference: Callable | None = None,
+    configs: Iterable[dict] | None = None,
+) -> None:
     """Runs the conformance suite on a mechanism, under the current backend.
 
     Args:

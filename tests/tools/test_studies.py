@@ -1,11 +1,14 @@
 """The studies run their jobs, resume, report failures, and make their page."""
 
 import importlib
+import itertools
 import json
 import pathlib
 
 import numpy as np
 import pytest
+
+import keras_linattn
 
 pytestmark = pytest.mark.once
 pytest.importorskip("matplotlib")
@@ -134,6 +137,19 @@ def test_a_row_s_part_of_the_teacher_s_gain(run):
     assert "| 75.0 (75.0 to 75.0) | 40 | 2 |" in table[-1]
 
 
+def test_a_task_has_one_table_whatever_the_order_of_the_jobs(run, tmp_path):
+    results = [
+        {"task": task, "mechanism": mechanism, "backend": "jax", "seed": 0}
+        | {"parameters": 1, "seconds": 1.0, "metrics": {"accuracy, %": 50.0}}
+        for mechanism in ("softmax", "mala")
+        for task in ("a", "b")
+    ]
+    content = {"commands": [], "results": results}
+    run.report.write(content, tmp_path / "study")
+    text = (tmp_path / "study.md").read_text()
+    assert text.count("## a\n") == text.count("## b\n") == 1
+
+
 def test_a_curve_has_a_table_and_a_picture(run, tmp_path):
     result = {"task": "a", "mechanism": "softmax", "backend": "torch"}
     result |= {"parameters": 1, "seconds": 1.0, "metrics": {"bits": 1.5}}
@@ -170,6 +186,62 @@ def test_the_language_model_tests_each_byte_once(run, monkeypatch):
     assert parts == {"0 to 16": 7.5, "16 to 32": 23.5, "32 to 64": 47.5}
 
 
+def test_equal_time_compares_all_mechanisms(run):
+    traits = {
+        name: keras_linattn.mechanisms.get(name).traits
+        for name in keras_linattn.mechanisms.available()
+        if name != "no_attention"  # of tools/studies/job.py
+    }
+    rows = run.STUDIES["equal_time"].mechanisms
+    assert len(set(rows)) == len(rows)
+    names = {row.partition(",")[0] for row in rows}
+    assert names == {*traits, "no_attention"}
+    sees_all = {row.partition(",")[0] for row in rows if "causal" not in row}
+    assert sees_all - {"no_attention"} == {
+        name for name in traits if traits[name].bidirectional
+    }
+
+
+def test_equal_time_trains_until_the_budget_is_used(run, tmp_path, monkeypatch):
+    study = importlib.import_module("tools.studies.equal_time")
+    task = study.Short(0, smoke=True)
+    model = task.model("modified_linformer")
+    model.compile(
+        study.adamw_at(0.0),
+        task.loss,
+        metrics=["accuracy"],
+        run_eagerly=True,  # quicker than to compile
+    )
+    seconds = itertools.count()
+    monkeypatch.setattr(study.time, "process_time", lambda: next(seconds))
+    steps, losses, curve = study.train(model, task, budget=4.0)
+    assert steps == 4 and len(losses) == 3
+    assert list(curve) == ["25%", "50%", "100%"]
+    assert 0 < float(model.optimizer.learning_rate) < task.learning_rate / 2
+
+    result = {"task": "a", "backend": "torch", "parameters": 1, "curve": curve}
+    results = [
+        {**result, "seconds": 4.0, "budget": 4.0, "steps": 4 + seed}
+        | {"metrics": {"test accuracy, %": score}, "mechanism": name}
+        | {"seed": seed}
+        for name, score in (("softmax", 40.0), ("kda, causal", 50.0))
+        for seed in (0, 2)
+    ]
+    run.report.write({"commands": [], "results": results}, tmp_path / "study")
+    text = (tmp_path / "study.md").read_text()
+    assert "By part of the budget, test accuracy, %:" in text
+    assert "50.0 (50.0 to 50.0) | 5 | 2 |" in text
+    assert text.index("`kda, causal`") < text.index("`softmax`")
+    assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_names_beside_a_picture_do_not_overlap(run):
+    spread_out = run.report.scatter.spread_out
+    assert spread_out([0.2, 0.7], 0.1) == [0.2, 0.7]
+    assert spread_out([0.5, 0.5, 1.0, 1.0], 0.25) == [0.25, 0.5, 0.75, 1.0]
+    assert spread_out([0.0, 0.0, 0.0], 0.9) == [0.0, 0.5, 1.0]
+
+
 def test_training_chooses_a_learning_rate(run):
     study = run.STUDIES["associative_recall"]
     (task,) = study.rates
@@ -197,3 +269,74 @@ def test_training_chooses_a_learning_rate(run):
         in (table[0])
     )
     assert "65.0 (60.0 to 70.0) | 2,048 | **80.0** | 50.0 | 2 |" in table[-1]
+
+
+def test_pathfinder_labels_are_those_of_the_drawn_paths(run):
+    pathfinder = importlib.import_module("tools.studies.pathfinder")
+    scenes = pathfinder.make_scenes(np.random.default_rng(0), 150)
+    images = pathfinder.draw(scenes)
+    assert len(images) > 8 and images.dtype == np.uint8
+    assert scenes.labels.mean() == 0.5
+    for dashes, circles, label, image in zip(
+        scenes.dashes, scenes.circles, scenes.labels, images
+    ):
+        dashes = dashes[~np.isnan(dashes).any(axis=(1, 2))]
+        paths = joined(dashes, pathfinder.GAP + 0.01)
+        # No dash is nearer to another path than the space that is kept free.
+        points = dashes[:, :1] + np.linspace(0, 1, 5)[:, None] * (
+            dashes[:, 1:] - dashes[:, :1]
+        )
+        apart = points[:, None, :, None] - points[None, :, None]
+        apart = np.linalg.norm(apart, axis=-1).min(axis=(2, 3))
+        others = paths[:, None] != paths
+        assert apart[others].min() > pathfinder.MARGIN - 0.5
+        # A circle is an end of a path: just one dash touches it.
+        ends = np.abs(dashes[None] - circles[:, None, None]).max(axis=-1) < 1e-4
+        marked = ends.any(axis=2)
+        assert (marked.sum(axis=1) == 1).all()
+        first, second = paths[marked.argmax(axis=1)]
+        assert (first == second) == label
+        for path in (first, second):
+            assert (paths == path).sum() == pathfinder.LONG
+        columns, rows = circles.astype(int).T
+        assert (image[rows, columns] == 255).all()
+
+
+def joined(dashes, reach):
+    """The number of each dash's path: dashes with near ends are of one."""
+    ends = dashes[:, None, :, None] - dashes[None, :, None]
+    near = (np.linalg.norm(ends, axis=-1) < reach).any(axis=(2, 3))
+    for _ in range(3):  # from the next dash to those eight further
+        near = (near.astype(int) @ near) > 0
+    return near.argmax(axis=1)
+
+
+def test_pathfinder_images_depend_on_the_seed_only(run):
+    pathfinder = importlib.import_module("tools.studies.pathfinder")
+    images, labels = pathfinder.make_images(4, seed=1)
+    again, _ = pathfinder.make_images(4, seed=1)
+    other, _ = pathfinder.make_images(4, seed=2)
+    assert (images == again).all() and (images != other).any()
+    assert labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["pixels", "pathfinder", "listops"])
+def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
+    study = importlib.import_module("tools.studies.long_range")
+    monkeypatch.setattr(study, "CACHE", tmp_path)
+    task = study.TASKS[name](smoke=True)
+    model = study.make_model(task, "modified_linformer")
+    history = study.train(model, task, 0, 1e-3, task.steps)
+    assert np.isfinite(history.history["loss"]).all()
+    tokens, labels = study.Drawn(task, 1, 0)[0]
+    assert tokens.shape == (2, task.length) and len(labels) == 2
+    assert labels.max() < task.classes
+
+
+def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):
+    study = importlib.import_module("tools.studies.long_range")
+    images = np.random.default_rng(0).integers(256, size=(16, 1024))
+    changed = study.Pathfinder.vary(None, images, np.random.default_rng(1))
+    assert changed.shape == images.shape
+    np.testing.assert_array_equal(np.sort(changed), np.sort(images))
+    assert 1 < (changed == images).all(axis=1).sum() < 4  # two of 16 stay

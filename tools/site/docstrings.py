@@ -1,16 +1,21 @@
 """Shows Keras' docstrings on the site, as an extension of Griffe.
 
 Griffe reads Google's sections. Keras' style has two more: examples that stand
-at the margin, and `Call arguments:`, which this turns into Markdown.
+at the margin, and `Call arguments:`, which this turns into Markdown. It does
+so with `Args:` and `Returns:` too, where Griffe would repeat the types that
+the signature shows.
 """
 
 import re
+import textwrap
 
 import griffe
 
 EXAMPLE = re.compile(r"^>>> .*(?:\n(?!$).*)*", re.M)
-SECTION = re.compile(r"^Call arguments:\n((?:(?: {4}.*)?\n)+)", re.M)
-ARGUMENT = re.compile(r"^ {4}(?! )(\**\w+(?:, \**\w+)*): ", re.M)
+SECTION = re.compile(
+    r"^(Args|Call arguments|Returns):\n((?:(?: {4}.*)?\n)+)", re.M
+)
+ARGUMENT = re.compile(r"^(\**\w+(?:, \**\w+)*): ", re.M)
 
 
 class KerasDocstrings(griffe.Extension):
@@ -20,10 +25,14 @@ class KerasDocstrings(griffe.Extension):
 
 
 def to_markdown(text):
-    text = SECTION.sub(list_of_arguments, text + "\n").rstrip()
+    text = SECTION.sub(section_in_markdown, text + "\n").rstrip()
     return EXAMPLE.sub(lambda code: f"```pycon\n{code[0]}\n```", text)
 
 
-def list_of_arguments(section):
-    items = ARGUMENT.sub(r"- **`\1`**: ", section[1])
-    return f"**Call arguments:**\n\n{items}\n"
+def section_in_markdown(section):
+    title, text = section[1], textwrap.dedent(section[2])
+    if title != "Returns":
+        # After a blank line: an item that follows a list within another one.
+        text = ARGUMENT.sub(r"\n- **`\1`**: ", text)
+    title = title.replace("Args", "Arguments")
+    return f"**{title}:**\n\n{text}\n"

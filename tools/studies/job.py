@@ -50,7 +50,7 @@ def run(job):
         "history": names["history"].history,
         "machine": _machine.machine(),
         **({"steps": names["steps"]} if "metrics" in names else {}),
-        **({"curve": names["curve"]} if "curve" in names else {}),
+        **{x: names[x] for x in ("curve", "budget") if x in names},
         **state_of(names),
     }
 

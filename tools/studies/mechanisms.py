@@ -3,6 +3,17 @@
 import json
 
 LOCAL = {"name": "local", "window": 16}
+# What reads from the left only: its row of the study `equal_time` says so.
+CAUSAL = (
+    "delta_rule",
+    "gated_delta",
+    "gated_linear",
+    "kda",
+    "mamba2",
+    "retention",
+)
+# These two can do both, and show what is lost.
+BOTH = ("softmax", "linear_transformer")
 # Rows of a table, and the values of an example's `--mechanism`. The names are
 # resolved by the example, so that a study runs what there is.
 ROWS = {
@@ -14,7 +25,30 @@ ROWS = {
     "gated_delta + softmax": ("gated_delta", "softmax"),
     "softmax + gated_delta": ("softmax", "gated_delta"),
     "gated_delta + local, 16": ("gated_delta", LOCAL),
+    **{f"{name}, causal": (name, "--causal") for name in CAUSAL + BOTH},
 }
+EQUAL_TIME = (
+    "modified_linformer",
+    *BOTH,
+    "agent",
+    "cosformer",
+    "focused",
+    "hedgehog",
+    "hybrid_window, 16",
+    "imhsa",
+    "lara",
+    "linformer",
+    "local, 16",
+    "mala",
+    "nystromformer",
+    "performer",
+    "polaformer",
+    "rala",
+    "taylor",
+    "xca",
+    *(f"{name}, causal" for name in CAUSAL + BOTH),
+    "no_attention",
+)
 
 
 def arguments_of(row):

@@ -4,7 +4,7 @@ import keras
 
 
 def adamw(steps, rate, warmup=0.1, **options):
-    """AdamW whose learning rate rises, then falls to 0 along a cosine.
+    """AdamW with the learning rate of `schedule`.
 
     Args:
         steps: int, all training steps.
@@ -12,11 +12,20 @@ def adamw(steps, rate, warmup=0.1, **options):
         warmup: float, the part of the steps that it rises in.
         **options: arguments of `keras.optimizers.AdamW`.
     """
-    rising = max(1, round(steps * warmup))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - rising, warmup_target=rate, warmup_steps=rising
-    )
+    return adamw_at(schedule(steps, rate, warmup), **options)
+
+
+def adamw_at(rate, **options):
+    """AdamW with a learning rate, or a schedule of it."""
     options = {"weight_decay": 0.05, "clipnorm": 1.0, **options}
-    optimizer = keras.optimizers.AdamW(schedule, **options)
+    optimizer = keras.optimizers.AdamW(rate, **options)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
+
+
+def schedule(steps, rate, warmup=0.1):
+    """A learning rate that rises, then falls to 0 along a cosine."""
+    rising = max(1, round(steps * warmup))
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, steps - rising, warmup_target=rate, warmup_steps=rising
+    )

@@ -6,18 +6,27 @@ import matplotlib
 import numpy as np
 
 from tools.studies import mechanisms
+from tools.studies import scatter
 
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
 MANY = 10  # rows, of which the names do not fit side by side
 LEAST_SPAN = 4  # points, of an axis in percent
+LEAST_STATES = 4  # rows of a task, to draw them against their states
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 NOTE = (
     "Results on the test data, computed once, after training: the mean over "
     "the seeds, with the lowest and the highest. Seconds are those of `fit`, "
     "validation included; jobs may have run side by side. Peak memory is that "
     "of the process, less what the imports took."
+)
+BUDGET_NOTE = (
+    "Results on the test data: the mean over the seeds, with the lowest and "
+    "the highest. They were computed at each part of the budget, and chose "
+    "nothing. Seconds are those that the processor spent on training steps; "
+    "jobs may have run side by side. Peak memory is that of the process, less "
+    "what the imports took."
 )
 
 
@@ -30,9 +39,30 @@ def write(content, stem):
         old = path.read_text(encoding="utf-8")
         head = old.partition("\n")[0] + "\n"  # the title is by hand as well
         by_hand = old.partition(BY_HAND)[2] or by_hand
-    text = page(content, rows, stem.name, head)
+    pictures = draw(rows, stem)
+    text = page(content, rows, stem.name, head, pictures)
     path.write_text(text + BY_HAND + by_hand, encoding="utf-8")
-    plot(rows, stem.with_suffix(".png"))
+
+
+def draw(rows, stem):
+    """Draws STEM.png, and STEM_states.png if there is enough to compare.
+
+    Returns:
+        Dict from the name of each picture to what it shows.
+    """
+    pictures = {f"{stem.name}.png": "results"}
+    picture = stem.with_suffix(".png")
+    if rows[0]["budget"]:
+        scatter.budgets(rows, picture)
+    else:
+        plot(rows, picture)
+    tasks = [row["task"] for row in rows if row["state_bytes"]]
+    many = [x for x in rows if tasks.count(x["task"]) >= LEAST_STATES]
+    if many:
+        picture = stem.with_name(f"{stem.name}_states.png")
+        scatter.states(many, picture)
+        pictures[picture.name] = "accuracy against bytes of state"
+    return pictures
 
 
 def rows_of(results):
@@ -41,11 +71,14 @@ def rows_of(results):
     for result in results:
         key = result["task"], result["mechanism"], result["backend"]
         groups.setdefault(key, []).append(result)
+    # Jobs side by side end in any order: one task after the other.
+    tasks = list(dict.fromkeys(task for task, _, _ in groups))
+    groups = dict(sorted(groups.items(), key=lambda x: tasks.index(x[0][0])))
     for key, group in groups.items():
         tried[key] = rates_of(group)
         best = max(tried[key], key=tried[key].get, default=None)
         groups[key] = [x for x in group if x.get("rate") == best]
-    return [
+    rows = [
         {
             **dict(zip(("task", "mechanism", "backend"), key)),
             "parameters": group[0]["parameters"],
@@ -56,13 +89,24 @@ def rows_of(results):
             "seconds": np.mean([x["seconds"] for x in group]),
             "peak_mb": np.mean([x.get("peak_mb", np.nan) for x in group]),
             "seeds": [x["seed"] for x in group],
-            "steps": group[0].get("steps"),
+            "steps": steps_of(group),
+            "budget": group[0].get("budget"),
             "state_bytes": group[0].get("state_bytes"),
             "rates": tried[key],
             "curve": curve_of(group),
         }
         for key, group in groups.items()
     ]
+    if rows[0]["budget"]:  # the best first
+        rows.sort(key=lambda row: -np.mean([*row["metrics"].values()]))
+    return rows
+
+
+def steps_of(group):
+    """The mean, as a budget of time ends each run after steps of its own."""
+    if "steps" not in group[0]:
+        return None
+    return round(np.mean([result["steps"] for result in group]))
 
 
 def rates_of(group):
@@ -119,11 +163,12 @@ def scores(row):
     return dict(zip(row["seeds"], next(iter(row["metrics"].values()))))
 
 
-def page(content, rows, name, head):
+def page(content, rows, name, head, pictures):
     lines = [head, "Written by `tools/studies`; the numbers are in"]
     lines += [f"[{name}.json]({name}.json).", "", "```sh"]
-    lines += [*content["commands"], "```", "", f"![results]({name}.png)", ""]
-    lines += [NOTE, ""]
+    lines += [*content["commands"], "```", ""]
+    lines += [f"![{shown}]({file})\n" for file, shown in pictures.items()]
+    lines += [BUDGET_NOTE if rows[0]["budget"] else NOTE, ""]
     found = (result.get("machine") for result in content["results"])
     machines = [machine(facts) for facts in found if facts]
     lines += [f"- {line}" for line in dict.fromkeys(machines)]
@@ -146,7 +191,9 @@ def table(rows):
     heads = ["mechanism", "backend", *metrics]
     heads += ["state, bytes"] if has_state else []
     heads += [f"trained at {rate}, %" for rate in rates]
-    heads += ["of the teacher's gain, %", "steps"] if gained else []
+    heads += ["of the teacher's gain, %"] if gained else []
+    has_steps = bool(gained or rows[0]["budget"])
+    heads += ["steps"] if has_steps else []
     heads += ["seeds", "parameters"]
     heads += ["training, s", "peak memory, MB"]
     lines = [
@@ -162,7 +209,8 @@ def table(rows):
         cells += [rate_cell(row["rates"], rate) for rate in rates]
         if gained:
             of_row = gained.get(number)
-            cells += [spread("%", of_row) if of_row else "", str(row["steps"])]
+            cells += [spread("%", of_row) if of_row else ""]
+        cells += [str(row["steps"])] if has_steps else []
         cells += [str(len(values[0])), f"{row['parameters']:,}"]
         peak = "" if np.isnan(row["peak_mb"]) else f"{row['peak_mb']:.0f}"
         cells += [f"{row['seconds']:.0f}", peak]
@@ -176,7 +224,9 @@ def curves(rows):
     if not rows:
         return []
     name, parts = list(rows[0]["metrics"])[-1], list(rows[0]["curve"])
-    lines = ["", f"By position in a longer test, {name}:", ""]
+    by = "position in a longer test"
+    by = "part of the budget" if rows[0]["budget"] else by
+    lines = ["", f"By {by}, {name}:", ""]
     lines += [f"| mechanism | {' | '.join(parts)} |"]
     lines += [f"| --- |{' ---: |' * len(parts)}"]
     for row in rows:

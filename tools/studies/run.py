@@ -88,6 +88,11 @@ STUDIES = {
                 *("--hidden-dim", "32", "--symbols", "64", "--epochs", "6"),
                 *("--learning-rate", "0.01", "--pairs", "8", "16", "32", "64"),
             ),
+            "large state, 256 pairs, 1,200 steps": (
+                "associative_recall.py",
+                *("--symbols", "256", "--epochs", "6"),
+                *("--pairs", "16", "64", "256"),
+            ),
             "large state, 400 steps": ("associative_recall.py",),
             "large state, 1,200 steps": (
                 "associative_recall.py",
@@ -144,9 +149,31 @@ STUDIES = {
             "no_attention",
         ),
     ),
+    "long_range": Study(
+        {
+            name: ("../tools/studies/long_range.py", "--task", task)
+            for name, task in (
+                ("pixels of MNIST-5k", "pixels"),
+                ("ListOps, 500 to 2,000 tokens", "listops"),
+                ("Pathfinder, 32 x 32 pixels", "pathfinder"),
+            )
+        },
+        (
+            "modified_linformer",
+            "softmax",
+            "no_attention",
+            "focused",
+            "polaformer",
+            "mala",
+        ),
+    ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
         ("modified_linformer", "softmax", "no_attention"),
+    ),
+    "equal_time": Study(
+        {"ListOps, 100 tokens": ("../tools/studies/equal_time.py",)},
+        mechanisms.EQUAL_TIME,
     ),
     "linearize": Study(
         {

@@ -129,6 +129,7 @@ class ListOps:
     loss = "sparse_categorical_crossentropy"
     learning_rate = 2e-3
     score_name = "accuracy, %"
+    longest = 200  # tokens
 
     def __init__(self, seed, smoke):
         self.seed = seed
@@ -146,7 +147,7 @@ class ListOps:
             statistics=statistics,
             args=types.SimpleNamespace(seed=seed),
             shortest=20,
-            longest=200,
+            longest=self.longest,
         )
         x, y, _ = draw_many(number)
         self.test = x[:tested], y[:tested]
@@ -170,11 +171,16 @@ class ListOps:
         return 100 * score["accuracy"]
 
 
+def example_data():
+    """The module `data.py` of the examples."""
+    if str(EXAMPLES) not in sys.path:
+        sys.path.insert(0, str(EXAMPLES))
+    return importlib.import_module("data")
+
+
 def newsgroups():
     """The texts of 20 Newsgroups for training and for tests, joined: bytes."""
-    sys.path.insert(0, str(EXAMPLES))
-    data = importlib.import_module("data")
-    (train, _), (test, _), _ = data.load_texts("20newsgroups")
+    (train, _), (test, _), _ = example_data().load_texts("20newsgroups")
     return b"\n".join(train), b"\n".join(test)
 
 

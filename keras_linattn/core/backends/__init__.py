@@ -32,7 +32,7 @@ _FAST_FORMS = os.environ.get("KERAS_LINATTN_FAST_FORMS", "1") != "0"
 DISPATCHED = {}  # by name: each function that may have fast forms
 
 
-def fast_forms():
+def fast_forms() -> bool:
     """Returns whether fast forms are in use.
 
     They are off under a `keras.distribution`. There a loop over parts of the
@@ -51,7 +51,7 @@ def fast_forms():
     return _FAST_FORMS and keras.distribution.distribution() is None
 
 
-def set_fast_forms(enabled):
+def set_fast_forms(enabled: bool) -> None:
     """Turns the faster forms for single backends on or off.
 
     Args:

@@ -1,10 +1,13 @@
 """Causal attention as the cell of a `keras.layers.RNN`."""
 
 import math
+from typing import Any
+from typing import Self
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.masks import nan_where
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers.attention.linear_self_attention import (
@@ -56,7 +59,7 @@ class LinearAttentionCell(keras.layers.Layer):
     Source: Katharopoulos et al., 2020, arXiv 2006.16236, section 3.4.
     """
 
-    def __init__(self, attention, **kwargs):
+    def __init__(self, attention: LinearSelfAttention, **kwargs: Any):
         # `RNN` casts states to its cell's dtype, and half is not enough.
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
         if not isinstance(attention, LinearSelfAttention):
@@ -75,14 +78,14 @@ class LinearAttentionCell(keras.layers.Layer):
         self._spec = attention.state_spec()
 
     @property
-    def state_size(self):
+    def state_size(self) -> list[int]:
         """List of int, the size of each leaf of the state."""
         return [
             math.prod(leaf.shape[1:]) for leaf in keras.tree.flatten(self._spec)
         ]
 
     @property
-    def output_size(self):
+    def output_size(self) -> int:
         """int, the number of output features (after `build`)."""
         return self.attention.compute_output_shape((None, 1, self._features))[
             -1
@@ -94,7 +97,9 @@ class LinearAttentionCell(keras.layers.Layer):
         if not self.attention.built:
             self.attention.build((input_shape[0], 1, input_shape[-1]))
 
-    def call(self, inputs, states):
+    def call(
+        self, inputs: Tensor, states: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         leaves = [
             ops.reshape(ops.cast(x, leaf.dtype), (-1, *leaf.shape[1:]))
             for x, leaf in zip(
@@ -117,7 +122,9 @@ class LinearAttentionCell(keras.layers.Layer):
             )
         )
 
-    def get_initial_state(self, batch_size=None):
+    def get_initial_state(
+        self, batch_size: int | Tensor | None = None
+    ) -> list[Tensor]:
         """The states of `batch_size` sequences before their first position."""
         return self._as_rows(self.attention.get_initial_state(batch_size))
 
@@ -130,13 +137,13 @@ class LinearAttentionCell(keras.layers.Layer):
             )
         ]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "attention": keras.saving.serialize_keras_object(self.attention),
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Self:
         attention = keras.saving.deserialize_keras_object(config["attention"])
         return cls(**{**config, "attention": attention})

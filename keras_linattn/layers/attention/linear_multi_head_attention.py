@@ -5,11 +5,16 @@ The layer reads in the order of its forward pass: constructor, `build`, `call`
 config. Below it stand the functions around a projection.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_linattn import mechanisms
 from keras_linattn.core import backends
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import current_split
 from keras_linattn.core.folded import folded_attention
@@ -45,6 +50,7 @@ from keras_linattn.layers.attention import _head_options
 from keras_linattn.layers.attention._head_transform import HeadTransform
 from keras_linattn.layers.attention._head_transform import Places
 from keras_linattn.layers.attention._head_transform import places_of
+from keras_linattn.mechanisms import Mechanism
 from keras_linattn.mechanisms._devices import attend_on_devices
 
 
@@ -176,36 +182,36 @@ class LinearMultiHeadAttention(BaseLayer):
 
     def __init__(
         self,
-        num_heads,
-        key_dim,
-        value_dim=None,
-        dropout=0.0,
-        use_bias=True,
-        output_shape=None,
-        attention_axes=None,
-        sliding_window=None,
-        flash_attention=None,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        activity_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        use_gate=False,
-        seed=None,
-        mechanism="modified_linformer",
-        num_key_value_heads=None,
-        num_query_key_heads=None,
-        kernel_size=None,
-        qk_norm=False,
-        rope_max_wavelength=None,
-        rope_scaling_factor=1.0,
-        partial_rotary_factor=1.0,
-        output_norm=False,
-        gate_activation="sigmoid",
-        layer_norm_epsilon=1e-6,
-        **kwargs,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        output_shape: int | tuple[int, ...] | None = None,
+        attention_axes: int | tuple[int, ...] | None = None,
+        sliding_window: int | None = None,
+        flash_attention: bool | None = None,
+        kernel_initializer: str | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.Initializer = "zeros",
+        kernel_regularizer: str | keras.Regularizer | None = None,
+        bias_regularizer: str | keras.Regularizer | None = None,
+        activity_regularizer: str | keras.Regularizer | None = None,
+        kernel_constraint: str | keras.constraints.Constraint | None = None,
+        bias_constraint: str | keras.constraints.Constraint | None = None,
+        use_gate: bool = False,
+        seed: int | None = None,
+        mechanism: str | dict | type | Mechanism = "modified_linformer",
+        num_key_value_heads: int | None = None,
+        num_query_key_heads: int | None = None,
+        kernel_size: int | None = None,
+        qk_norm: bool = False,
+        rope_max_wavelength: float | None = None,
+        rope_scaling_factor: float = 1.0,
+        partial_rotary_factor: float = 1.0,
+        output_norm: bool = False,
+        gate_activation: str | Callable = "sigmoid",
+        layer_norm_epsilon: float = 1e-6,
+        **kwargs: Any,
     ):
         _refuse_flash_attention(flash_attention)
         super().__init__(**with_exact_states(kwargs))
@@ -376,41 +382,41 @@ class LinearMultiHeadAttention(BaseLayer):
         )
 
     @property
-    def query_dense(self):
+    def query_dense(self) -> keras.layers.EinsumDense:
         """The query projection, an `EinsumDense` (after `build`)."""
         return self._query_dense
 
     @property
-    def key_dense(self):
+    def key_dense(self) -> keras.layers.EinsumDense:
         """The key projection, an `EinsumDense` (after `build`)."""
         return self._key_dense
 
     @property
-    def value_dense(self):
+    def value_dense(self) -> keras.layers.EinsumDense:
         """The value projection, an `EinsumDense` (after `build`)."""
         return self._value_dense
 
     @property
-    def output_dense(self):
+    def output_dense(self) -> keras.layers.EinsumDense:
         """The output projection, an `EinsumDense` (after `build`)."""
         return self._output_dense
 
     def call(
         self,
-        query,
-        value,
-        key=None,
-        query_mask=None,
-        value_mask=None,
-        key_mask=None,
-        attention_mask=None,
-        return_attention_scores=False,
-        training=None,
-        use_causal_mask=False,
-        initial_state=None,
-        return_state=False,
-        segment_ids=None,
-    ):
+        query: Tensor,
+        value: Tensor,
+        key: Tensor | None = None,
+        query_mask: Tensor | None = None,
+        value_mask: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        return_attention_scores: bool = False,
+        training: bool | None = None,
+        use_causal_mask: bool = False,
+        initial_state: Tree | None = None,
+        return_state: bool = False,
+        segment_ids: Tensor | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | tuple:
         check_floating(query=query, value=value, key=key)
         key = value if key is None else key
         # Masks: no product sees what they hide.
@@ -631,12 +637,12 @@ class LinearMultiHeadAttention(BaseLayer):
 
     def project_keys(
         self,
-        value,
-        value_mask=None,
-        attention_mask=None,
-        segment_ids=None,
-        state=None,
-    ):
+        value: Tensor,
+        value_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        state: Tree | None = None,
+    ) -> dict:
         """Computes what queries need from `value`, such as keys and values.
 
         Another layer may attend to the result, with queries of its own.
@@ -689,8 +695,13 @@ class LinearMultiHeadAttention(BaseLayer):
         return keys
 
     def attend_to(
-        self, query, keys, query_mask=None, state=None, training=None
-    ):
+        self,
+        query: Tensor,
+        keys: dict,
+        query_mask: Tensor | None = None,
+        state: Tree | None = None,
+        training: bool | None = None,
+    ) -> tuple[Tensor, Tree | None]:
         """Attends causally to keys, which may come from another layer.
 
         Args:
@@ -729,7 +740,12 @@ class LinearMultiHeadAttention(BaseLayer):
         heads = hide(heads, query_mask)
         return self._output(heads, projected, query, training), state
 
-    def summarize(self, value, value_mask=None, attention_mask=None):
+    def summarize(
+        self,
+        value: Tensor,
+        value_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tree:
         """Computes a state from `value`, for any number of calls of `read`.
 
         Args:
@@ -748,7 +764,9 @@ class LinearMultiHeadAttention(BaseLayer):
         _, state = self.mechanism.step(state, keys["key"], **keys)
         return state
 
-    def read(self, query, state, training=None):
+    def read(
+        self, query: Tensor, state: Tree, training: bool | None = None
+    ) -> Tensor:
         """Attends to all positions of a state, which stays as it is.
 
         Args:
@@ -775,7 +793,7 @@ class LinearMultiHeadAttention(BaseLayer):
 
     # --- States, specs, config
 
-    def state_spec(self):
+    def state_spec(self) -> Tree:
         """What a state consists of, whatever it took in; see `Mechanism`.
 
         The mechanism's state. With short convolutions or rotary positions a
@@ -787,7 +805,7 @@ class LinearMultiHeadAttention(BaseLayer):
         own = _head_options.own_state_spec(self)
         return {"mechanism": spec, **own} if own else spec
 
-    def get_initial_state(self, batch_size):
+    def get_initial_state(self, batch_size: int | Tensor) -> Tree:
         """The state of `batch_size` sequences before their first position."""
         state = self.mechanism.initial_state(
             batch_size, self.num_heads, self.key_dim, self.value_dim
@@ -851,7 +869,7 @@ class LinearMultiHeadAttention(BaseLayer):
         layers = (getattr(self, f"_{name}_dense", None) for name in names)
         return [layer for layer in layers if layer is not None]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = {
             "num_heads": self.num_heads,
             "key_dim": self.key_dim,

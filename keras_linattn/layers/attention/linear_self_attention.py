@@ -1,11 +1,16 @@
 """Self-attention with one input and one output, for `Sequential` models."""
 
+from typing import Any
+
 import keras
 
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.masks import first_given
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
+from keras_linattn.mechanisms import Mechanism
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -79,14 +84,14 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def __init__(
         self,
-        num_heads,
-        key_dim,
-        value_dim=None,
-        mechanism="modified_linformer",
-        causal=False,
-        dropout=0.0,
-        use_bias=True,
-        **kwargs,
+        num_heads: int,
+        key_dim: int,
+        value_dim: int | None = None,
+        mechanism: str | dict | type | Mechanism = "modified_linformer",
+        causal: bool = False,
+        dropout: float = 0.0,
+        use_bias: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(
             num_heads=num_heads,
@@ -108,15 +113,15 @@ class LinearSelfAttention(LinearMultiHeadAttention):
 
     def call(
         self,
-        inputs,
-        mask=None,
-        training=None,
-        return_attention_scores=False,
-        initial_state=None,
-        return_state=False,
-        segment_ids=None,
-        inputs_mask=None,
-    ):
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        initial_state: Tree | None = None,
+        return_state: bool = False,
+        segment_ids: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor | tuple:
         # Keras calls it `inputs_mask` where there is another tensor.
         mask = first_given(mask, inputs_mask)
         return super().call(
@@ -156,7 +161,7 @@ class LinearSelfAttention(LinearMultiHeadAttention):
             segment_ids=segment_ids,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = super().get_config()
         del config["flash_attention"]  # of the drop-in layer only
         return {**config, "causal": self.causal}

@@ -1,5 +1,8 @@
 """What the encoder and decoder blocks share: sublayers, residuals, config."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 
 from keras_linattn import mechanisms
@@ -15,6 +18,7 @@ from keras_linattn.layers._sublayers import sublayer_policy
 from keras_linattn.layers.attention.linear_multi_head_attention import (
     LinearMultiHeadAttention,
 )
+from keras_linattn.mechanisms import Mechanism
 
 # What else a block may ask of its attention; the others are its own.
 ATTENTION_OPTIONS = frozenset(
@@ -60,20 +64,20 @@ class TransformerBlock(BaseLayer):
 
     def __init__(
         self,
-        intermediate_dim,
-        num_heads,
-        dropout=0,
-        activation="relu",
-        layer_norm_epsilon=1e-05,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        normalize_first=False,
-        mechanism="modified_linformer",
-        normalization="layer",
-        use_bias=True,
-        use_feedforward_gate=False,
-        attention_options=None,
-        **kwargs,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0,
+        activation: str | Callable = "relu",
+        layer_norm_epsilon: float = 1e-05,
+        kernel_initializer: str | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.Initializer = "zeros",
+        normalize_first: bool = False,
+        mechanism: str | dict | type | Mechanism = "modified_linformer",
+        normalization: str = "layer",
+        use_bias: bool = True,
+        use_feedforward_gate: bool = False,
+        attention_options: dict | None = None,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -211,7 +215,7 @@ class TransformerBlock(BaseLayer):
         layers = (getattr(self, f"_{name}", None) for name in SUBLAYERS)
         return [layer for layer in layers if layer is not None]
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "dtype": policy_for_config(self.dtype_policy, self._sublayers()),

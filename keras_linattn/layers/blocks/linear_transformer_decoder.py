@@ -1,10 +1,14 @@
 """Transformer decoder block around a linear-attention mechanism."""
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
@@ -18,6 +22,7 @@ from keras_linattn.layers._caches import check_segments
 from keras_linattn.layers._caches import with_exact_states
 from keras_linattn.layers._sublayers import serialize_mechanism
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
+from keras_linattn.mechanisms import Mechanism
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -123,21 +128,21 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def __init__(
         self,
-        intermediate_dim,
-        num_heads,
-        dropout=0,
-        activation="relu",
-        layer_norm_epsilon=1e-05,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        normalize_first=False,
-        mechanism="gated_delta",
-        cross_mechanism="modified_linformer",
-        normalization="layer",
-        use_bias=True,
-        use_feedforward_gate=False,
-        attention_options=None,
-        **kwargs,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0,
+        activation: str | Callable = "relu",
+        layer_norm_epsilon: float = 1e-05,
+        kernel_initializer: str | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.Initializer = "zeros",
+        normalize_first: bool = False,
+        mechanism: str | dict | type | Mechanism = "gated_delta",
+        cross_mechanism: str | dict | type | Mechanism = "modified_linformer",
+        normalization: str = "layer",
+        use_bias: bool = True,
+        use_feedforward_gate: bool = False,
+        attention_options: dict | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             intermediate_dim,
@@ -197,7 +202,9 @@ class LinearTransformerDecoder(TransformerBlock):
             options=self.attention_options,
         )
 
-    def get_initial_state(self, batch_size, features=None):
+    def get_initial_state(
+        self, batch_size: int | Tensor, features: int | None = None
+    ) -> Tree:
         """The `self_attention_cache` before the first position.
 
         Args:
@@ -214,7 +221,9 @@ class LinearTransformerDecoder(TransformerBlock):
             batch_size, features, self.mechanism, self.attention_options
         )
 
-    def get_initial_cross_state(self, batch_size, features=None):
+    def get_initial_cross_state(
+        self, batch_size: int | Tensor, features: int | None = None
+    ) -> Tree:
         """A `cross_attention_cache` of no sequence yet, likewise."""
         if not self.built:
             return self._state_before_build(
@@ -230,24 +239,24 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def call(
         self,
-        decoder_sequence,
-        encoder_sequence=None,
-        decoder_padding_mask=None,
-        decoder_attention_mask=None,
-        encoder_padding_mask=None,
-        encoder_attention_mask=None,
-        self_attention_cache=None,
-        self_attention_cache_update_index=None,
-        cross_attention_cache=None,
-        cross_attention_cache_update_index=None,
-        use_causal_mask=True,
-        training=None,
-        decoder_segment_ids=None,
-        encoder_segment_ids=None,
-        decoder_sequence_mask=None,
-        encoder_sequence_mask=None,
-        mask=None,
-    ):
+        decoder_sequence: Tensor,
+        encoder_sequence: Tensor | None = None,
+        decoder_padding_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_padding_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        self_attention_cache: Tree | None = None,
+        self_attention_cache_update_index: Any = None,
+        cross_attention_cache: Tree | None = None,
+        cross_attention_cache_update_index: Any = None,
+        use_causal_mask: bool = True,
+        training: bool | None = None,
+        decoder_segment_ids: Tensor | None = None,
+        encoder_segment_ids: Tensor | None = None,
+        decoder_sequence_mask: Tensor | None = None,
+        encoder_sequence_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor | tuple:
         check_caches(
             self._cross_attention_layer,
             encoder_sequence,
@@ -340,13 +349,13 @@ class LinearTransformerDecoder(TransformerBlock):
 
     def attend_to(
         self,
-        inputs,
-        keys=None,
-        padding_mask=None,
-        state=None,
-        training=None,
-        segment_ids=None,
-    ):
+        inputs: Tensor,
+        keys: dict | None = None,
+        padding_mask: Tensor | None = None,
+        state: Tree | None = None,
+        training: bool | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, dict, Tree | None]:
         """Calls the block, with its own keys or those of another block.
 
         Args:
@@ -411,7 +420,7 @@ class LinearTransformerDecoder(TransformerBlock):
         caches = [cache_spec(cache) for cache in caches if cache is not None]
         return (output, *caches) if caches else output
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "cross_mechanism": serialize_mechanism(

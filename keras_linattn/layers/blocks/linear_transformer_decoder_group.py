@@ -1,8 +1,13 @@
 """Decoder blocks that share one set of keys, values and states."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.annotations import Tree
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
@@ -22,6 +27,7 @@ from keras_linattn.layers.blocks._transformer_block import TransformerBlock
 from keras_linattn.layers.blocks.linear_transformer_decoder import (
     LinearTransformerDecoder,
 )
+from keras_linattn.mechanisms import Mechanism
 
 QUERIES = "query_convolution"  # part of an attention layer's state
 
@@ -94,21 +100,21 @@ class LinearTransformerDecoderGroup(TransformerBlock):
 
     def __init__(
         self,
-        num_layers,
-        intermediate_dim,
-        num_heads,
-        dropout=0,
-        activation="relu",
-        layer_norm_epsilon=1e-05,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        normalize_first=False,
-        mechanism="gated_delta",
-        normalization="layer",
-        use_bias=True,
-        use_feedforward_gate=False,
-        attention_options=None,
-        **kwargs,
+        num_layers: int,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0,
+        activation: str | Callable = "relu",
+        layer_norm_epsilon: float = 1e-05,
+        kernel_initializer: str | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.Initializer = "zeros",
+        normalize_first: bool = False,
+        mechanism: str | dict | type | Mechanism | list = "gated_delta",
+        normalization: str = "layer",
+        use_bias: bool = True,
+        use_feedforward_gate: bool = False,
+        attention_options: dict | None = None,
+        **kwargs: Any,
     ):
         positive("num_layers", num_layers)
         entries = entries_of_blocks("mechanism", mechanism, num_layers)
@@ -160,7 +166,9 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         block.build(shape)
         return block
 
-    def get_initial_state(self, batch_size, features=None):
+    def get_initial_state(
+        self, batch_size: int | Tensor, features: int | None = None
+    ) -> Tree:
         """The `self_attention_cache` before the first position.
 
         Args:
@@ -195,14 +203,14 @@ class LinearTransformerDecoderGroup(TransformerBlock):
 
     def call(
         self,
-        decoder_sequence,
-        decoder_padding_mask=None,
-        self_attention_cache=None,
-        training=None,
-        decoder_segment_ids=None,
-        decoder_sequence_mask=None,
-        mask=None,
-    ):
+        decoder_sequence: Tensor,
+        decoder_padding_mask: Tensor | None = None,
+        self_attention_cache: Tree | None = None,
+        training: bool | None = None,
+        decoder_segment_ids: Tensor | None = None,
+        decoder_sequence_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor | tuple:
         # Keras calls it `mask` where there is no other tensor.
         visible = combine_masks(
             first_given(decoder_padding_mask, decoder_sequence_mask, mask)
@@ -215,10 +223,10 @@ class LinearTransformerDecoderGroup(TransformerBlock):
         keys = None  # until the first block has projected them
         streams = self_attention_cache is not None
         names, own = self._own_parts if streams else [], {}
-        state = self_attention_cache
+        state: Tree = self_attention_cache
         for index, block in enumerate(self.blocks):
             # Each begins with the group's state; all come to the same one.
-            before = self_attention_cache
+            before: Tree = self_attention_cache
             if names:
                 before = {**before, QUERIES: before[names[index]]}
             x, keys, state = block.attend_to(
@@ -249,7 +257,7 @@ class LinearTransformerDecoderGroup(TransformerBlock):
     def _sublayers(self):
         return getattr(self, "blocks", [])
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "num_layers": self.num_layers}
 
 

@@ -1,10 +1,13 @@
 """Transformer encoder block around a linear-attention mechanism."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import with_padding
 from keras_linattn.core.devices import whole_features
 from keras_linattn.core.masks import combine_masks
@@ -14,6 +17,7 @@ from keras_linattn.layers._arguments import check_segment_ids
 from keras_linattn.layers._base_layer import makes_sublayers
 from keras_linattn.layers._recomputation import recompute
 from keras_linattn.layers.blocks._transformer_block import TransformerBlock
+from keras_linattn.mechanisms import Mechanism
 
 
 @keras.saving.register_keras_serializable("keras_linattn")
@@ -91,21 +95,21 @@ class LinearTransformerEncoder(TransformerBlock):
 
     def __init__(
         self,
-        intermediate_dim,
-        num_heads,
-        dropout=0,
-        activation="relu",
-        layer_norm_epsilon=1e-05,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        normalize_first=False,
-        mechanism="modified_linformer",
-        remat=False,
-        normalization="layer",
-        use_bias=True,
-        use_feedforward_gate=False,
-        attention_options=None,
-        **kwargs,
+        intermediate_dim: int,
+        num_heads: int,
+        dropout: float = 0,
+        activation: str | Callable = "relu",
+        layer_norm_epsilon: float = 1e-05,
+        kernel_initializer: str | keras.Initializer = "glorot_uniform",
+        bias_initializer: str | keras.Initializer = "zeros",
+        normalize_first: bool = False,
+        mechanism: str | dict | type | Mechanism = "modified_linformer",
+        remat: bool = False,
+        normalization: str = "layer",
+        use_bias: bool = True,
+        use_feedforward_gate: bool = False,
+        attention_options: dict | None = None,
+        **kwargs: Any,
     ):
         super().__init__(
             intermediate_dim=intermediate_dim,
@@ -145,15 +149,15 @@ class LinearTransformerEncoder(TransformerBlock):
 
     def call(
         self,
-        inputs,
-        padding_mask=None,
-        attention_mask=None,
-        training=None,
-        return_attention_scores=False,
-        segment_ids=None,
-        mask=None,
-        inputs_mask=None,
-    ):
+        inputs: Tensor,
+        padding_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        training: bool | None = None,
+        return_attention_scores: bool = False,
+        segment_ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor | tuple:
         inputs = ops.cast(inputs, self.compute_dtype)
         if padding_mask is None and attention_mask is None:
             # Keras calls it `inputs_mask` where there is another tensor.
@@ -218,5 +222,5 @@ class LinearTransformerEncoder(TransformerBlock):
         )
         return (output, attended[1]) if return_attention_scores else output
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "remat": self.remat}

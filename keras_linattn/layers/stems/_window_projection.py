@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import LookingBack
 from keras_linattn.core.boundaries import group_documents
 from keras_linattn.core.boundaries import numbers_and_mask
@@ -44,7 +45,13 @@ class WindowProjection(BaseLayer):
             (*inputs_shape[:-1], inputs_shape[-1] * self.kernel_size)
         )
 
-    def call(self, inputs, mask=None, segment_ids=None, inputs_mask=None):
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor:
         # Keras calls it `inputs_mask` where another tensor is passed too.
         mask = combine_masks(first_given(mask, inputs_mask))
         documents = None
@@ -104,7 +111,7 @@ class WindowProjection(BaseLayer):
             length = num_chunks(length, self.strides)
         return (batch, length, self.units)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "dtype": policy_for_config(self.dtype_policy, [self._projection]),

@@ -1,8 +1,12 @@
 """Short causal convolution: a sense of order that needs no fixed length."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import LookingBack
 from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.devices import current_split
@@ -77,11 +81,11 @@ class CausalConvolution(BaseLayer):
 
     def __init__(
         self,
-        kernel_size=4,
-        activation=None,
-        use_bias=True,
-        use_residual=True,
-        **kwargs,
+        kernel_size: int = 4,
+        activation: str | Callable | None = None,
+        use_bias: bool = True,
+        use_residual: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(**with_exact_states(kwargs))
         self.supports_masking = True
@@ -105,7 +109,9 @@ class CausalConvolution(BaseLayer):
                 name="bias", shape=(features,), initializer="zeros"
             )
 
-    def get_initial_state(self, batch_size, features=None):
+    def get_initial_state(
+        self, batch_size: int | Tensor, features: int | None = None
+    ) -> Tensor:
         """Returns the state before the first position: zeros.
 
         Args:
@@ -123,13 +129,13 @@ class CausalConvolution(BaseLayer):
 
     def call(
         self,
-        inputs,
-        mask=None,
-        initial_state=None,
-        return_state=False,
-        segment_ids=None,
-        inputs_mask=None,
-    ):
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        initial_state: Tensor | None = None,
+        return_state: bool = False,
+        segment_ids: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor | tuple:
         check_floating(initial_state=initial_state)
         # Keras calls it `inputs_mask` where another tensor is passed too.
         mask = combine_masks(first_given(mask, inputs_mask))
@@ -245,7 +251,7 @@ class CausalConvolution(BaseLayer):
         )
         return output, state
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,

@@ -1,8 +1,11 @@
 """Average over the visible positions, 0 where there is none."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.core.masks import combine_masks
@@ -56,14 +59,20 @@ class MaskedAveragePooling(BaseLayer):
     Source: the arithmetic mean; no paper.
     """
 
-    def __init__(self, num_segments=None, **kwargs):
+    def __init__(self, num_segments: int | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
         if num_segments is not None:
             positive("num_segments", num_segments)
         self.num_segments = num_segments
 
-    def call(self, inputs, mask=None, segment_ids=None, inputs_mask=None):
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor:
         self._check(inputs, segment_ids)
         # Keras calls it `inputs_mask` where another tensor is passed too.
         mask = combine_masks(first_given(mask, inputs_mask))
@@ -108,7 +117,7 @@ class MaskedAveragePooling(BaseLayer):
             return (batch, features)
         return (batch, self.num_segments, features)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "num_segments": self.num_segments}
 
 

@@ -1,8 +1,11 @@
 """Embedding of byte n-grams, so that short models see more than bytes."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.boundaries import LookingBack
 from keras_linattn.core.boundaries import numbers_and_mask
 from keras_linattn.core.lengths import is_empty
@@ -65,11 +68,11 @@ class NGramEmbedding(BaseLayer):
 
     def __init__(
         self,
-        vocabulary_size,
-        embed_dim,
-        orders=(1, 2, 3, 4),
-        num_buckets=8192,
-        **kwargs,
+        vocabulary_size: int,
+        embed_dim: int,
+        orders: tuple[int, ...] = (1, 2, 3, 4),
+        num_buckets: int = 8192,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if not orders or any(n < 1 for n in orders):
@@ -100,7 +103,7 @@ class NGramEmbedding(BaseLayer):
         for table in self._tables:
             table.build(tokens_shape)
 
-    def call(self, tokens, segment_ids=None):
+    def call(self, tokens: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         tokens = ops.cast(tokens, "int32")
         documents = None
         if segment_ids is not None and not is_empty(tokens.shape):
@@ -129,7 +132,7 @@ class NGramEmbedding(BaseLayer):
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "dtype": policy_for_config(self.dtype_policy, self._tables),

@@ -1,10 +1,12 @@
 """Images to sequences of patches."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.layers._base_layer import BaseLayer
 from keras_linattn.layers._base_layer import makes_sublayers
 
@@ -44,7 +46,13 @@ class PatchEmbedding(BaseLayer):
     the class token).
     """
 
-    def __init__(self, patch_size, embed_dim, use_positions=True, **kwargs):
+    def __init__(
+        self,
+        patch_size: int | tuple[int, int],
+        embed_dim: int,
+        use_positions: bool = True,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
         pair = (patch_size,) * 2 if isinstance(patch_size, int) else patch_size
         if len(pair) != 2 or not all(
@@ -77,7 +85,7 @@ class PatchEmbedding(BaseLayer):
                 initializer=keras.initializers.RandomNormal(stddev=0.02),
             )
 
-    def grid(self, images_shape):
+    def grid(self, images_shape: tuple) -> tuple[int, int]:
         """Patches along height and width, as a pair of ints."""
         sizes = tuple(images_shape[1:3])
         if (
@@ -92,9 +100,10 @@ class PatchEmbedding(BaseLayer):
                 "Crop or resize them, for example with "
                 "`keras.layers.Resizing`."
             )
-        return tuple(s // p for s, p in zip(sizes, self.patch_size))
+        rows, columns = (s // p for s, p in zip(sizes, self.patch_size))
+        return rows, columns
 
-    def call(self, images):
+    def call(self, images: Tensor) -> Tensor:
         self._check_size(images.shape)
         x = self._projection(images)
         shape = ops.shape(x)
@@ -124,7 +133,7 @@ class PatchEmbedding(BaseLayer):
         rows, columns = self.grid(images_shape)
         return (images_shape[0], rows * columns, self.embed_dim)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "patch_size": self.patch_size,

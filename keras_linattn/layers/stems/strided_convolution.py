@@ -1,5 +1,7 @@
 """Strided convolution of a padded sequence, as one matrix product."""
 
+from typing import Any
+
 import keras
 
 from keras_linattn.layers.stems._groups import check_factor
@@ -50,7 +52,9 @@ class StridedConvolution(WindowProjection):
     convolutions over the samples of a waveform).
     """
 
-    def __init__(self, units, kernel_size, strides, **kwargs):
+    def __init__(
+        self, units: int, kernel_size: int, strides: int, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         check_factor(strides, "strides")
         if (
@@ -65,7 +69,7 @@ class StridedConvolution(WindowProjection):
             )
         self._set_window(units, kernel_size, strides)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,

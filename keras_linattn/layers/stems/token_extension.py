@@ -1,8 +1,11 @@
 """Extends a shortened sequence to its full length again."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.masks import hide
@@ -53,12 +56,11 @@ class TokenExtension(BaseLayer):
     2110.13711 (Hourglass).
     """
 
-    def __init__(self, factor, **kwargs):
+    def __init__(self, factor: int, **kwargs: Any):
         super().__init__(**kwargs)
         check_factor(factor)
         self.supports_masking = True
         self.factor = factor
-        self._projection = None  # its size is that of the inputs
 
     @makes_sublayers
     def build(self, inputs_shape, merged_shape):
@@ -80,7 +82,9 @@ class TokenExtension(BaseLayer):
                 f"{self.factor}. Merge with `TokenMerging({self.factor}, ...)`."
             )
 
-    def call(self, inputs, merged, merged_mask=None):
+    def call(
+        self, inputs: Tensor, merged: Tensor, merged_mask: Tensor | None = None
+    ) -> Tensor:
         if merged_mask is not None:
             merged = hide(merged, ops.cast(merged_mask, "bool"))
         shape = ops.shape(inputs)
@@ -94,7 +98,7 @@ class TokenExtension(BaseLayer):
     def compute_output_shape(self, inputs_shape, merged_shape):
         return inputs_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         sublayers = [self._projection] if self.built else []
         return {
             **super().get_config(),

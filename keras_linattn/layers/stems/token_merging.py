@@ -1,5 +1,7 @@
 """Shortens a sequence by projecting groups of neighbours to one token."""
 
+from typing import Any
+
 import keras
 
 from keras_linattn.layers.stems._groups import check_factor
@@ -45,11 +47,11 @@ class TokenMerging(WindowProjection):
     along one axis.
     """
 
-    def __init__(self, factor, units, **kwargs):
+    def __init__(self, factor: int, units: int, **kwargs: Any):
         super().__init__(**kwargs)
         check_factor(factor)
         self._set_window(units, factor, factor)  # windows do not overlap
         self.factor = factor
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "factor": self.factor}

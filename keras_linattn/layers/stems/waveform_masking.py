@@ -1,8 +1,11 @@
 """Waveforms to sequences of one feature, zeros at the end hidden."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.lengths import is_empty
 from keras_linattn.layers._base_layer import BaseLayer
 
@@ -59,11 +62,11 @@ class WaveformMasking(BaseLayer):
     Source: as `keras.layers.Masking`; no paper.
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, waveforms, mask=None):
+    def call(self, waveforms: Tensor, mask: Tensor | None = None) -> Tensor:
         return ops.expand_dims(waveforms, -1)
 
     def compute_mask(self, waveforms, mask=None):
