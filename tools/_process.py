@@ -11,6 +11,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAST_LINES = 12  # of a process that failed
 
 
+class Killed(RuntimeError):
+    """A process did not end by itself: a library broke it off."""
+
+
 def run(arguments, environment):
     """Runs Python in the repository's root with more environment variables.
 
@@ -19,7 +23,8 @@ def run(arguments, environment):
         environment: dict of str, or of `None` for what must not be set.
 
     Raises:
-        RuntimeError: if the process fails, with the last lines it printed.
+        RuntimeError: if the process fails, with the last lines it printed;
+            `Killed` if a signal ended it.
     """
     merged = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     with tempfile.TemporaryFile() as printed:
@@ -35,7 +40,8 @@ def run(arguments, environment):
             print(*_lines(printed), sep="\n")
             raise
         if child.returncode:
-            raise RuntimeError("\n".join(_lines(printed)[-LAST_LINES:]))
+            kind = Killed if child.returncode < 0 else RuntimeError
+            raise kind("\n".join(_lines(printed)[-LAST_LINES:]))
 
 
 def _lines(file):

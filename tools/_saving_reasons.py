@@ -5,6 +5,7 @@ import re
 
 GREEN = "green"
 UNEXPLAINED = "unexplained: "
+BROKEN_OFF = "The whole process was broken off."
 
 
 class DifferentOutputs(Exception):
@@ -169,6 +170,14 @@ REASONS = (
         r"squeeze_dims",
         "LiteRT's converter refuses a `squeeze` of Keras' int8 `EinsumDense`.",
         "Export a float32 model, and quantize it with LiteRT's tools.",
+    ),
+    Reason(
+        "crash",
+        ("litert", "openvino"),
+        ("tensorflow", "torch"),
+        re.escape(BROKEN_OFF),
+        "The runtime ends the whole process while it loads or runs the file.",
+        "Export a SavedModel, or to ONNX, which ONNX Runtime runs.",
     ),
 )
 

@@ -31,12 +31,13 @@ from _saving_models import TOLERANCES
 from _saving_models import difference
 from _saving_models import model_with
 from _saving_models import outputs
+from _saving_reasons import BROKEN_OFF
 from _saving_reasons import GREEN
 from _saving_reasons import DifferentOutputs
 from _saving_reasons import plain
 
 
-def save(jobs, folder):
+def save(jobs, folder, begin):
     backend = keras.backend.backend()
     folder = folder / backend
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,9 @@ def save(jobs, folder):
         model = functools.cache(functools.partial(made, name, variant))
         # An exporter may leave the model changed: FORMATS has them last.
         for form in (form for form in FORMATS if form in forms):
+            loaded = loaded_under(form, backend)[0]
+            if not begin(form, name, variant, backend, loaded):
+                continue
             if is_refused(form, backend):
                 outcome = refusal(form, folder / "refused")
             else:
@@ -78,7 +82,7 @@ def write(form, variant, model, stem):
     np.save(f"{stem}-{form}.npy", expected)  # from here on there is a file
 
 
-def load(jobs, folder):
+def load(jobs, folder, begin):
     backend = keras.backend.backend()
     for name, variant, forms in by_model(jobs):
         for form, saved in itertools.product(forms, BACKENDS):
@@ -91,7 +95,8 @@ def load(jobs, folder):
                 model = KEPT[form][1](stem, name, variant)
                 check(outputs(model), np.load(expected), variant)
 
-            yield form, name, variant, saved, backend, attempt(compare)
+            if begin(form, name, variant, saved, backend):
+                yield form, name, variant, saved, backend, attempt(compare)
 
 
 def by_model(jobs):
@@ -131,8 +136,17 @@ def main():
     jobs = json.loads(pathlib.Path(jobs).read_text())
     folder = pathlib.Path(folder)
     path = folder / f"{phase}-{keras.backend.backend()}.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        for cell in {"save": save, "load": load}[phase](jobs, folder):
+    with path.open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        known = {tuple(json.loads(line)[:-1]) for line in file}
+
+        def begin(*cell):
+            """Notes what comes next; `False` if an earlier process had it."""
+            now = json.dumps([*cell, BROKEN_OFF])
+            path.with_suffix(".now").write_text(now, encoding="utf-8")
+            return cell not in known
+
+        for cell in {"save": save, "load": load}[phase](jobs, folder, begin):
             file.write(json.dumps(cell) + "\n")
             file.flush()  # an exporter may take the whole process with it
 

@@ -129,10 +129,19 @@ def work(phase, backend, folder, say):
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
     }
-    _process.run([WORKER, phase, folder / "jobs.json", folder], environment)
+    cells = folder / f"{phase}-{backend}.jsonl"
+    worker = [WORKER, phase, folder / "jobs.json", folder]
+    while True:
+        try:
+            _process.run(worker, environment)
+            break
+        except _process.Killed:  # the next worker goes on after that cell
+            cell = cells.with_suffix(".now").read_text(encoding="utf-8")
+            with cells.open("a", encoding="utf-8") as file:
+                file.write(cell + "\n")
     say(f"{phase} {backend}: {time.monotonic() - start:.0f} s")
-    cells = (folder / f"{phase}-{backend}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in cells.splitlines()]
+    lines = cells.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def read(path):

@@ -179,3 +179,24 @@ def test_unknown_error_is_not_explained():
     found = _saving_reasons.key_of("keras", "jax", "OSError: new")
     assert found == "unexplained: OSError: new"
     assert _saving_reasons.key_of("keras", "jax", GREEN) == GREEN
+
+
+DIES = """
+import json, os, pathlib, signal, sys
+cells = pathlib.Path(sys.argv[3], f"{sys.argv[1]}-torch.jsonl")
+if not cells.exists():
+    cells.with_suffix(".now").write_text(json.dumps(["litert", "broken off"]))
+    os.kill(os.getpid(), signal.SIGKILL)
+with cells.open("a") as file:
+    file.write(json.dumps(["litert", "green"]) + "\\n")
+"""
+
+
+def test_a_runtime_that_ends_the_process_leaves_the_other_cells(
+    tmp_path, monkeypatch
+):
+    worker = tmp_path / "worker.py"
+    worker.write_text(DIES)
+    monkeypatch.setattr(saving_matrix, "WORKER", worker)
+    cells = saving_matrix.work("save", "torch", tmp_path, print)
+    assert cells == [["litert", "broken off"], ["litert", "green"]]
