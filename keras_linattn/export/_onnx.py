@@ -21,9 +21,9 @@ def export_onnx(
 
     It calls `model.export(path, format="onnx")` under the TensorFlow backend
     and corrects three errors of the converter, tf2onnx 1.17: it does not know
-    `Erfc`, which TensorFlow's exact gelu uses; it merges two reshapes wrongly;
-    and it lets NaN pass a mask. Sizes that are `None` (batch, length) stay
-    free.
+    `Erfc`, which TensorFlow's exact gelu uses, and `Log1p`; it merges two
+    reshapes wrongly; and it lets NaN pass a mask. Sizes that are `None` (batch,
+    length) stay free.
 
     Args:
         model: a built `keras.Model` with the dtype policy `float32`. A model
@@ -68,7 +68,7 @@ def export_onnx(
         with _mended_converter():
             _called(model).export(str(new), format="onnx", verbose=False)
         content = onnx.load(new)
-        _replace_erfc(content.graph)
+        _replace_unknown(content.graph)
         onnx.checker.check_model(content)
         onnx.save(content, new)
         new.replace(path)
@@ -122,7 +122,7 @@ def _mended_converter():
     # It writes a selection as c x + (1 - c) y, in which NaN passes a mask.
     product = controlflow.Select.version_7
     controlflow.Select.version_7 = _select_by_where
-    # It logs each Erfc, which `_replace_erfc` replaces, as an error.
+    # It logs each operation that `_replace_unknown` replaces as an error.
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -139,21 +139,32 @@ def _select_by_where(context, node, **_):
     node.type = "Where"  # broadcasts as TensorFlow's SelectV2 does
 
 
-def _replace_erfc(graph):
-    """Writes erfc(x) as 1 - erf(x): ONNX has no erfc."""
+def _replace_unknown(graph):
+    """Writes erfc(x) as 1 - erf(x), and log1p(x) as log(1 + x).
+
+    ONNX has neither. The sum rounds x to 1e-7, which is an error of as much.
+    """
     import numpy as np
     from onnx import helper
     from onnx import numpy_helper
 
-    places = [i for i, x in enumerate(graph.node) if x.op_type == "Erfc"]
-    if not places:
-        return
-    one = numpy_helper.from_array(np.ones((), "float32"), "erfc/one")
-    graph.initializer.append(one)
+    one = numpy_helper.from_array(np.ones((), "float32"), "replaced/one")
+    steps = {
+        "Erfc": lambda x, part, y: [
+            helper.make_node("Erf", [x], [part]),
+            helper.make_node("Sub", [one.name, part], [y]),
+        ],
+        "Log1p": lambda x, part, y: [
+            helper.make_node("Add", [one.name, x], [part]),
+            helper.make_node("Log", [part], [y]),
+        ],
+    }
+    places = [i for i, x in enumerate(graph.node) if x.op_type in steps]
+    if places:
+        graph.initializer.append(one)
     for index in reversed(places):
         node = graph.node[index]
         (source,), (target,) = node.input, node.output
-        erf = f"{target}/erf"
-        node.CopyFrom(helper.make_node("Erf", [source], [erf]))
-        difference = helper.make_node("Sub", [one.name, erf], [target])
-        graph.node.insert(index + 1, difference)
+        first, second = steps[node.op_type](source, f"{target}/part", target)
+        node.CopyFrom(first)
+        graph.node.insert(index + 1, second)
