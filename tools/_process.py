@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,9 +40,13 @@ def run(arguments, environment):
         except KeyboardInterrupt:  # shows how far the process had come
             print(*_lines(printed), sep="\n")
             raise
-        if child.returncode:
-            kind = Killed if child.returncode < 0 else RuntimeError
-            raise kind("\n".join(_lines(printed)[-LAST_LINES:]))
+        if not child.returncode:
+            return
+        lines = _lines(printed)[-LAST_LINES:]
+        if child.returncode < 0:
+            name = signal.Signals(-child.returncode).name
+            raise Killed("\n".join([*lines, f"{name} ended the process."]))
+        raise RuntimeError("\n".join(lines))
 
 
 def _lines(file):

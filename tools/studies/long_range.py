@@ -58,8 +58,8 @@ class Task:
 class Pixels(Task):
     """Digits, row by row: turned, scaled and moved a little in training.
 
-    A changed image has grey values between those of its pixels, which the
-    images of the test do not have. So half of the images stay as they are.
+    A changed image has more grey values between black and white than those of
+    the test. So half of the images stay as they are.
     """
 
     vocabulary, length, classes = 256, 28 * 28, 10

@@ -291,16 +291,20 @@ def run_all(jobs, workers, results, console):
     ):
         bar = progress.add_task("jobs", total=len(jobs))
         futures = {pool.submit(run_job, job, workers > 1): job for job in jobs}
-        for future in concurrent.futures.as_completed(futures):
-            job = futures[future]
-            try:
-                result = {**stored(job), **future.result()}
-                results.add("results", result)
-                progress.print(f"{describe(job)}: {result['metrics']}")
-            except RuntimeError as error:
-                failed += 1
-                progress.print(f"failed: {describe(job)}\n{error}")
-            progress.advance(bar)
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                job = futures[future]
+                try:
+                    result = {**stored(job), **future.result()}
+                    results.add("results", result)
+                    progress.print(f"{describe(job)}: {result['metrics']}")
+                except RuntimeError as error:
+                    failed += 1
+                    progress.print(f"failed: {describe(job)}\n{error}")
+                progress.advance(bar)
+        except KeyboardInterrupt:  # what waits is not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return failed
 
 
