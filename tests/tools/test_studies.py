@@ -335,6 +335,13 @@ def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
     assert labels.max() < task.classes
 
 
+def test_the_rule_of_the_first_token(run):
+    study = importlib.import_module("tools.studies.baselines")
+    train = np.array([[1, 5], [1, 6], [1, 5], [2, 5]]), np.array([7, 7, 3, 4])
+    test = np.array([[1, 9], [2, 9], [2, 9], [8, 9]]), np.array([7, 4, 0, 7])
+    assert study.first_token_rule(train, test) == (0.75, 0.5)
+
+
 def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):
     study = importlib.import_module("tools.studies.long_range")
     images = np.random.default_rng(0).integers(256, size=(16, 1024))
