@@ -80,6 +80,7 @@ def test_an_unknown_task_is_refused(run, capsys):
         "associative_recall",
         "memory",
         "long_range",
+        "equal_time",
     ],
 )
 def test_pages_are_those_of_their_results(run, study, tmp_path):

@@ -16,7 +16,7 @@ def budgets(rows, path):
     _draw(axis, rows, [row["steps"] for row in rows])
     for color, label in ((OTHER, "sees all"), (CAUSAL, "causal")):
         axis.plot([], [], "o", color=color, label=label)
-    axis.legend(loc="lower right", fontsize="small")
+    axis.legend(loc="upper left", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
