@@ -333,7 +333,7 @@ def test_configs_are_left_alone_where_nothing_is_new(tmp_path, quick):
 )
 def test_a_broken_models_config(tmp_path, quick, text):
     (tmp_path / "models.config").write_text(text)
-    with pytest.raises(ValueError, match="Mend the file, or remove it"):
+    with pytest.raises(ValueError, match="Correct the file, or remove it"):
         publish(tmp_path)
     assert contents(tmp_path) == {pathlib.Path("models.config"): text.encode()}
 
@@ -376,7 +376,7 @@ def test_version_is_out_of_range(tmp_path, quick, version):
 
 def test_no_next_version(tmp_path, quick):
     publish(tmp_path, version=2**63 - 1)
-    with pytest.raises(ValueError, match="Give a lower one as"):
+    with pytest.raises(ValueError, match="Pass a lower"):
         publish(tmp_path)
 
 
@@ -389,9 +389,9 @@ def test_base_is_no_folder(tmp_path, quick):
     with pytest.raises(ValueError, match="base='gs://bucket'. Export to a"):
         publish("gs://bucket")
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="file, which is something"):
+    with pytest.raises(NotADirectoryError, match="file, which is not a folder"):
         publish(tmp_path / "file")
-    with pytest.raises(NotADirectoryError, match="file, which is something"):
+    with pytest.raises(NotADirectoryError, match="file, which is not a folder"):
         publish(tmp_path, "file")
 
 
