@@ -4,16 +4,17 @@
 #   bash tools/gpu.sh prepare              # here: fetches wheels into .gpu/
 #   bash tools/gpu.sh run FOLDER [PARTS] [BACKENDS]    # there
 #
-# PARTS are `tune` (2 minutes), `times` (4), `conformance` (4), `study` (a study
-# of tools/studies, by default its language models, JAX only) and `equal_time`
-# (that study, on the processors, torch only). Without PARTS the first three
-# run, for torch and JAX. A part ends after LIMIT seconds (150, 200, 120, 215 and
-# 400 where none is given) and prints what it has. `conformance` reads
-# MECHANISMS="NAME ..." and PROCESSES=NUMBER, `times` LENGTHS="NUMBER ...",
-# `study` STUDY="ARGUMENTS" of tools.studies.run, in the shell's syntax.
+# PARTS are `tune` (2 minutes), `times` (4), `conformance` (4) and `study` (a
+# study of tools/studies, by default its language models, JAX only). Without
+# PARTS the first three run, for torch and JAX. A part ends after LIMIT seconds
+# (150, 200, 120 and 215 where none is given) and prints what it has.
+# `conformance` reads MECHANISMS="NAME ..." and PROCESSES=NUMBER, `times`
+# LENGTHS="NUMBER ...", `study` STUDY="ARGUMENTS" of tools.studies.run, in the
+# shell's syntax.
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
-# of torch and JAX, pytest, SciPy and matplotlib. Copy the working tree with .gpu/ to
-# it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join` reads.
+# of torch and JAX, pytest, SciPy and matplotlib. Copy the working tree with
+# .gpu/ to it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join`
+# reads.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -61,11 +62,15 @@ install() {
     export TRITON_CACHE_AUTOTUNING=1
 }
 
+limited() { # SECONDS COMMAND...: ends it then, or after LIMIT seconds
+    timeout --signal=INT --kill-after=10 "${LIMIT:-$1}" "${@:2}"
+}
+
 conformance() {
     echo "== $1: conformance"
     # JAX rounds float32 products to TF32 on a GPU unless told not to.
     KERAS_BACKEND="$1" JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS="" \
-        timeout --signal=INT --kill-after=10 "${LIMIT:-120}" python3 -m pytest -o addopts= -q \
+        limited 120 python3 -m pytest -o addopts= -q \
         -o filterwarnings= --tb=short -p no:benchmark \
         --numprocesses="${PROCESSES:-14}" --dist=worksteal \
         tests/test_conformance.py tests/gpu \
@@ -87,8 +92,7 @@ tune() {
     local jobs=()
     for name in linear:{gated_delta,kda,retention,gated_linear,mamba2} \
         peer:{fla_gated_delta,fla_kda}; do
-        timeout --signal=INT --kill-after=10 "${LIMIT:-150}" \
-            python3 -m tools.bench --backend torch --group times \
+        limited 150 python3 -m tools.bench --backend torch --group times \
             --case "$name" --length 8192 --batch 8 --dtype bfloat16 \
             --rounds 1 --verify no --out "$(mktemp -d)" \
             >"$2/tune-${name#*:}.txt" 2>&1 &
@@ -102,8 +106,7 @@ times() {
     local extra=()
     [ "$1" != torch ] || extra=(peer:fla_gated_delta peer:fla_kda)
     echo "== $1: times"
-    timeout --signal=INT --kill-after=10 "${LIMIT:-200}" \
-        python3 -m tools.bench --backend "$1" --group times \
+    limited 200 python3 -m tools.bench --backend "$1" --group times \
         --case "${cases[@]}" "${extra[@]}" --length ${LENGTHS:-8192 2048} \
         --batch 8 --dtype bfloat16 --rounds 10 --verify no \
         --write --out "$2" || echo "$1: not everything was measured"
@@ -114,17 +117,8 @@ study() {
     echo "== $1: study"
     local arguments
     eval "arguments=(${STUDY:-language_model})"  # names have spaces
-    timeout --signal=INT --kill-after=10 "${LIMIT:-215}" python3 -m tools.studies.run \
-        "${arguments[@]}" --backend jax --jobs 8 --out "$2" \
-        || echo "$1: not every model was trained"
-}
-
-equal_time() {
-    [ "$1" = torch ] || return 0
-    echo "== $1: equal_time"
-    CUDA_VISIBLE_DEVICES="" timeout --signal=INT --kill-after=10 "${LIMIT:-400}" \
-        python3 -m tools.studies.run equal_time --seed 0 1 2 \
-        --backend torch --jobs "${PROCESSES:-14}" --out "$2" \
+    limited 215 python3 -m tools.studies.run "${arguments[@]}" \
+        --backend jax --jobs 8 --out "$2" \
         || echo "$1: not every model was trained"
 }
 

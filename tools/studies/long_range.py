@@ -10,10 +10,7 @@ Source: Tay et al., "Long Range Arena", 2021, arXiv 2011.04006, section 2.2.
 
 import argparse
 import os
-import random
-import statistics
 import time
-import types
 
 import keras
 import numpy as np
@@ -24,8 +21,8 @@ from tools import _process
 from tools.studies import pathfinder
 from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
-from tools.studies.tasks import definitions
 from tools.studies.tasks import example_data
+from tools.studies.tasks import listops
 
 CACHE = _process.ROOT / ".data" / "long_range"
 WIDTH, BLOCKS, HEADS = 64, 3, 2
@@ -125,16 +122,7 @@ class ListOps(Task):
 
     def load(self):
         number = 8 if self.smoke else self.number
-        _, draw_many = definitions(
-            "listops.py",
-            ("OPERATORS", "draw", "TOKENS", "draw_many"),
-            answer=("TOKENS", "draw_many"),
-            random=random,
-            statistics=statistics,
-            args=types.SimpleNamespace(seed=0),
-            shortest=500,
-            longest=self.length,
-        )
+        _, draw_many = listops(0, 500, self.length)
 
         def make():
             tokens, values, _ = draw_many(number)

@@ -123,6 +123,20 @@ class Recall:
         return 100 * float(np.mean(scores))
 
 
+def listops(seed, shortest, longest):
+    """The example's tokens, and its function that draws many expressions."""
+    return definitions(
+        "listops.py",
+        ("OPERATORS", "draw", "TOKENS", "draw_many"),
+        answer=("TOKENS", "draw_many"),
+        random=random,
+        statistics=statistics,
+        args=types.SimpleNamespace(seed=seed),
+        shortest=shortest,
+        longest=longest,
+    )
+
+
 class ListOps:
     """Nested operations on digits; the score is the accuracy."""
 
@@ -139,16 +153,7 @@ class ListOps:
         if smoke:
             self.steps, number, tested, self.batch_size = 20, 64, 32, 4
             self.sizes |= {"hidden_dim": 16, "num_buckets": 256}
-        self.tokens, draw_many = definitions(
-            "listops.py",
-            ("OPERATORS", "draw", "TOKENS", "draw_many"),
-            answer=("TOKENS", "draw_many"),
-            random=random,
-            statistics=statistics,
-            args=types.SimpleNamespace(seed=seed),
-            shortest=20,
-            longest=self.longest,
-        )
+        self.tokens, draw_many = listops(seed, 20, self.longest)
         x, y, _ = draw_many(number)
         self.test = x[:tested], y[:tested]
         self.train = x[tested:], y[tested:]
