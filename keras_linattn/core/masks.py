@@ -79,7 +79,7 @@ def mask_inputs(inputs, masks):
     for x, mask in zip(inputs, masks, strict=True):
         if mask is not None and (id(x), id(mask)) not in cleared:
             visible = ops.expand_dims(mask, -1)
-            cleared[id(x), id(mask)] = ops.where(visible, x, ops.zeros_like(x))
+            cleared[id(x), id(mask)] = select(visible, x)
     return [cleared.get((id(x), id(m)), x) for x, m in zip(inputs, masks)]
 
 

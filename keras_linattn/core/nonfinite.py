@@ -40,7 +40,7 @@ def run_sanitized(function, *tensors, documents=None):
         such a row.
     """
     finite = finite_rows(*tensors)
-    clean = (ops.where(finite, x, ops.zeros_like(x)) for x in tensors)
+    clean = (select(finite, x) for x in tensors)
     output, state = function(*clean)
     nan_rows = rows_after(finite, documents)
     return nan_where(nan_rows, output), nan_where(nan_rows[:, :, -1:], state)
