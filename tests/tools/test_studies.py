@@ -276,7 +276,7 @@ def test_training_chooses_a_learning_rate(run):
 
 def test_pathfinder_labels_are_those_of_the_drawn_paths(run):
     pathfinder = importlib.import_module("tools.studies.pathfinder")
-    scenes = pathfinder.make_scenes(np.random.default_rng(0), 150)
+    scenes = pathfinder.make_scenes(np.random.default_rng(0), 500)
     images = pathfinder.draw(scenes)
     assert len(images) > 8 and images.dtype == np.uint8
     assert scenes.labels.mean() == 0.5
@@ -303,6 +303,24 @@ def test_pathfinder_labels_are_those_of_the_drawn_paths(run):
             assert (paths == path).sum() == pathfinder.LONG
         columns, rows = circles.astype(int).T
         assert (image[rows, columns] == 255).all()
+
+
+def test_pathfinder_pairs_differ_between_the_circles_only(run):
+    pathfinder = importlib.import_module("tools.studies.pathfinder")
+    scenes = pathfinder.make_scenes(np.random.default_rng(1), 500)
+    assert len(scenes.labels) > 8
+    # A path of label 0 at each circle; both ends of the path of label 1.
+    apart = scenes.dashes[::2, [0, pathfinder.LONG]]
+    together = scenes.dashes[1::2, [0, pathfinder.LONG - 1]]
+    together[:, 1] = together[:, 1, ::-1]
+    np.testing.assert_allclose(apart, together, atol=1e-4)
+    np.testing.assert_array_equal(scenes.circles[::2], scenes.circles[1::2])
+    np.testing.assert_array_equal(scenes.circles, apart[:, :, 0].repeat(2, 0))
+    lacking = np.isnan(scenes.dashes).any(axis=(2, 3))
+    np.testing.assert_array_equal(lacking[::2], lacking[1::2])
+    far = np.linalg.norm(scenes.dashes.mean(axis=2) - 16, axis=-1)
+    far = far[:, : 2 * pathfinder.LONG].mean(axis=1)
+    assert np.abs(far[::2] - far[1::2]).max() < pathfinder.SAME
 
 
 def joined(dashes, reach):

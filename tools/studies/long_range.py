@@ -9,7 +9,9 @@ Source: Tay et al., "Long Range Arena", 2021, arXiv 2011.04006, section 2.2.
 """
 
 import argparse
+import hashlib
 import os
+import pathlib
 import time
 
 import keras
@@ -99,7 +101,8 @@ class Pathfinder(Task):
             images, labels = pathfinder.make_images(number, seed=0)
             return images.reshape(number, -1), labels
 
-        return split(*cached(f"pathfinder-{number}", make), self.tested)
+        name = f"pathfinder-{number}-{digest(pathfinder.__file__)}"
+        return split(*cached(name, make), self.tested)
 
     def vary(self, tokens, generator):
         images = tokens.reshape(-1, pathfinder.SIZE, pathfinder.SIZE)
@@ -122,13 +125,16 @@ class ListOps(Task):
 
     def load(self):
         number = 8 if self.smoke else self.number
-        _, draw_many = listops(0, 500, self.length)
+        shortest = 500
+        _, draw_many = listops(0, shortest, self.length)
 
         def make():
             tokens, values, _ = draw_many(number)
             return tokens.astype("uint8"), values.astype("int32")
 
-        return split(*cached(f"listops-{number}", make), self.tested)
+        name = f"listops-{number}-{shortest}-{self.length}"
+        name += f"-{digest(_process.ROOT / 'examples' / 'listops.py')}"
+        return split(*cached(name, make), self.tested)
 
 
 TASKS = {"pixels": Pixels, "pathfinder": Pathfinder, "listops": ListOps}
@@ -145,6 +151,11 @@ def cached(name, make):
         unfinished.replace(path)  # whole, or not at all: jobs run side by side
     with np.load(path) as file:
         return [file[name] for name in file.files]
+
+
+def digest(path):
+    """Names a file's text: data that other code made are not taken for new."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()[:8]
 
 
 def split(tokens, labels, tested):

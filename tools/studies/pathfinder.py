@@ -4,12 +4,16 @@ Each image has two long paths of dashes and several short ones. Two circles
 mark both ends of one long path (label 1), or one end of each (label 0). Paths
 bend from dash to dash, and no path crosses or touches another one.
 
+Images are made in pairs, one of each label. Both have the same circles, the
+same dash at each circle and as many short paths, so that none of these tells
+the label: a model must look at what lies between.
+
 Source: Linsley, Kim, Veerabadran, Windolf, Serre, "Learning long-range spatial
 dependencies with horizontal gated recurrent units", NeurIPS 2018, arXiv
 1805.08315, section 4; its easiest form, with 6 dashes in a long path and 2 in
 a short one. The size is that of Tay et al., 2021, arXiv 2011.04006. Differs
-from them: our own drawing, with sizes for 32 x 32 pixels, and short paths only
-where there is space.
+from them: our own drawing, with sizes for 32 x 32 pixels, pairs of images, and
+short paths only where there is space.
 """
 
 import dataclasses
@@ -21,7 +25,7 @@ LENGTH, GAP = 1.5, 2.0  # of a dash, and between two dashes of a path
 MARGIN = 2.75  # between the dashes of different paths, centre to centre
 BORDER = 2.0
 TURN = np.pi / 3  # the most from one dash to the next
-SAME = 1.5  # distances of the circles for both labels differ by less
+SAME = 1.0  # how far paths are from the middle differs less for both labels
 LONG, SHORT, MANY_SHORT = 6, 2, 15
 THICKNESS, RADIUS = 0.5, 1.6  # half of a dash's width; of a circle
 PLACES, TURNS = 24, 8  # tried for the first dash of a path, for the next ones
@@ -35,8 +39,9 @@ class Scenes:
 
     Args:
         dashes: array `(N, D, 2, 2)`, both ends (x, y) of each dash, NaN where
-            a short path had no space. The first `LONG` are one long path, the
-            next `LONG` the other one, then come short paths.
+            a short path had no space in one image of the pair. The first
+            `LONG` are one long path, the next `LONG` the other one, then come
+            short paths.
         circles: array `(N, 2, 2)`, two centres.
         labels: int array `(N,)`, 1 if the circles lie on the same path.
     """
@@ -58,55 +63,52 @@ def make_images(number, seed):
 
 
 def make_scenes(generator, number):
-    """Draws `Scenes`, fewer than `number`: those whose long paths had space.
+    """Draws `Scenes` in pairs, for those of `number` that had space.
 
-    Their labels are 0 and 1 in turns, and do not depend on the paths.
+    Their labels are 0 and 1 in turns.
     """
-    taken = np.zeros((number, SIZE * FINE, SIZE * FINE), bool)
-    paths = [grow(generator, taken, LONG) for _ in range(2)]
-    together, apart, misfit = circles_of(generator, *paths)
-    rows = np.flatnonzero(misfit < SAME)  # NaN where a path had no space
-    rows = rows[: len(rows) // 2 * 2]
-    labels = np.arange(len(rows)) % 2
-    circles = np.where(labels[:, None, None], together[rows], apart[rows])
-    paths, taken = [path[rows] for path in paths], taken[rows]
-    paths += [grow(generator, taken, SHORT) for _ in range(MANY_SHORT)]
-    return Scenes(np.concatenate(paths, axis=1), circles, labels)
+    shape = 2, number, SIZE * FINE, SIZE * FINE
+    taken = np.zeros(shape, bool)  # of both labels
+    path = grow(generator, taken[1], LONG)
+    ends = path[:, 0], path[:, -1, ::-1]  # both run inwards
+    paths = [
+        [grow(generator, taken[0], LONG, end) for end in ends],
+        [path, grow(generator, taken[1], LONG)],
+    ]
+    # Two paths that begin at the circles are often nearer to the middle than
+    # one of them and a path anywhere. NaN where a path had no space.
+    apart = np.abs(from_middle(paths[0]) - from_middle(paths[1]))
+    rows = np.flatnonzero((apart < SAME).all(axis=0))
+    taken, paths = taken[:, rows], [[x[rows] for x in both] for both in paths]
+    for _ in range(MANY_SHORT):
+        short = [grow(generator, x, SHORT) for x in taken]
+        lacking = np.isnan(short).any(axis=0)
+        for of_label, path in zip(paths, short):
+            of_label.append(np.where(lacking, np.nan, path))
+    dashes = [np.concatenate(of_label, axis=1) for of_label in paths]
+    circles = np.stack([end[rows, 0] for end in ends], axis=1)
+    return Scenes(
+        np.stack(dashes, axis=1).reshape(-1, *dashes[0].shape[1:]),
+        np.repeat(circles, 2, axis=0),
+        np.arange(2 * len(rows)) % 2,
+    )
 
 
-def circles_of(generator, first, second):
-    """The centres of the circles for both labels, at ends of the long paths.
-
-    The distance of the circles must not tell the label: of the four pairs of
-    ends of different paths we take the one whose distance is most like that of
-    the ends of one path.
-
-    Returns:
-        Two arrays `(N, 2, 2)`: both ends of one path, an end of each; and how
-        much their distances differ, `(N,)`.
-    """
-    swapped = generator.integers(2, size=len(first))[:, None, None] == 1
-    ends = [path[:, [0, -1], [0, 1]] for path in (first, second)]
-    one, other = np.where(swapped, *ends), np.where(swapped, *ends[::-1])
-    pairs = [np.stack([one[:, i], other[:, j]], 1) for i, j in np.ndindex(2, 2)]
-    pairs = np.stack(pairs, axis=1)
-    misfits = np.abs(span(pairs) - span(one)[:, None])
-    rows, best = np.arange(len(pairs)), misfits.argmin(axis=1)
-    return one, pairs[rows, best], misfits[rows, best]
+def from_middle(paths):
+    """Mean and deviation of dashes' distances from the middle, `(2, N)`."""
+    middles = np.concatenate(paths, axis=1).mean(axis=2)
+    distances = np.linalg.norm(middles - SIZE / 2, axis=-1)
+    return np.stack([distances.mean(axis=1), distances.std(axis=1)])
 
 
-def span(pairs):
-    """Distances of pairs of points `(..., 2, 2)`."""
-    return np.linalg.norm(pairs[..., 0, :] - pairs[..., 1, :], axis=-1)
-
-
-def grow(generator, taken, number):
+def grow(generator, taken, number, first=None):
     """Draws a path in each image, and notes its places in `taken`.
 
     Args:
         generator: of random numbers.
         taken: bool array `(N, cells, cells)`, changed in place.
         number: int, dashes.
+        first: array `(N, 2, 2)`, the first dash. Defaults to `None`: anywhere.
 
     Returns:
         Array `(N, number, 2, 2)`, NaN in images where the path had no space.
@@ -115,6 +117,9 @@ def grow(generator, taken, number):
     dashes = np.full((count, number, 2, 2), np.nan, "float32")
     angles = 2 * np.pi * generator.random((count, PLACES), "float32")
     starts = SIZE * generator.random((count, PLACES, 2), "float32")
+    if first is not None:
+        x, y = (first[:, 1] - first[:, 0]).T
+        angles, starts = np.arctan2(y, x)[:, None], first[:, :1]
     for place in range(number):
         ways = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
         if place:
