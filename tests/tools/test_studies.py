@@ -63,6 +63,41 @@ def test_study_runs_resumes_and_keeps_what_is_by_hand(run, tmp_path, capsys):
     assert (tmp_path / "fake.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
+    study = run.STUDIES["fake"]
+    study.former["an old task"] = ("example.py", "--old")
+    result = {"mechanism": "softmax", "backend": "torch", "seed": 0}
+    result |= {"parameters": 1, "seconds": 1.0, "metrics": {"bits": 1.5}}
+    rows = [
+        {**result, "task": task, "arguments": arguments}
+        for task, arguments in (
+            ("a task", []),
+            ("a task", ["--smoke"]),
+            ("a task", ["--more"]),
+            ("an old task", ["--old"]),
+            ("a task that is gone", []),
+        )
+    ]
+    results = run.Results(tmp_path / "fake.json")
+    for row in rows:
+        results.add("results", row)
+    assert run.main(["fake", "--report-only", "--out", str(tmp_path)]) == 0
+    assert "3 results of other settings" in capsys.readouterr().out
+    text = (tmp_path / "fake.md").read_text()
+    assert text.count("| `softmax` | torch | 1.500 | 1 |") == 2
+    assert "## an old task" in text and "## a task that is gone" not in text
+    assert json.loads((tmp_path / "fake.json").read_text())["results"] == rows
+    assert "an old task" not in run.parse(["fake"]).task  # not run any more
+
+
+def test_two_calls_add_to_the_same_results(run, tmp_path):
+    calls = [run.Results(tmp_path / "fake.json") for _ in range(2)]
+    for number, call in enumerate(calls):
+        call.add("results", {"seed": number})
+    stored = json.loads((tmp_path / "fake.json").read_text())["results"]
+    assert stored == [{"seed": 0}, {"seed": 1}]
+
+
 def test_an_unknown_task_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         run.parse(["fake", "--task", "b"])
@@ -93,7 +128,8 @@ def test_pages_are_those_of_their_results(run, study, tmp_path):
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     for result in json.loads((docs / f"{name}.json").read_text())["results"]:
         task, rate = result["task"], result.get("rate")
-        example = run.STUDIES[study].tasks[task][0]
+        tasks = {**run.STUDIES[study].tasks, **run.STUDIES[study].former}
+        example = tasks[task][0]
         assert result["example"] == pathlib.Path(example).name
         assert result["arguments"] == run.STUDIES[study].arguments(task, rate)
 
@@ -261,6 +297,7 @@ def test_training_chooses_a_learning_rate(run):
         | {"metrics": {"4 pairs, %": tested}, "rate": rate, "seed": seed}
         | {"history": {"accuracy": [0.0, trained]}}
         for rate, seed, trained, tested in (
+            (0.01, 1, 0.9, 80.0),  # ended first: does not choose
             (0.01, 0, 0.5, 90.0),
             (0.001, 0, 0.8, 70.0),
             (0.001, 1, 0.2, 60.0),

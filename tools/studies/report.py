@@ -118,13 +118,15 @@ def steps_of(group):
 def rates_of(group):
     """Dict from each learning rate tried to the accuracy it trained to.
 
-    That is the accuracy of the last epoch, in percent, with the first seed:
-    test data do not choose a rate.
+    That is the accuracy of the last epoch, in percent, with the lowest seed:
+    test data do not choose a rate, nor does the order in which jobs end.
     """
+    rated = [result for result in group if "rate" in result]
+    first = min((result["seed"] for result in rated), default=None)
     return {
         result["rate"]: 100 * result["history"]["accuracy"][-1]
-        for result in sorted(group, key=lambda x: (x.get("rate", 0), x["seed"]))
-        if "rate" in result and result["seed"] == group[0]["seed"]
+        for result in sorted(rated, key=lambda x: x["rate"])
+        if result["seed"] == first
     }
 
 
