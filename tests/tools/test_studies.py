@@ -5,6 +5,7 @@ import itertools
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
@@ -391,11 +392,111 @@ def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
     assert labels.max() < task.classes
 
 
-def test_the_rule_of_the_first_token(run):
-    study = importlib.import_module("tools.studies.baselines")
+@pytest.fixture
+def rules(run):
+    pytest.importorskip("sklearn")
+    return importlib.import_module("tools.studies.baselines")
+
+
+def test_the_rule_of_the_first_token(rules):
     train = np.array([[1, 5], [1, 6], [1, 5], [2, 5]]), np.array([7, 7, 3, 4])
     test = np.array([[1, 9], [2, 9], [2, 9], [8, 9]]), np.array([7, 4, 0, 7])
-    assert study.first_token_rule(train, test) == (0.75, 0.5)
+    assert rules.first_token_rule(train, test) == (0.75, 0.5)
+    assert rules.counts_of(test[0], 10)[0].tolist() == [1, *7 * [0], 1]
+
+
+def test_the_rules_of_bytes(rules):
+    generator = np.random.default_rng(0)
+    noise = generator.integers(2, size=(2, 4000), dtype="uint8")
+    train, test = (bytes(x) for x in noise)
+    assert abs(rules.n_gram_bits(train, test, 0) - 1) < 0.01
+    assert abs(rules.n_gram_bits(train, test, 3) - 1) < 0.02
+    seen = b"abc" * 1000
+    assert abs(rules.n_gram_bits(seen, seen[:90], 0) - np.log2(3)) < 0.01
+    assert rules.n_gram_bits(seen, seen[:90], 1) < 0.1
+    # "b" follows "a" in 2 of 3: (2 - 0.75 + 0.75 * 2 / 3) / 3, the first half.
+    bits = rules.n_gram_bits(b"abacab", b"ab", 1)
+    first = (3 - 0.75) / 6 + 0.75 * 3 / 6 / 3
+    shorter = (2 - 0.75) / 6 + 0.75 * 3 / 6 / 3
+    second = (2 - 0.75 + 0.75 * 2 * shorter) / 3
+    np.testing.assert_allclose(bits, -np.log2([first, second]).mean())
+    text = generator.integers(256, size=3000, dtype="uint8").tobytes()
+    assert rules.packed(text) > 8 and rules.packed(text, text) < 0.5
+
+
+def test_the_rule_of_columns(rules):
+    spans = [(0.0, 0.2), (0.21, 0.4), (0.5, 0.9), (0.1, 0.3), (0.45, 0.6)]
+    boxes = np.array([(left, 0, right, 0.1) for left, right in spans])
+    assert rules.columns_of(boxes).tolist() == [1, 1, 2, 1, 2]
+    chances = np.log([[0.9, 0.4, 0.6], [0.1, 0.6, 0.4]])
+    named = rules.topics_of(chances, np.array([1, 1, 2]))
+    assert named.tolist() == [0, 0, 0]
+    assert rules.topics_of(chances, np.array([1, 2, 1])).tolist() == [0, 1, 0]
+
+
+def test_state_bytes_are_those_of_keys_values_and_states(run):
+    job = importlib.import_module("tools.studies.job")
+    numbers = {  # width 32, 2 heads, 128 positions, float32
+        "softmax": 2 * 128 * 32 + 1,  # and how many there are
+        "gated_delta": 2 * 16 * 16,
+        "linear_transformer": 2 * 16 * (16 + 1),  # and the sum of keys
+        "local": 2 * 15 * (16 + 16 + 1),  # and which there are
+    }
+    for name, count in numbers.items():
+        block = keras_linattn.LinearTransformerDecoder(
+            32,
+            num_heads=2,
+            mechanism={"name": "local", "window": 16}
+            if name == "local"
+            else name,
+        )
+        block(keras.Input((None, 32)))
+        assert job.state_bytes(block, 128) == 4 * count
+
+
+def test_memory_asks_for_what_the_sequence_holds(run):
+    study = importlib.import_module("tools.studies.memory")
+    generator = np.random.default_rng(0)
+    task = study.SelectiveCopying(0, smoke=False)
+    tokens, answers = task.draw(generator, 40)
+    marks = tokens > task.symbols
+    assert (marks == (answers > 0)).all() and marks.sum() == 32 * task.copied
+    for row, answer in zip(tokens[:, : -task.copied], answers):
+        assert (row[row > 0] == answer[-task.copied :]).all()
+
+    task = study.Needle(0, smoke=False)
+    for training in (True, False):
+        tokens, answers = task.draw(generator, 40, training)
+        rows, places = np.nonzero(tokens == 1 + task.symbols)
+        assert rows.tolist() == list(range(32))  # one mark in each
+        asked = tokens == 2 + task.symbols
+        assert (asked == (answers > 0)).all() and asked[:, -1].all()
+        assert (asked.sum() == 32) == (not training)
+        after = np.arange(40) > places[:, None] + 1
+        assert not (asked & ~after).any()
+        needles = tokens[rows, places + 1][:, None]
+        assert (
+            answers[asked] == np.broadcast_to(needles, (32, 40))[asked]
+        ).all()
+    tokens, _ = task.draw(generator, 40, depth=0.5)
+    assert ((tokens == 1 + task.symbols).argmax(axis=1) == 18).all()
+
+
+def test_no_batch_of_a_test_is_one_of_training(run):
+    study = importlib.import_module("tools.studies.memory")
+    tasks = importlib.import_module("tools.studies.tasks")
+    recall = tasks.Recall(2, smoke=True)
+    needle = study.Needle(2, smoke=True)
+    for train, test in (
+        (recall.batches(40, 0), recall.data([2], 40, (2,))),
+        (
+            study.Drawn(needle.draw, 16, 40, (0, needle.seed)),
+            study.Drawn(needle.draw, 16, 40, (2,)),
+        ),
+    ):
+        seen = {row.tobytes() for i in range(40) for row in train[i][0]}
+        tested = {row.tobytes() for i in range(40) for row in test[i][0]}
+        assert not seen & tested
 
 
 def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):
