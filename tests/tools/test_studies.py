@@ -1,5 +1,6 @@
 """The studies run their jobs, resume, report failures, and make their page."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -189,6 +190,20 @@ def test_the_language_model_tests_each_byte_once(run, monkeypatch):
     assert parts == {"0 to 16": 7.5, "16 to 32": 23.5, "32 to 64": 47.5}
 
 
+def test_each_epoch_and_each_stream_has_batches_of_its_own(run):
+    tasks = importlib.import_module("tools.studies.tasks")
+    rows = np.arange(1000), np.arange(1000)
+    draw = functools.partial(tasks.draw_rows, rows, 50)
+    data = tasks.Drawn(draw, 2, (0,))
+    first = [data[index][0] for index in (0, 1)]
+    for x, y in (data[0], data[1]):
+        np.testing.assert_array_equal(x, y)
+    data.on_epoch_end()
+    batches = [*first, data[0][0], tasks.Drawn(draw, 2, (1,))[0][0]]
+    assert len({tuple(batch) for batch in batches}) == 4
+    np.testing.assert_array_equal(tasks.Drawn(draw, 2, (0,))[0][0], first[0])
+
+
 def test_equal_time_compares_all_mechanisms(run):
     traits = {
         name: keras_linattn.mechanisms.get(name).traits
@@ -331,7 +346,7 @@ def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
     model = study.make_model(task, "modified_linformer")
     history = study.train(model, task, 0, 1e-3, task.steps)
     assert np.isfinite(history.history["loss"]).all()
-    tokens, labels = study.Drawn(task, 1, 0)[0]
+    tokens, labels = task.draw(np.random.default_rng(0))
     assert tokens.shape == (2, task.length) and len(labels) == 2
     assert labels.max() < task.classes
 
