@@ -358,6 +358,14 @@ def test_the_rule_of_the_first_token(run):
     assert study.first_token_rule(train, test) == (0.75, 0.5)
 
 
+def test_rules_of_pathfinder_and_of_pixels(run):
+    study = importlib.import_module("tools.studies.baselines")
+    centres, labels = study.circles(100)
+    assert centres.shape == (100, 2, 2) and labels.mean() == 0.5
+    assert study.tree_rule(labels[:, None], labels, 20) == 1
+    assert study.black_ink(np.array([0, 249, 250, 255])) == 2 / 3
+
+
 def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):
     study = importlib.import_module("tools.studies.long_range")
     images = np.random.default_rng(0).integers(256, size=(16, 1024))
