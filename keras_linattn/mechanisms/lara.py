@@ -32,8 +32,7 @@ sequences the code maps positions before it averages them; here, as for its
 images, the means are mapped. Landmark c exists where both its segments hold a
 visible position. The deviation 1 of the noise is the code's: samples follow
 the densities that they are weighted by if it is D^(1/4), and only then, and
-with a = 0, does the estimate tend to softmax attention as C grows; with few
-samples 1 has the smaller error.
+with a = 0, does the estimate tend to softmax attention as C grows.
 """
 
 import dataclasses

@@ -14,9 +14,9 @@ which converges to the pseudo-inverse with third order, from Z_0 = A^T /
 Cost: O((T + S) M (D + V) + M^3) time; M is chosen, and does not grow with
 the length. With M >= T = S the segments are single positions, and the output
 tends to softmax attention as the iterations converge: on normal heads with
-D = 16 and M = T = S = 64 the largest error is 3e-2 after 6 steps, 2e-3 after
-10 and 2e-14 after 20 in float64. In float32 rounding grows with the condition
-of A: at most 2e-5 after 6 steps, but 6e-4 after 12 and 1e-2 after 20.
+D = 16 and M = T = S = 64 the largest error of a head is about 3e-2 after 6
+steps and 2e-3 after 10. In float32 rounding grows with the condition of A and
+with the number of steps.
 Source: Xiong, Zeng, Chakraborty, Tan, Fung, Li, Singh, "Nystromformer: a
 Nystrom-based algorithm for approximating self-attention", AAAI 2021, arXiv
 2102.03902, section 3 (algorithm 1; the iteration is Razavi et al., 2014).

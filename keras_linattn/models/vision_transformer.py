@@ -41,8 +41,7 @@ class VisionTransformer(Classifier):
         stem_filters: tuple of ints > 0, the number of filters in each stage of
             convolutions before the patches. A stage is two convolutions of
             3 x 3; the second has a stride of 2, so a patch covers twice as many
-            pixels per side. Use it for small data sets. Defaults to `()`: no
-            convolutions.
+            pixels per side. Defaults to `()`: no convolutions.
         remat: bool, recompute the encoder blocks in the backward pass, see
             `LinearTransformerEncoder`. Defaults to `False`.
         dtype: dtype policy. Defaults to `None`: Keras' global policy.

@@ -46,9 +46,12 @@ def start(folder, *more, ranks=(0, 1)):
 
 
 def finish(processes, timeout=300):
+    """What each printed. Those after one that failed are killed."""
     printed = []
     try:
-        for process in processes:
+        for number, process in enumerate(processes):
+            if any(earlier.returncode for earlier in processes[:number]):
+                process.kill()  # it would wait for the failed one in vain
             printed.append(process.communicate(timeout=timeout)[0])
     finally:
         for process in processes:

@@ -1,5 +1,6 @@
 """The studies run their jobs, resume, report failures, and make their page."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -226,6 +227,20 @@ def test_the_language_model_tests_each_byte_once(run, monkeypatch):
     assert parts == {"0 to 16": 7.5, "16 to 32": 23.5, "32 to 64": 47.5}
 
 
+def test_each_epoch_and_each_stream_has_batches_of_its_own(run):
+    tasks = importlib.import_module("tools.studies.tasks")
+    rows = np.arange(1000), np.arange(1000)
+    draw = functools.partial(tasks.draw_rows, rows, 50)
+    data = tasks.Drawn(draw, 2, (0,))
+    first = [data[index][0] for index in (0, 1)]
+    for x, y in (data[0], data[1]):
+        np.testing.assert_array_equal(x, y)
+    data.on_epoch_end()
+    batches = [*first, data[0][0], tasks.Drawn(draw, 2, (1,))[0][0]]
+    assert len({tuple(batch) for batch in batches}) == 4
+    np.testing.assert_array_equal(tasks.Drawn(draw, 2, (0,))[0][0], first[0])
+
+
 def test_equal_time_compares_all_mechanisms(run):
     traits = {
         name: keras_linattn.mechanisms.get(name).traits
@@ -387,7 +402,7 @@ def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
     model = study.make_model(task, "modified_linformer")
     history = study.train(model, task, 0, 1e-3, task.steps)
     assert np.isfinite(history.history["loss"]).all()
-    tokens, labels = study.Drawn(task, 1, 0)[0]
+    tokens, labels = task.draw(np.random.default_rng(0))
     assert tokens.shape == (2, task.length) and len(labels) == 2
     assert labels.max() < task.classes
 
@@ -482,21 +497,42 @@ def test_memory_asks_for_what_the_sequence_holds(run):
     assert ((tokens == 1 + task.symbols).argmax(axis=1) == 18).all()
 
 
-def test_no_batch_of_a_test_is_one_of_training(run):
+def test_no_row_of_a_test_is_one_of_training(run):
     study = importlib.import_module("tools.studies.memory")
     tasks = importlib.import_module("tools.studies.tasks")
-    recall = tasks.Recall(2, smoke=True)
-    needle = study.Needle(2, smoke=True)
-    for train, test in (
-        (recall.batches(40, 0), recall.data([2], 40, (2,))),
-        (
-            study.Drawn(needle.draw, 16, 40, (0, needle.seed)),
-            study.Drawn(needle.draw, 16, 40, (2,)),
-        ),
-    ):
-        seen = {row.tobytes() for i in range(40) for row in train[i][0]}
-        tested = {row.tobytes() for i in range(40) for row in test[i][0]}
-        assert not seen & tested
+
+    class Model:  # notes what it is given
+        def fit(self, data, **options):
+            self.train = rows_of(data)
+
+        def evaluate(self, data, **options):
+            self.tested |= rows_of(data)
+            return {"accuracy": 0.0}
+
+    for make in (tasks.Recall, study.SelectiveCopying, study.Needle):
+        task, model = make(2, smoke=True), Model()
+        model.tested, task.test_steps = set(), 20
+        if make is tasks.Recall:
+            model.fit(task.batches(20, 0))
+            task.score(model)
+        else:
+            task.train(model)
+            task.metrics(model)
+        assert len(model.tested) > 100
+        assert not model.train & model.tested
+
+
+def rows_of(data):
+    batches = [data[index][0] for index in range(len(data))]
+    return {row.tobytes() for batch in batches for row in batch}
+
+
+def test_rules_of_pathfinder_and_of_pixels(rules):
+    centres, labels, images = rules.circles(100)
+    assert centres.shape == (100, 2, 2) and labels.mean() == 0.5
+    assert images.shape == (100, 32, 32)
+    assert rules.tree_rule(labels[:, None], labels, 20) == 1
+    assert rules.black_ink(np.array([0, 249, 250, 255])) == 2 / 3
 
 
 def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):

@@ -1,11 +1,11 @@
 """What rules without attention score on the data of the studies.
 
     python -m tools.studies.baselines
-    python -m tools.studies.baselines bytes forecasts layout pathfinder pixels
+    python -m tools.studies.baselines bytes forecasts layout listops
+    python -m tools.studies.baselines pathfinder pixels
 
-Without a name it is `listops`, where a rule reads the first token, or counts
-tokens. Each rule learns from the training data and is scored on the test data
-of its study, once: no setting was chosen by a score.
+Without a name it is all of them. Each rule learns from the training data and is
+scored on the test data of its study, once: no setting was chosen by a score.
 """
 
 import argparse
@@ -67,13 +67,9 @@ def token_counts_rule(train, test):
 
     They do not know which digit belongs to which operation.
     """
-    vocabulary = 1 + max(tokens.max() for tokens, _ in (train, test))
-    (x, y), (test_x, test_y) = (
-        (np.c_[tokens[:, 0], counts_of(tokens, vocabulary)], values)
-        for tokens, values in (train, test)
-    )
-    trees = HistGradientBoostingClassifier(max_iter=60, random_state=0)
-    return trees.fit(x, y).score(test_x, test_y)
+    tokens, values = (np.concatenate(x) for x in zip(test, train))
+    features = np.c_[tokens[:, 0], counts_of(tokens, 1 + tokens.max())]
+    return tree_rule(features, values, len(test[0]))
 
 
 def counts_of(tokens, vocabulary):
@@ -241,41 +237,66 @@ def topics_of(chances, columns):
     return named
 
 
-def circles(number=4000):
-    """Accuracies of boosted trees on Pathfinder, without following a path."""
-    generator, rows = np.random.default_rng(0), []
-    while sum(len(scenes.labels) for scenes in rows) < number:
-        rows.append(pathfinder.make_scenes(generator, pathfinder.CHUNK))
-    places, labels, images = (
-        np.concatenate(x)
-        for x in zip(*((x.circles, x.labels, pathfinder.draw(x)) for x in rows))
-    )
-    distance = np.linalg.norm(places[:, 0] - places[:, 1], axis=1)
-    middle = np.linalg.norm(places.mean(axis=1) - pathfinder.SIZE / 2, axis=1)
-    of_circles = np.c_[places.reshape(-1, 4), distance, middle]
+def paths():
+    """Accuracies on Pathfinder, without following a path."""
+    task = long_range.Pathfinder
+    centres, labels, images = circles(task.number)
+    middle = centres.mean(axis=1) - pathfinder.SIZE / 2
     coarse = images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
-    half = len(labels) // 4 * 2  # both images of a pair on the same side
-    for name, x in (
-        ("places of the circles", of_circles),
-        ("number of grey pixels", images.astype(bool).sum((1, 2))[:, None]),
-        ("8 x 8 pixels", coarse.reshape(len(coarse), -1)),
-    ):
-        trees = HistGradientBoostingClassifier(max_iter=60, random_state=0)
-        trees.fit(x[:half], labels[:half])
-        yield name, trees.score(x[half:], labels[half:])
+    known = {
+        "distance of the circles": distances(centres[:, 0] - centres[:, 1]),
+        "places of the circles": np.c_[
+            centres.reshape(-1, 4),
+            distances(centres[:, 0] - centres[:, 1]),
+            distances(middle),
+        ],
+        "number of grey pixels": (images > 0).sum((1, 2))[:, None],
+        "8 x 8 pixels": coarse.reshape(len(coarse), -1),
+    }
+    for name, features in known.items():
+        yield name, tree_rule(features, labels, task.tested)
+
+
+def distances(steps):
+    return np.linalg.norm(steps, axis=1, keepdims=True)
+
+
+def circles(number):
+    """Centres `(number, 2, 2)` of Pathfinder's circles, labels, images."""
+    generator, found = np.random.default_rng(0), []
+    while sum(len(scenes.labels) for scenes in found) < number:
+        found.append(pathfinder.make_scenes(generator, pathfinder.CHUNK))
+    rows = [(x.circles, x.labels, pathfinder.draw(x)) for x in found]
+    return [np.concatenate(arrays)[:number] for arrays in zip(*rows)]
+
+
+def tree_rule(features, labels, tested):
+    """Test accuracy of boosted trees; the first `tested` rows are the test."""
+    trees = HistGradientBoostingClassifier(max_iter=60, random_state=0)
+    trees.fit(features[tested:], labels[tested:])
+    return trees.score(features[:tested], labels[:tested])
 
 
 def pixels():
-    """Accuracies on the pixels of MNIST-5k, training images not changed."""
+    """Accuracies on the pixels of MNIST-5k, and how dark their ink is."""
+    task = long_range.Pixels()
     train, test = (
-        (images / 255.0, labels)
-        for images, labels in long_range.Pixels().load()
+        (images / 255.0, labels) for images, labels in (task.train, task.test)
     )
     for name, model in (
         ("logistic regression", LogisticRegression(C=0.1, max_iter=200)),
         ("support vectors", SVC(C=5)),
     ):
-        yield name, model.fit(*train).score(*test)
+        yield f"{name}, no image changed", model.fit(*train).score(*test)
+    task.changed = 1
+    varied = task.vary(task.train[0], np.random.default_rng(0))
+    yield "black ink of changed images", black_ink(varied)
+    yield "black ink of the test", black_ink(task.test[0])
+
+
+def black_ink(images):
+    """Share of the pixels that are not 0 whose grey value is 250 or more."""
+    return np.mean(images[images > 0] >= 250)
 
 
 RULES = {
@@ -283,14 +304,14 @@ RULES = {
     "bytes": byte_models,
     "forecasts": forecasts,
     "layout": layout,
-    "pathfinder": circles,
+    "pathfinder": paths,
     "pixels": pixels,
 }
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME")
-    names = parser.parse_args().names or ["listops"]
+    names = parser.parse_args().names or list(RULES)
     unknown = set(names) - set(RULES)
     if unknown:
         parser.error(

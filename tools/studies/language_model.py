@@ -6,6 +6,7 @@ Softmax and `local` have rotary positions besides.
 """
 
 import argparse
+import functools
 import math
 import time
 
@@ -16,7 +17,8 @@ import keras_linattn
 from keras_linattn import mechanisms
 from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
-from tools.studies.tasks import Batches
+from tools.studies.tasks import Drawn
+from tools.studies.tasks import draw_rows
 from tools.studies.tasks import newsgroups
 from tools.studies.tasks import windows
 
@@ -29,6 +31,8 @@ def parse():
     add = parser.add_argument
     add("--mechanism", nargs="+", default=["gated_delta"], help="repeats")
     add("--steps", type=int, default=1200)
+    add("--width", type=int, default=256, help="F; heads have 64")
+    add("--batch-size", type=int, default=32, help="windows of 512 bytes")
     add("--seed", type=int, default=0)
     add("--out", help="not used: the caller keeps the results")
     add("--smoke", action="store_true", help="a tiny, quick run")
@@ -97,7 +101,8 @@ def by_distance(bits, length):
 
 if __name__ == "__main__":
     args = parse()
-    steps, length, batch_size, tested, width = args.steps, 512, 32, 1 << 20, 256
+    steps, width, batch_size = args.steps, args.width, args.batch_size
+    length, tested = 512, 1 << 20
     if args.smoke:
         steps, length, batch_size, tested, width = 4, 32, 2, 2048, 16
     train, test = newsgroups()
@@ -108,7 +113,9 @@ if __name__ == "__main__":
         adamw(steps, 2e-3, 0.05, weight_decay=0.1, beta_2=0.95),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    batches = Batches(*windows(train, length), batch_size, steps, (args.seed,))
+    rows = windows(train, length)
+    draw = functools.partial(draw_rows, rows, batch_size)
+    batches = Drawn(draw, steps, (args.seed,))
     started = time.perf_counter()
     history = model.fit(batches, verbose=0)
     seconds = time.perf_counter() - started

@@ -23,6 +23,8 @@ from tools import _process
 from tools.studies import pathfinder
 from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
+from tools.studies.tasks import Drawn
+from tools.studies.tasks import draw_rows
 from tools.studies.tasks import example_data
 from tools.studies.tasks import listops
 
@@ -52,6 +54,11 @@ class Task:
 
     def vary(self, tokens, generator):
         return tokens
+
+    def draw(self, generator):
+        """A batch to train on."""
+        tokens, labels = draw_rows(self.train, self.batch_size, generator)
+        return self.vary(tokens, generator), labels
 
 
 class Pixels(Task):
@@ -167,26 +174,6 @@ def split(tokens, labels, tested):
     )
 
 
-class Drawn(keras.utils.PyDataset):
-    """Batches of rows drawn at random, new ones in each epoch."""
-
-    def __init__(self, task, steps, seed):
-        super().__init__()
-        self.task, self.steps, self.seed, self.epoch = task, steps, seed, 0
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, index):
-        generator = np.random.default_rng([self.seed, self.epoch, index])
-        tokens, labels = self.task.train
-        rows = generator.integers(len(labels), size=self.task.batch_size)
-        return self.task.vary(tokens[rows], generator), labels[rows]
-
-    def on_epoch_end(self):
-        self.epoch += 1
-
-
 class Positions(keras.layers.Layer):
     """Adds a learned vector to each position."""
 
@@ -231,7 +218,7 @@ def train(model, task, seed, learning_rate, steps):
         metrics=["accuracy"],
         steps_per_execution=1 if eager else min(50, -(-steps // PARTS)),
     )
-    data = Drawn(task, -(-steps // PARTS), seed)
+    data = Drawn(task.draw, -(-steps // PARTS), (seed,))
     return model.fit(data, epochs=PARTS, verbose=0)
 
 

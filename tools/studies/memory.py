@@ -14,24 +14,8 @@ import numpy as np
 
 from tools.studies.mechanisms import entries_of
 from tools.studies.optimizers import adamw
+from tools.studies.tasks import Drawn
 from tools.studies.tasks import Recall
-
-
-class Drawn(keras.utils.PyDataset):
-    """Batches that `draw(generator, length)` makes; 0 is no question."""
-
-    def __init__(self, draw, length, steps, seed):
-        super().__init__()
-        self.draw, self.length = draw, length
-        self.steps, self.seed = steps, seed
-
-    def __len__(self):
-        return self.steps
-
-    def __getitem__(self, index):
-        generator = np.random.default_rng([*self.seed, index])
-        tokens, answers = self.draw(generator, self.length)
-        return tokens, answers, (answers != 0).astype("float32")
 
 
 class Task(Recall):
@@ -47,18 +31,25 @@ class Task(Recall):
             self.batch_size, self.lengths = 4, (16, 32)
 
     def train(self, model):
-        draw = functools.partial(self.draw, training=True)
-        data = Drawn(draw, self.lengths[0], self.steps, (0, self.seed))
+        length = self.lengths[0]
+        draw = functools.partial(self.batch, length=length, training=True)
+        data = Drawn(draw, self.steps, (0, self.seed))
         return model.fit(data, verbose=0)
 
-    def accuracy(self, model, draw, length):
-        data = Drawn(draw, length, self.test_steps, (2,))
+    def accuracy(self, model, **options):
+        draw = functools.partial(self.batch, **options)
+        data = Drawn(draw, self.test_steps, (2,))
         score = model.evaluate(data, verbose=0, return_dict=True)
         return 100 * score["accuracy"]
 
+    def batch(self, generator, **options):
+        """Tokens and answers of `draw`, and weights: 0 is no question."""
+        tokens, answers = self.draw(generator, **options)
+        return tokens, answers, (answers != 0).astype("float32")
+
     def metrics(self, model):
         return {
-            f"{length:,} positions, %": self.accuracy(model, self.draw, length)
+            f"{length:,} positions, %": self.accuracy(model, length=length)
             for length in self.lengths
         }
 
@@ -116,9 +107,7 @@ class Needle(Task):
         """Accuracy at the longest length, by the place of the mark."""
         return {
             f"{depth:.0%}": self.accuracy(
-                model,
-                functools.partial(self.draw, depth=depth),
-                self.lengths[-1],
+                model, length=self.lengths[-1], depth=depth
             )
             for depth in (0, 0.25, 0.5, 0.75, 1)
         }

@@ -127,7 +127,13 @@ STUDIES = {
         rates={"small state": (0.003, 0.01, 0.03)},
     ),
     "language_model": Study(
-        {"20 Newsgroups, bytes": ("../tools/studies/language_model.py",)},
+        {
+            "20 Newsgroups, bytes": ("../tools/studies/language_model.py",),
+            "20 Newsgroups, bytes, small": (
+                "../tools/studies/language_model.py",
+                *("--width", "128", "--batch-size", "16", "--steps", "800"),
+            ),
+        },
         (
             "softmax",
             "gated_delta",

@@ -5,6 +5,7 @@ their files; only the attention differs.
 """
 
 import ast
+import functools
 import importlib
 import math
 import random
@@ -43,21 +44,35 @@ def _name(node):
     return getattr(node, "name", None)
 
 
-class Batches(keras.utils.PyDataset):
-    """Batches of rows drawn at random, the same ones for the same stream."""
+class Drawn(keras.utils.PyDataset):
+    """Batches that `draw(generator)` makes, new ones in each epoch.
 
-    def __init__(self, x, y, batch_size, steps, stream):
+    Args:
+        draw: function of a NumPy generator that returns a batch.
+        steps: int, batches of an epoch.
+        stream: tuple of ints, the seed. The same one gives the same batches.
+    """
+
+    def __init__(self, draw, steps, stream):
         super().__init__()
-        self.arrays = x, y
-        self.batch_size, self.steps, self.stream = batch_size, steps, stream
+        self.draw, self.steps, self.stream = draw, steps, stream
+        self.first = 0  # batch of this epoch
 
     def __len__(self):
         return self.steps
 
     def __getitem__(self, index):
-        generator = np.random.default_rng([*self.stream, index])
-        rows = generator.integers(len(self.arrays[0]), size=self.batch_size)
-        return tuple(array[rows] for array in self.arrays)
+        seed = [*self.stream, self.first + index]
+        return self.draw(np.random.default_rng(seed))
+
+    def on_epoch_end(self):
+        self.first += self.steps
+
+
+def draw_rows(arrays, batch_size, generator):
+    """Rows drawn at random, the same ones of each array."""
+    rows = generator.integers(len(arrays[0]), size=batch_size)
+    return tuple(array[rows] for array in arrays)
 
 
 class Recall:
@@ -168,8 +183,8 @@ class ListOps:
         )
 
     def batches(self, steps, stream):
-        stream = self.seed, stream
-        return Batches(*self.train, self.batch_size, steps, stream)
+        draw = functools.partial(draw_rows, self.train, self.batch_size)
+        return Drawn(draw, steps, (self.seed, stream))
 
     def score(self, model):
         score = model.evaluate(*self.test, verbose=0, return_dict=True)
