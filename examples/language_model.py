@@ -76,7 +76,7 @@ optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(optimizer, loss, weighted_metrics=["accuracy"], sampler="top_k")
 
-# ## Train and test: a guess needs 8 bits for each byte
+# ## Train and test: a guess among the 28 bytes of the text needs 4.8 bits
 
 start = time.perf_counter()
 history = model.fit(

