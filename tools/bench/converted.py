@@ -200,6 +200,7 @@ def draw(results, path):
 
     matplotlib.use("Agg")  # files only, no window
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     figure, axes = pyplot.subplots(
         1, 3, figsize=(13, 4.2), layout="constrained"
@@ -220,6 +221,8 @@ def draw(results, path):
         axis.set(title=title, xlabel="length")
         if axis.lines:
             axis.set(xscale="log", yscale="log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
         lengths = sorted({r["length"] for r in results})
         axis.set_xticks(lengths, [f"{x:,}" for x in lengths])
         axis.minorticks_off()

@@ -8,6 +8,8 @@ from tools.bench import report
 matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
+LEGEND_ENTRY = 3  # inches
+
 
 def draw(runs, folder):
     """Draws what there is; returns pairs of file name and title."""
@@ -46,6 +48,9 @@ def draw_layers(runs, path):
             own = sorted(own, key=lambda run: run["length"])
             draw_ratios(axis, own, lines)
             axis.set_title(f"{backend}, {kind}")
+            axis.tick_params(labelbottom=True)
+            if not own:
+                axis.remove()
     legend_below(figure)
     save(figure, path)
 
@@ -74,8 +79,9 @@ def legend_below(figure):
         for line, label in zip(*axis.get_legend_handles_labels())
     }
     if lines:
+        columns = max(1, int(figure.get_figwidth() // LEGEND_ENTRY))
         figure.legend(
-            lines.values(), lines, loc="outside lower center", ncols=4
+            lines.values(), lines, loc="outside lower center", ncols=columns
         )
 
 
@@ -106,7 +112,7 @@ def draw_steps(runs, path):
     figure, axes = pyplot.subplots(
         1,
         len(backends),
-        figsize=(4.5 * len(backends), 5),
+        figsize=(max(6, 4.5 * len(backends)), 5.5),
         squeeze=False,
         sharey=True,
         layout="constrained",

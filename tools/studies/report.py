@@ -2,17 +2,12 @@
 
 import itertools
 
-import matplotlib
 import numpy as np
 
 from tools.studies import mechanisms
+from tools.studies import pictures
 from tools.studies import scatter
 
-matplotlib.use("Agg")  # files only, no window
-from matplotlib import pyplot  # noqa: E402  (after the choice above)
-
-MANY = 10  # rows, of which the names do not fit side by side
-LEAST_SPAN = 4  # points, of an axis in percent
 LEAST_STATES = 4  # rows of a task, to draw them against their states
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 NOTE = (
@@ -39,8 +34,7 @@ def write(content, stem):
         old = path.read_text(encoding="utf-8")
         head = old.partition("\n")[0] + "\n"  # the title is by hand as well
         by_hand = old.partition(BY_HAND)[2] or by_hand
-    pictures = draw(rows, stem)
-    text = page(content, rows, stem.name, head, pictures)
+    text = page(content, rows, stem.name, head, draw(rows, stem))
     path.write_text(text + BY_HAND + by_hand, encoding="utf-8")
 
 
@@ -50,19 +44,19 @@ def draw(rows, stem):
     Returns:
         Dict from the name of each picture to what it shows.
     """
-    pictures = {f"{stem.name}.png": "results"}
+    drawn = {f"{stem.name}.png": "results"}
     picture = stem.with_suffix(".png")
     if rows[0]["budget"]:
         scatter.budgets(rows, picture)
     else:
-        plot(rows, picture)
+        pictures.draw(rows, picture)
     tasks = [row["task"] for row in rows if row["state_bytes"]]
     many = [x for x in rows if tasks.count(x["task"]) >= LEAST_STATES]
     if many:
         picture = stem.with_name(f"{stem.name}_states.png")
         scatter.states(many, picture)
-        pictures[picture.name] = "accuracy against bytes of state"
-    return pictures
+        drawn[picture.name] = "accuracy against bytes of state"
+    return drawn
 
 
 def rows_of(results):
@@ -86,7 +80,6 @@ def rows_of(results):
     rows = [
         {
             **dict(zip(("task", "mechanism", "backend"), key)),
-            "label": key[1] if len(backends) == 1 else ", ".join(key[1:]),
             "parameters": group[0]["parameters"],
             "metrics": {
                 name: [x["metrics"][name] for x in group]
@@ -171,11 +164,11 @@ def scores(row):
     return dict(zip(row["seeds"], next(iter(row["metrics"].values()))))
 
 
-def page(content, rows, name, head, pictures):
+def page(content, rows, name, head, drawn):
     lines = [head, "Written by `tools/studies`; the numbers are in"]
     lines += [f"[{name}.json]({name}.json).", "", "```sh"]
     lines += [*content["commands"], "```", ""]
-    lines += [f"![{shown}]({file})\n" for file, shown in pictures.items()]
+    lines += [f"![{shown}]({file})\n" for file, shown in drawn.items()]
     lines += [BUDGET_NOTE if rows[0]["budget"] else NOTE, ""]
     found = (result.get("machine") for result in content["results"])
     machines = [machine(facts) for facts in found if facts]
@@ -258,92 +251,3 @@ def spread(name, values):
     if len(values) > 1:
         text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"
     return text
-
-
-def plot(rows, path):
-    """Draws a panel for each task, with a dot for each seed."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    has_lines = len(rows[0]["metrics"]) > 1 or rows[0]["curve"]
-    wide = len(rows) > MANY * len(tasks) or has_lines
-    width = 8 if wide else 4
-    columns = min(len(tasks), 16 // width)
-    lines = -(-len(tasks) // columns)
-    figure, axes = pyplot.subplots(
-        lines,
-        columns,
-        figsize=(1 + width * columns, 4.5 * lines),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis in axes.flat[len(tasks) :]:
-        axis.remove()
-    for axis, task in zip(axes.flat, tasks):
-        group = [row for row in rows if row["task"] == task]
-        if group[0]["curve"]:
-            plot_curves(axis, group)
-        elif len(group[0]["metrics"]) > 1:
-            plot_lines(axis, group)
-        elif len(group) > MANY:
-            plot_lying(axis, group)
-        else:
-            plot_dots(axis, group)
-        axis.set_title(task)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
-
-
-def plot_lines(axis, rows):
-    """Draws a line for each mechanism, over the metrics; the best on top."""
-    last = list(rows[0]["metrics"])[-1]
-    rows = sorted(rows, key=lambda row: -np.mean(row["metrics"][last]))
-    for number, row in enumerate(rows):
-        means = [np.mean(values) for values in row["metrics"].values()]
-        style = "o-" if number < MANY else "s--"  # as there are ten colours
-        width = 1.5 if number else 5  # the best one shows below its equals
-        axis.plot(
-            list(row["metrics"]),
-            means,
-            style,
-            linewidth=width,
-            label=row["label"],
-        )
-    if last.endswith("%"):
-        axis.set_ylim(0, 105)
-    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def plot_curves(axis, rows):
-    """Draws a line for each mechanism, over the parts of a longer test."""
-    for row in rows:
-        means = [np.mean(values) for values in row["curve"].values()]
-        axis.plot(list(row["curve"]), means, "o-", label=row["label"])
-    axis.set(xlabel="position", ylabel=list(rows[0]["metrics"])[-1])
-    axis.legend(fontsize="small")
-
-
-def plot_dots(axis, rows):
-    """Draws a column for each mechanism and backend."""
-    for row in rows:
-        ((name, values),) = row["metrics"].items()
-        axis.plot([row["label"]] * len(values), values, "o", alpha=0.7)
-        axis.set_ylabel(name)
-    low, high = axis.get_ylim()
-    if (
-        name.endswith("%") and high - low < LEAST_SPAN
-    ):  # a tenth of a point is not a difference
-        middle = (low + high) / 2
-        axis.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
-    axis.margins(x=0.3)
-    for label in axis.get_xticklabels():
-        label.set(rotation=35, ha="right", rotation_mode="anchor")
-
-
-def plot_lying(axis, rows):
-    """Draws a line for each of many rows, the first one on top."""
-    for number, row in enumerate(rows):
-        ((name, values),) = row["metrics"].items()
-        axis.plot(values, [number] * len(values), "o", alpha=0.7)
-    axis.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axis.invert_yaxis()
-    axis.set_xlabel(name)

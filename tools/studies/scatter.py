@@ -52,7 +52,9 @@ def _draw(axis, rows, x):
         color = CAUSAL if row["mechanism"].endswith(", causal") else OTHER
         axis.vlines(place, min(of_row), max(of_row), color=color, alpha=0.5)
         axis.plot(place, np.mean(of_row), "o", color=color)
-    axis.set(xscale="log", ylabel=name, title=rows[0]["task"])
+    # A score such as `32 pairs, %` says at what, not what.
+    named = f"test accuracy, {name}" if name[0].isdigit() else name
+    axis.set(xscale="log", ylabel=named, title=rows[0]["task"])
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.xaxis.set_minor_locator(NullLocator())

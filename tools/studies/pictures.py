@@ -1,0 +1,218 @@
+"""The picture of a study: dots for one score, lines for several."""
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # files only, no window
+from matplotlib import pyplot  # noqa: E402  (after the choice above)
+
+COLOURS = pyplot.get_cmap("tab10").colors
+DODGE = 0.3  # of the distance of two ticks, in which equal lines lie apart
+LEAST_SPAN = 4  # points, of an axis in percent
+HIGHEST = 1.2  # times the lowest bits per byte; what is above leaves the panel
+LONGER = "position in a longer test"
+
+
+def draw(rows, path):
+    """Draws the scores of each task, with the lowest and highest seed.
+
+    Args:
+        rows: those of `report.rows_of`.
+        path: file to write.
+    """
+    tasks = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    lines = [x for group in tasks.values() for x in panels_of(group)]
+    if lines:
+        dots = [x for x in tasks.items() if len(x[1][0]["metrics"]) == 1]
+        figure = draw_lines(dots, lines)
+    else:
+        figure = draw_dots(tasks)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def panels_of(rows):
+    """What a task has to be drawn as lines.
+
+    Returns:
+        List of pairs: a title, and by row the values of each tick.
+    """
+    task, panels = rows[0]["task"], []
+    if len(rows[0]["metrics"]) > 1:
+        panels.append((task, [(row, row["metrics"]) for row in rows]))
+    if rows[0]["curve"]:
+        curves = [(row, row["curve"]) for row in rows]
+        panels.append((f"{task}: {LONGER}", curves))
+    return panels
+
+
+def labels_of(rows):
+    """Names of a task's rows; the backend only where few rows have it."""
+    backends = [row["backend"] for row in rows]
+    usual = max(dict.fromkeys(backends), key=backends.count)
+    return [
+        row["mechanism"] + (f", {x}" if x != usual else "")
+        for row, x in zip(rows, backends)
+    ]
+
+
+def draw_dots(tasks):
+    """A panel for each task, in which each row has a line of its own."""
+    if sum(len(rows) == 1 for rows in tasks.values()) > len(tasks) / 2:
+        # The tasks are what is compared.
+        rows = [row for group in tasks.values() for row in group]
+        labels = [f"{row['task']}, {row['mechanism']}" for row in rows]
+        panels = [("", rows, labels)]
+    else:
+        panels = [(name, x, labels_of(x)) for name, x in tasks.items()]
+    names = list(dict.fromkeys(x for _, _, labels in panels for x in labels))
+    figure, axes = pyplot.subplots(
+        1,
+        len(panels),
+        figsize=(2.5 + 3.2 * len(panels), 1.1 + 0.3 * len(names)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for axis, (title, rows, labels) in zip(axes[0], panels):
+        plot_dots(axis, rows, [names.index(label) for label in labels])
+        axis.set_title(title)
+    name_lines(axes[0, 0], names)
+    return figure
+
+
+def name_lines(axis, names):
+    """Names the lines of dots; the first one is on top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def plot_dots(axis, rows, places):
+    """Draws a dot for each seed and a line at their mean."""
+    for row, place in zip(rows, places):
+        ((name, values),) = row["metrics"].items()
+        axis.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
+        axis.plot(np.mean(values), place, "|", color="black", markersize=12)
+    low, high = axis.get_xlim()
+    if name.endswith("%") and high - low < LEAST_SPAN:
+        # A tenth of a point is not a difference.
+        middle = (low + high) / 2
+        axis.set_xlim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
+    axis.set_xlabel(with_direction(name))
+    axis.grid(alpha=0.3)
+
+
+def draw_lines(dots, lines):
+    """A panel for each group of dots and of lines, and one legend."""
+    count = len(dots) + len(lines)
+    columns = min(2, count)
+    height = -(-count // columns)
+    figure, axes = pyplot.subplots(
+        height,
+        columns,
+        figsize=(2.5 + 5.5 * columns, 3.7 * height),
+        squeeze=False,
+        layout="constrained",
+    )
+    axes = list(axes.flat)
+    for task, rows in dots:
+        axis = axes.pop(0)
+        plot_dots(axis, rows, range(len(rows)))
+        name_lines(axis, labels_of(rows))
+        axis.set_title(task)
+    styles = {}
+    for title, curves in lines:
+        axis = axes.pop(0)
+        plot_lines(axis, curves, styles)
+        axis.set_title(title)
+    for axis in axes:
+        axis.remove()
+    handles = [
+        pyplot.Line2D([], [], label=name, **style)
+        for name, style in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside right center")
+    return figure
+
+
+def plot_lines(axis, curves, styles):
+    """Draws a line for each row, beside each other where they are equal.
+
+    Args:
+        axis: where.
+        curves: pairs of a row and the dict from ticks to values of its seeds.
+        styles: dict from the names of rows to how they are drawn, completed.
+    """
+    labels = labels_of([row for row, _ in curves])
+    offsets = np.linspace(-DODGE / 2, DODGE / 2, len(curves))
+    for label, offset, (_, values) in zip(labels, offsets, curves):
+        style = styles.setdefault(label, new_style(len(styles)))
+        x = np.arange(len(values)) + offset
+        axis.plot(x, [np.mean(v) for v in values.values()], **style)
+        axis.vlines(
+            x,
+            [min(v) for v in values.values()],
+            [max(v) for v in values.values()],
+            color=style["color"],
+            alpha=0.5,
+        )
+    row, values = curves[0]
+    ticks, x_name, y_name = axis_names(list(values), list(row["metrics"])[-1])
+    axis.set_xticks(range(len(ticks)), ticks)
+    axis.set(xlabel=x_name, ylabel=y_name)
+    if y_name.endswith("%"):
+        axis.set_ylim(0, 105)
+    else:
+        cut(axis)
+    axis.grid(alpha=0.3)
+
+
+def new_style(number):
+    """Ten colours, then the same ones dashed."""
+    dashed = number >= len(COLOURS)
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": "--" if dashed else "-",
+        "marker": "s" if dashed else "o",
+        "markersize": 5,
+    }
+
+
+def axis_names(ticks, metric):
+    """Takes what all ticks share, such as `pairs, %`, to the axes.
+
+    Args:
+        ticks: list of strings, such as `4 pairs, %`.
+        metric: name of the score, for ticks that are parts of a test.
+
+    Returns:
+        Ticks, name of the x axis, name of the y axis.
+    """
+    parts = [tick.partition(" ") for tick in ticks]
+    tails = {tail for _, _, tail in parts}
+    if len(tails) == 1 and (tail := tails.pop()).endswith(", %"):
+        return [head for head, _, _ in parts], tail[:-3], "test accuracy, %"
+    y_name = "test accuracy, %" if metric.endswith("%") else metric
+    ticks = [tick.replace(" to ", "\nto ") for tick in ticks]
+    return ticks, LONGER, with_direction(y_name)
+
+
+def with_direction(name):
+    return name if name.endswith("%") else f"{name} (lower is better)"
+
+
+def cut(axis):
+    """Leaves out what would flatten all others; says so."""
+    values = [y for line in axis.lines for y in line.get_ydata()]
+    if max(values) > 1.5 * min(values):
+        axis.set_ylim(top=HIGHEST * min(values))
+        axis.annotate(
+            "cut here; the table has all values",
+            (0.98, 0.97),
+            xycoords="axes fraction",
+            ha="right",
+            va="top",
+            fontsize="small",
+        )
