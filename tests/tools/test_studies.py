@@ -66,8 +66,6 @@ def test_study_runs_resumes_and_keeps_what_is_by_hand(run, tmp_path, capsys):
 
 
 def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
-    study = run.STUDIES["fake"]
-    study.former["an old task"] = ("example.py", "--old")
     result = {"mechanism": "softmax", "backend": "torch", "seed": 0}
     result |= {"parameters": 1, "seconds": 1.0, "metrics": {"bits": 1.5}}
     rows = [
@@ -76,7 +74,6 @@ def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
             ("a task", []),
             ("a task", ["--smoke"]),
             ("a task", ["--more"]),
-            ("an old task", ["--old"]),
             ("a task that is gone", []),
         )
     ]
@@ -86,10 +83,9 @@ def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
     assert run.main(["fake", "--report-only", "--out", str(tmp_path)]) == 0
     assert "3 results of other settings" in capsys.readouterr().out
     text = (tmp_path / "fake.md").read_text()
-    assert text.count("| `softmax` | torch | 1.500 | 1 |") == 2
-    assert "## an old task" in text and "## a task that is gone" not in text
+    assert text.count("| `softmax` | torch | 1.500 | 1 |") == 1
+    assert "## a task that is gone" not in text
     assert json.loads((tmp_path / "fake.json").read_text())["results"] == rows
-    assert "an old task" not in run.parse(["fake"]).task  # not run any more
 
 
 def test_two_calls_add_to_the_same_results(run, tmp_path):
@@ -130,8 +126,7 @@ def test_pages_are_those_of_their_results(run, study, tmp_path):
     assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
     for result in json.loads((docs / f"{name}.json").read_text())["results"]:
         task, rate = result["task"], result.get("rate")
-        tasks = {**run.STUDIES[study].tasks, **run.STUDIES[study].former}
-        example = tasks[task][0]
+        example = run.STUDIES[study].tasks[task][0]
         assert result["example"] == pathlib.Path(example).name
         assert result["arguments"] == run.STUDIES[study].arguments(task, rate)
 

@@ -45,27 +45,23 @@ class Study:
         rates: dict from a task's name to the learning rates that each
             mechanism is tried with, for tasks that have such a sweep. The
             page has the best one of each mechanism.
-        former: tasks like `tasks`, whose data or settings are no longer
-            those of the code. The page keeps their results; none are added.
     """
 
     tasks: dict
     mechanisms: tuple
     page: str | None = None
     rates: dict = dataclasses.field(default_factory=dict)
-    former: dict = dataclasses.field(default_factory=dict)
 
     def arguments(self, task, rate=None):
         """Those of the task's example."""
         rated = [] if rate is None else ["--learning-rate", str(rate)]
-        return [*{**self.tasks, **self.former}[task][1:], *rated]
+        return [*self.tasks[task][1:], *rated]
 
     def made(self, result, smoke):
         """Whether a result has a task of this study and its settings."""
-        task = result["task"]
-        if task not in self.tasks and task not in self.former:
+        if result["task"] not in self.tasks:
             return False
-        arguments = self.arguments(task, result.get("rate"))
+        arguments = self.arguments(result["task"], result.get("rate"))
         return result["arguments"] == arguments + ["--smoke"] * smoke
 
 
@@ -184,13 +180,6 @@ STUDIES = {
             "polaformer",
             "mala",
         ),
-        # The places of its circles told the label in 61 %.
-        former={
-            "Pathfinder, 32 x 32 pixels": (
-                "../tools/studies/long_range.py",
-                *("--task", "pathfinder"),
-            )
-        },
     ),
     "listops": Study(
         {"ListOps, short": ("listops.py",)},
@@ -283,7 +272,7 @@ class Results:
     """The JSON file: written after each result.
 
     A job is known by its names and arguments. So a task whose data or settings
-    change in the code needs a new name, and its old one goes to `former`.
+    change in the code needs a new name; results of the old one are deleted.
     """
 
     def __init__(self, path):
