@@ -45,12 +45,13 @@ def draw_layers(runs, path):
         for axis, kind in zip(row, report.KINDS):
             own = [run for run in runs if run["backend"] == backend]
             own = [run for run in own if run["kind"] == kind]
+            if not own:
+                axis.remove()
+                continue
             own = sorted(own, key=lambda run: run["length"])
             draw_ratios(axis, own, lines)
             axis.set_title(f"{backend}, {kind}")
             axis.tick_params(labelbottom=True)
-            if not own:
-                axis.remove()
     legend_below(figure)
     save(figure, path)
 

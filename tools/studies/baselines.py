@@ -83,8 +83,7 @@ def byte_models():
     test = test[: 1 << 20]
     yield "xz, the test text only", packed(test)
     yield "xz, after the training text", packed(test, train)
-    for order in range(7):
-        bits = n_gram_bits(train, test, order)
+    for order, bits in enumerate(n_gram_bits(train, test, 6)):
         yield f"the {order} bytes before, counted", bits
 
 
@@ -99,18 +98,21 @@ def packed(text, before=b""):
 
 
 def n_gram_bits(train, test, order):
-    """Bits per byte of counts in the training text: no context, 1 byte, ...
+    """Bits per byte of counts in the training text.
 
-    Contexts up to `order` bytes are interpolated, with absolute discounting
-    (Chen, Goodman, 1999, "An empirical study of smoothing techniques for
-    language modeling", section 2.5).
+    Shorter contexts are interpolated, with absolute discounting (Chen, Goodman,
+    1999, "An empirical study of smoothing techniques for language modeling",
+    section 2.5).
+
+    Returns:
+        List of `order + 1` numbers: with no context, with 1 byte, and so on.
     """
     alphabet, both = np.unique(
         np.frombuffer(train + test, "uint8"), return_inverse=True
     )
     size = len(alphabet)
     ids, test = np.split(both.astype("uint64"), [len(train)])
-    likely = np.full(len(test), 1 / size)
+    likely, bits = np.full(len(test), 1 / size), []
     for length in range(order + 1):
         seen, times = np.unique(grams(ids, length, size), return_counts=True)
         contexts, starts = np.unique(seen // np.uint64(size), return_index=True)
@@ -124,7 +126,8 @@ def n_gram_bits(train, test, order):
         longer = np.maximum(count - DISCOUNT, 0) + DISCOUNT * kinds * shorter
         longer = longer / np.maximum(total, 1)
         likely[length:] = np.where(total > 0, longer, shorter)
-    return -np.log2(likely).mean()
+        bits.append(-np.log2(likely).mean())
+    return bits
 
 
 def grams(ids, length, size):
@@ -240,14 +243,15 @@ def topics_of(chances, columns):
 def paths():
     """Accuracies on Pathfinder, without following a path."""
     task = long_range.Pathfinder
-    centres, labels, images = circles(task.number)
+    images, labels, centres = pathfinder.make_rows(task.number, seed=0)
+    apart = distances(centres[:, 0] - centres[:, 1])
     middle = centres.mean(axis=1) - pathfinder.SIZE / 2
     coarse = images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
     known = {
-        "distance of the circles": distances(centres[:, 0] - centres[:, 1]),
+        "distance of the circles": apart,
         "places of the circles": np.c_[
             centres.reshape(-1, 4),
-            distances(centres[:, 0] - centres[:, 1]),
+            apart,
             distances(middle),
         ],
         "number of grey pixels": (images > 0).sum((1, 2))[:, None],
@@ -259,15 +263,6 @@ def paths():
 
 def distances(steps):
     return np.linalg.norm(steps, axis=1, keepdims=True)
-
-
-def circles(number):
-    """Centres `(number, 2, 2)` of Pathfinder's circles, labels, images."""
-    generator, found = np.random.default_rng(0), []
-    while sum(len(scenes.labels) for scenes in found) < number:
-        found.append(pathfinder.make_scenes(generator, pathfinder.CHUNK))
-    rows = [(x.circles, x.labels, pathfinder.draw(x)) for x in found]
-    return [np.concatenate(arrays)[:number] for arrays in zip(*rows)]
 
 
 def tree_rule(features, labels, tested):

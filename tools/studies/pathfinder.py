@@ -53,13 +53,18 @@ class Scenes:
 
 def make_images(number, seed):
     """Images `(number, 32, 32)` of uint8, and labels, 0 and 1 in turns."""
-    generator = np.random.default_rng(seed)
-    images, made = np.zeros((number, SIZE, SIZE), "uint8"), 0
+    images, labels, _ = make_rows(number, seed)
+    return images, labels.astype("int32")
+
+
+def make_rows(number, seed):
+    """Images, labels, and the centres of the circles `(number, 2, 2)`."""
+    generator, made, rows = np.random.default_rng(seed), 0, []
     while made < number:
-        found = draw(make_scenes(generator, CHUNK))[: number - made]
-        images[made : made + len(found)] = found
-        made += len(found)
-    return images, (np.arange(number) % 2).astype("int32")
+        scenes = make_scenes(generator, CHUNK)
+        rows.append((draw(scenes), scenes.labels, scenes.circles))
+        made += len(scenes.labels)
+    return [np.concatenate(arrays)[:number] for arrays in zip(*rows)]
 
 
 def make_scenes(generator, number):
