@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -322,9 +323,11 @@ def test_training_chooses_a_learning_rate(run):
     assert "65.0 (60.0 to 70.0) | 2,048 | **80.0** | 50.0 | 2 |" in table[-1]
 
 
-def test_pathfinder_labels_are_those_of_the_drawn_paths(run):
+@pytest.mark.parametrize("name", ["EASIEST", "SMALL"])
+def test_pathfinder_labels_are_those_of_the_drawn_paths(run, name):
     pathfinder = importlib.import_module("tools.studies.pathfinder")
-    scenes = pathfinder.make_scenes(np.random.default_rng(0), 500)
+    form = getattr(pathfinder, name)
+    scenes = pathfinder.make_scenes(np.random.default_rng(0), 500, form)
     images = pathfinder.draw(scenes)
     assert len(images) > 8 and images.dtype == np.uint8
     assert scenes.labels.mean() == 0.5
@@ -348,26 +351,28 @@ def test_pathfinder_labels_are_those_of_the_drawn_paths(run):
         first, second = paths[marked.argmax(axis=1)]
         assert (first == second) == label
         for path in (first, second):
-            assert (paths == path).sum() == pathfinder.LONG
+            assert (paths == path).sum() == form.dashes
         columns, rows = circles.astype(int).T
         assert (image[rows, columns] == 255).all()
 
 
-def test_pathfinder_pairs_differ_between_the_circles_only(run):
+@pytest.mark.parametrize("name", ["EASIEST", "SMALL"])
+def test_pathfinder_pairs_differ_between_the_circles_only(run, name):
     pathfinder = importlib.import_module("tools.studies.pathfinder")
-    scenes = pathfinder.make_scenes(np.random.default_rng(1), 500)
+    form = getattr(pathfinder, name)
+    scenes = pathfinder.make_scenes(np.random.default_rng(1), 500, form)
     assert len(scenes.labels) > 8
     # A path of label 0 at each circle; both ends of the path of label 1.
-    apart = scenes.dashes[::2, [0, pathfinder.LONG]]
-    together = scenes.dashes[1::2, [0, pathfinder.LONG - 1]]
+    apart = scenes.dashes[::2, [0, form.dashes]]
+    together = scenes.dashes[1::2, [0, form.dashes - 1]]
     together[:, 1] = together[:, 1, ::-1]
     np.testing.assert_allclose(apart, together, atol=1e-4)
     np.testing.assert_array_equal(scenes.circles[::2], scenes.circles[1::2])
     np.testing.assert_array_equal(scenes.circles, apart[:, :, 0].repeat(2, 0))
     lacking = np.isnan(scenes.dashes).any(axis=(2, 3))
     np.testing.assert_array_equal(lacking[::2], lacking[1::2])
-    far = np.linalg.norm(scenes.dashes.mean(axis=2) - 16, axis=-1)
-    far = far[:, : 2 * pathfinder.LONG].mean(axis=1)
+    far = np.linalg.norm(scenes.dashes.mean(axis=2) - form.size / 2, axis=-1)
+    far = far[:, : 2 * form.dashes].mean(axis=1)
     assert np.abs(far[::2] - far[1::2]).max() < pathfinder.SAME
 
 
@@ -389,17 +394,29 @@ def test_pathfinder_images_depend_on_the_seed_only(run):
     assert labels.tolist() == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("name", ["pixels", "pathfinder", "listops"])
-def test_long_range_tasks_train(run, monkeypatch, tmp_path, name):
-    study = importlib.import_module("tools.studies.long_range")
-    monkeypatch.setattr(study, "CACHE", tmp_path)
-    task = study.TASKS[name](smoke=True)
-    model = study.make_model(task, "modified_linformer")
-    history = study.train(model, task, 0, 1e-3, task.steps)
-    assert np.isfinite(history.history["loss"]).all()
-    tokens, labels = task.draw(np.random.default_rng(0))
-    assert tokens.shape == (2, task.length) and len(labels) == 2
-    assert labels.max() < task.classes
+@pytest.mark.parametrize(
+    ("study", "task"),
+    [
+        ("memory", "selective copying"),
+        ("memory", "a needle"),
+        ("language_model", "20 Newsgroups, bytes"),
+        ("equal_time", None),
+        ("long_range", "pixels of MNIST-5k"),
+        ("long_range", "Pathfinder, 16 x 16"),
+        ("long_range", "ListOps, 500 to 2,000 tokens"),
+    ],
+)
+def test_smoke_form_of_a_study_runs(run, monkeypatch, study, task):
+    job = importlib.import_module("tools.studies.job")
+    monkeypatch.setattr(run, "EXAMPLES", ROOT / "examples")
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    call = [study, "--smoke", "--mechanism", "linear_transformer"]
+    made = run.jobs_of(run.parse([*call, *(["--task", task] if task else [])]))
+    result = job.run(made[0])
+    assert np.isfinite(result["history"]["loss"]).all()
+    assert all(np.isfinite(x) for x in result["metrics"].values())
+    assert result["parameters"] > 0 and result["seconds"] > 0
 
 
 @pytest.fixture
@@ -531,10 +548,11 @@ def test_rules_of_pathfinder_and_of_pixels(rules):
     assert rules.black_ink(np.array([0, 249, 250, 255])) == 2 / 3
 
 
-def test_a_changed_image_of_pathfinder_has_the_same_pixels(run, tmp_path):
+def test_a_changed_image_of_pathfinder_has_the_same_pixels(run):
     study = importlib.import_module("tools.studies.long_range")
-    images = np.random.default_rng(0).integers(256, size=(16, 1024))
-    changed = study.Pathfinder.vary(None, images, np.random.default_rng(1))
+    task = study.SmallPathfinder(smoke=True)
+    images = np.random.default_rng(0).integers(256, size=(16, task.length))
+    changed = task.vary(images, np.random.default_rng(1))
     assert changed.shape == images.shape
     np.testing.assert_array_equal(np.sort(changed), np.sort(images))
     assert 1 < (changed == images).all(axis=1).sum() < 4  # two of 16 stay

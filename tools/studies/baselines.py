@@ -241,12 +241,18 @@ def topics_of(chances, columns):
 
 
 def paths():
+    for task in (long_range.Pathfinder, long_range.SmallPathfinder):
+        for name, score in paths_of(task):
+            yield f"{task.form.size} x {task.form.size}: {name}", score
+
+
+def paths_of(task):
     """Accuracies on Pathfinder, without following a path."""
-    task = long_range.Pathfinder
-    images, labels, centres = pathfinder.make_rows(task.number, seed=0)
+    size = task.form.size
+    images, labels, centres = pathfinder.make_rows(task.number, 0, task.form)
     apart = distances(centres[:, 0] - centres[:, 1])
-    middle = centres.mean(axis=1) - pathfinder.SIZE / 2
-    coarse = images.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
+    middle = centres.mean(axis=1) - size / 2
+    coarse = images.reshape(-1, 8, size // 8, 8, size // 8).mean(axis=(2, 4))
     known = {
         "distance of the circles": apart,
         "places of the circles": np.c_[

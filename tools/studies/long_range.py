@@ -55,6 +55,10 @@ class Task:
     def vary(self, tokens, generator):
         return tokens
 
+    def kept(self, name, make):
+        """What `make` returns; kept in a file, unless it is quickly made."""
+        return make() if self.smoke else cached(name, make)
+
     def draw(self, generator):
         """A batch to train on."""
         tokens, labels = draw_rows(self.train, self.batch_size, generator)
@@ -98,21 +102,23 @@ class Pixels(Task):
 class Pathfinder(Task):
     """Are two circles ends of one path? Turned and mirrored in training."""
 
-    vocabulary, length, classes = 256, pathfinder.SIZE**2, 2
+    form = pathfinder.EASIEST
+    vocabulary, length, classes = 256, form.size**2, 2
     number, tested = 44000, 4000
 
     def load(self):
         number = 8 if self.smoke else self.number
 
         def make():
-            images, labels = pathfinder.make_images(number, seed=0)
+            images, labels = pathfinder.make_images(number, 0, self.form)
             return images.reshape(number, -1), labels
 
-        name = f"pathfinder-{number}-{digest(pathfinder.__file__)}"
-        return split(*cached(name, make), self.tested)
+        name = f"pathfinder-{number}-{self.form.size}"
+        name += f"-{digest(pathfinder.__file__)}"
+        return split(*self.kept(name, make), self.tested)
 
     def vary(self, tokens, generator):
-        images = tokens.reshape(-1, pathfinder.SIZE, pathfinder.SIZE)
+        images = tokens.reshape(-1, self.form.size, self.form.size)
         # Of a batch each eighth is changed in one of the eight ways.
         turns = generator.permutation(np.arange(len(images)) % 8)
         images = [
@@ -120,6 +126,13 @@ class Pathfinder(Task):
             for image, turn in zip(images, turns, strict=True)
         ]
         return np.stack(images).reshape(tokens.shape)
+
+
+class SmallPathfinder(Pathfinder):
+    """With a quarter of the pixels and half of the dashes: without a GPU."""
+
+    form = pathfinder.SMALL
+    length = form.size**2
 
 
 class ListOps(Task):
@@ -141,10 +154,15 @@ class ListOps(Task):
 
         name = f"listops-{number}-{shortest}-{self.length}"
         name += f"-{digest(_process.ROOT / 'examples' / 'listops.py')}"
-        return split(*cached(name, make), self.tested)
+        return split(*self.kept(name, make), self.tested)
 
 
-TASKS = {"pixels": Pixels, "pathfinder": Pathfinder, "listops": ListOps}
+TASKS = {
+    "pixels": Pixels,
+    "pathfinder": Pathfinder,
+    "small_pathfinder": SmallPathfinder,
+    "listops": ListOps,
+}
 
 
 def cached(name, make):

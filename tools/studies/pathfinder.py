@@ -10,27 +10,45 @@ the label: a model must look at what lies between.
 
 Source: Linsley, Kim, Veerabadran, Windolf, Serre, "Learning long-range spatial
 dependencies with horizontal gated recurrent units", NeurIPS 2018, arXiv
-1805.08315, section 4; its easiest form, with 6 dashes in a long path and 2 in
-a short one. The size is that of Tay et al., 2021, arXiv 2011.04006. Differs
-from them: our own drawing, with sizes for 32 x 32 pixels, pairs of images, and
-short paths only where there is space.
+1805.08315, section 4; `EASIEST` is its easiest form, with 6 dashes in a long
+path and 2 in a short one. The size is that of Tay et al., 2021, arXiv
+2011.04006. Differs from them: our own drawing, with sizes for 32 x 32 pixels,
+pairs of images, and short paths only where there is space. `SMALL` is ours.
 """
 
 import dataclasses
 
 import numpy as np
 
-SIZE = 32  # pixels; all lengths below are in pixels
-LENGTH, GAP = 1.5, 2.0  # of a dash, and between two dashes of a path
+LENGTH, GAP = 1.5, 2.0  # pixels, of a dash, and between two of a path
 MARGIN = 2.75  # between the dashes of different paths, centre to centre
 BORDER = 2.0
 TURN = np.pi / 3  # the most from one dash to the next
 SAME = 1.0  # how far paths are from the middle differs less for both labels
-LONG, SHORT, MANY_SHORT = 6, 2, 15
+SHORT = 2  # dashes of a short path
 THICKNESS, RADIUS = 0.5, 1.6  # half of a dash's width; of a circle
 PLACES, TURNS = 24, 8  # tried for the first dash of a path, for the next ones
 CHUNK = 500  # images made at once
 FINE = 2  # cells of the grid of taken places in a pixel
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How large the task is.
+
+    Args:
+        size: int, pixels of a row.
+        dashes: int, of a long path.
+        most_short: int, short paths if all have space.
+    """
+
+    size: int
+    dashes: int
+    most_short: int
+
+
+EASIEST = Form(size=32, dashes=6, most_short=15)
+SMALL = Form(size=16, dashes=3, most_short=6)
 
 
 @dataclasses.dataclass
@@ -38,54 +56,56 @@ class Scenes:
     """Images before they are drawn.
 
     Args:
+        form: `Form`.
         dashes: array `(N, D, 2, 2)`, both ends (x, y) of each dash, NaN where
-            a short path had no space in one image of the pair. The first
-            `LONG` are one long path, the next `LONG` the other one, then come
-            short paths.
+            a short path had no space in one image of the pair. First come
+            those of one long path, then of the other, then of short paths.
         circles: array `(N, 2, 2)`, two centres.
         labels: int array `(N,)`, 1 if the circles lie on the same path.
     """
 
+    form: Form
     dashes: np.ndarray
     circles: np.ndarray
     labels: np.ndarray
 
 
-def make_images(number, seed):
-    """Images `(number, 32, 32)` of uint8, and labels, 0 and 1 in turns."""
-    images, labels, _ = make_rows(number, seed)
+def make_images(number, seed, form=EASIEST):
+    """Images `(number, size, size)` of uint8; labels, 0 and 1 in turns."""
+    images, labels, _ = make_rows(number, seed, form)
     return images, labels.astype("int32")
 
 
-def make_rows(number, seed):
+def make_rows(number, seed, form=EASIEST):
     """Images, labels, and the centres of the circles `(number, 2, 2)`."""
     generator, made, rows = np.random.default_rng(seed), 0, []
     while made < number:
-        scenes = make_scenes(generator, CHUNK)
+        scenes = make_scenes(generator, CHUNK, form)
         rows.append((draw(scenes), scenes.labels, scenes.circles))
         made += len(scenes.labels)
     return [np.concatenate(arrays)[:number] for arrays in zip(*rows)]
 
 
-def make_scenes(generator, number):
+def make_scenes(generator, number, form=EASIEST):
     """Draws `Scenes` in pairs, for those of `number` that had space.
 
     Their labels are 0 and 1 in turns.
     """
-    shape = 2, number, SIZE * FINE, SIZE * FINE
+    shape = 2, number, form.size * FINE, form.size * FINE
     taken = np.zeros(shape, bool)  # of both labels
-    path = grow(generator, taken[1], LONG)
+    path = grow(generator, taken[1], form.dashes)
     ends = path[:, 0], path[:, -1, ::-1]  # both run inwards
     paths = [
-        [grow(generator, taken[0], LONG, end) for end in ends],
-        [path, grow(generator, taken[1], LONG)],
+        [grow(generator, taken[0], form.dashes, end) for end in ends],
+        [path, grow(generator, taken[1], form.dashes)],
     ]
     # Two paths that begin at the circles are often nearer to the middle than
     # one of them and a path anywhere. NaN where a path had no space.
-    apart = np.abs(from_middle(paths[0]) - from_middle(paths[1]))
+    apart = [from_middle(both, form.size) for both in paths]
+    apart = np.abs(apart[0] - apart[1])
     rows = np.flatnonzero((apart < SAME).all(axis=0))
     taken, paths = taken[:, rows], [[x[rows] for x in both] for both in paths]
-    for _ in range(MANY_SHORT):
+    for _ in range(form.most_short):
         short = [grow(generator, x, SHORT) for x in taken]
         lacking = np.isnan(short).any(axis=0)
         for of_label, path in zip(paths, short):
@@ -93,16 +113,17 @@ def make_scenes(generator, number):
     dashes = [np.concatenate(of_label, axis=1) for of_label in paths]
     circles = np.stack([end[rows, 0] for end in ends], axis=1)
     return Scenes(
+        form,
         np.stack(dashes, axis=1).reshape(-1, *dashes[0].shape[1:]),
         np.repeat(circles, 2, axis=0),
         np.arange(2 * len(rows)) % 2,
     )
 
 
-def from_middle(paths):
+def from_middle(paths, size):
     """Mean and deviation of dashes' distances from the middle, `(2, N)`."""
     middles = np.concatenate(paths, axis=1).mean(axis=2)
-    distances = np.linalg.norm(middles - SIZE / 2, axis=-1)
+    distances = np.linalg.norm(middles - size / 2, axis=-1)
     return np.stack([distances.mean(axis=1), distances.std(axis=1)])
 
 
@@ -118,10 +139,10 @@ def grow(generator, taken, number, first=None):
     Returns:
         Array `(N, number, 2, 2)`, NaN in images where the path had no space.
     """
-    count = len(taken)
+    count, size = len(taken), taken.shape[-1] / FINE
     dashes = np.full((count, number, 2, 2), np.nan, "float32")
     angles = 2 * np.pi * generator.random((count, PLACES), "float32")
-    starts = SIZE * generator.random((count, PLACES, 2), "float32")
+    starts = size * generator.random((count, PLACES, 2), "float32")
     if first is not None:
         x, y = (first[:, 1] - first[:, 0]).T
         angles, starts = np.arctan2(y, x)[:, None], first[:, :1]
@@ -148,7 +169,8 @@ def is_free(dashes, taken):
     """Whether dashes `(N, K, 2, 2)` lie in the image where nothing else is."""
     parts = np.linspace(0, 1, 3, dtype="float32")[:, None]
     points = dashes[:, :, :1] * (1 - parts) + dashes[:, :, 1:] * parts
-    inside = (points >= BORDER) & (points <= SIZE - BORDER)  # NaN is outside
+    most = taken.shape[-1] / FINE - BORDER
+    inside = (points >= BORDER) & (points <= most)  # NaN is outside
     inside = inside.all(axis=(2, 3))
     cells = np.where(inside[..., None, None], points * FINE, 0).astype(int)
     rows = np.arange(len(dashes))[:, None, None]
@@ -159,7 +181,7 @@ def take(taken, dashes):
     """Notes the surroundings of dashes `(N, 2, 2)`, of which some are NaN."""
     rows = np.flatnonzero(~np.isnan(dashes).any(axis=(1, 2)))
     reach = int(np.ceil((LENGTH / 2 + MARGIN) * FINE)) + 1
-    places, distances = near(dashes[rows] * FINE, reach, SIZE * FINE)
+    places, distances = near(dashes[rows] * FINE, reach, taken.shape[-1])
     # Half of a cell's diagonal more: a point may be anywhere in its cell.
     close = distances <= MARGIN * FINE + 2**-0.5
     taken[rows[:, None, None], places[1], places[0]] |= close
@@ -191,8 +213,9 @@ def near(dashes, reach, size):
 
 
 def draw(scenes):
-    """Images `(N, 32, 32)` of uint8, smooth at the edges."""
-    images = np.zeros((len(scenes.labels), SIZE, SIZE), "uint8")
+    """Images `(N, size, size)` of uint8, smooth at the edges."""
+    shape = len(scenes.labels), scenes.form.size, scenes.form.size
+    images = np.zeros(shape, "uint8")
     for dash in range(scenes.dashes.shape[1]):
         paint(images, scenes.dashes[:, dash], THICKNESS)
     for circle in range(2):
@@ -204,7 +227,7 @@ def draw(scenes):
 def paint(images, dashes, radius):
     """Draws a dash `(N, 2, 2)` with round ends in each image, if not NaN."""
     rows = np.flatnonzero(~np.isnan(dashes).any(axis=(1, 2)))
-    places, distances = near(dashes[rows], 4, SIZE)
+    places, distances = near(dashes[rows], 4, images.shape[-1])
     light = np.clip(radius + 0.5 - distances, 0, 1) * 255
     here = rows[:, None, None], places[1], places[0]
     images[here] = np.maximum(images[here], light.astype("uint8"))

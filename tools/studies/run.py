@@ -170,6 +170,7 @@ STUDIES = {
                 ("pixels, all changed", ("pixels", "--changed", "1")),
                 ("ListOps, 500 to 2,000 tokens", ("listops",)),
                 ("Pathfinder, images in pairs", ("pathfinder",)),
+                ("Pathfinder, 16 x 16", ("small_pathfinder",)),
             )
         },
         (
