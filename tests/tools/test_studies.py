@@ -59,8 +59,13 @@ def test_study_runs_resumes_and_keeps_what_is_by_hand(run, tmp_path, capsys):
     page.write_text(page.read_text() + "By hand.\n")
     assert run.main([*call, "--mechanism", "softmax"]) == 0
     content = json.loads((tmp_path / "fake.json").read_text())
-    assert content["results"] == [first] and len(content["commands"]) == 2
+    assert content["results"] == [first]
+    assert "1 of 1 jobs have a result already." in capsys.readouterr().out
+    assert content["commands"] == [
+        "python -m tools.studies.run fake --smoke --backend torch --jobs 2"
+    ]
     text = page.read_text()
+    assert "these numbers mean nothing" in text
     assert "| `softmax` | torch | 50.0 | 1 | 1,234 | 2 |" in text
     assert text.endswith("By hand.\n") and text.count("By hand.") == 1
     assert (tmp_path / "fake.png").read_bytes()[:4] == b"\x89PNG"
@@ -80,7 +85,7 @@ def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
     ]
     results = run.Results(tmp_path / "fake.json")
     for row in rows:
-        results.add("results", row)
+        results.add(row, "a command")
     assert run.main(["fake", "--report-only", "--out", str(tmp_path)]) == 0
     assert "3 results of other settings" in capsys.readouterr().out
     text = (tmp_path / "fake.md").read_text()
@@ -92,15 +97,24 @@ def test_results_of_other_settings_are_not_in_the_page(run, tmp_path, capsys):
 def test_two_calls_add_to_the_same_results(run, tmp_path):
     calls = [run.Results(tmp_path / "fake.json") for _ in range(2)]
     for number, call in enumerate(calls):
-        call.add("results", {"seed": number})
-    stored = json.loads((tmp_path / "fake.json").read_text())["results"]
-    assert stored == [{"seed": 0}, {"seed": 1}]
+        call.add({"seed": number}, "a command")
+    stored = json.loads((tmp_path / "fake.json").read_text())
+    assert stored["results"] == [{"seed": 0}, {"seed": 1}]
+    assert stored["commands"] == ["a command"]
 
 
-def test_an_unknown_task_is_refused(run, capsys):
+def test_unknown_names_are_refused_before_any_job(run, capsys):
+    for option in ("task", "mechanism"):
+        with pytest.raises(SystemExit):
+            run.parse(["fake", f"--{option}", "b, c"])
+        said = capsys.readouterr().err
+        assert f"--{option} must be of the study fake. Received: 'b, c'" in said
+        assert {"task": "'a task'", "mechanism": "'kda'"}[option] in said
     with pytest.raises(SystemExit):
-        run.parse(["fake", "--task", "b"])
-    assert "--task must be of a task. Received: b." in capsys.readouterr().err
+        run.parse(["linearize", "--mechanism", "hedgehog"])
+    assert "'hedgehog: transfer, LoRA'" in capsys.readouterr().err
+    rows = {*keras_linattn.mechanisms.available(), *run.mechanisms.ROWS}
+    assert rows - {"no_attention"} <= set(run.STUDIES["memory"].rows())
 
 
 @pytest.mark.parametrize(
@@ -317,7 +331,7 @@ def test_training_chooses_a_learning_rate(run):
     ]
     table = run.report.table(run.report.rows_of(results))
     assert (
-        "| state, bytes | trained at 0.001, % | trained at 0.01, % |"
+        "| in training, rate 0.001, % | in training, rate 0.01, % |"
         in (table[0])
     )
     assert "65.0 (60.0 to 70.0) | 2,048 | **80.0** | 50.0 | 2 |" in table[-1]

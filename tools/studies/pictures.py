@@ -7,10 +7,16 @@ matplotlib.use("Agg")  # files only, no window
 from matplotlib import pyplot  # noqa: E402  (after the choice above)
 
 COLOURS = pyplot.get_cmap("tab10").colors
-DODGE = 0.3  # of the distance of two ticks, in which equal lines lie apart
+DODGE = 0.3  # of the distance of two ticks, in which ten lines lie apart
 LEAST_SPAN = 4  # points, of an axis in percent
 HIGHEST = 1.2  # times the lowest bits per byte; what is above leaves the panel
 LONGER = "position in a longer test"
+DEPTH = "place of what is asked for in the sequence"
+OF_DOTS = "A dot is a seed, a black line the mean of a row."
+OF_LINES = (
+    "Bars reach from the lowest to the highest seed. Lines are moved sideways "
+    "a little so that they do not cover each other."
+)
 
 
 def draw(rows, path):
@@ -19,18 +25,19 @@ def draw(rows, path):
     Args:
         rows: those of `report.rows_of`.
         path: file to write.
+
+    Returns:
+        A caption.
     """
     tasks = {}
     for row in rows:
         tasks.setdefault(row["task"], []).append(row)
     lines = [x for group in tasks.values() for x in panels_of(group)]
-    if lines:
-        dots = [x for x in tasks.items() if len(x[1][0]["metrics"]) == 1]
-        figure = draw_lines(dots, lines)
-    else:
-        figure = draw_dots(tasks)
+    dots = [x for x in tasks.items() if len(x[1][0]["metrics"]) == 1]
+    figure = draw_lines(dots, lines) if lines else draw_dots(tasks)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+    return " ".join([OF_DOTS] * bool(dots) + [OF_LINES] * bool(lines))
 
 
 def panels_of(rows):
@@ -44,7 +51,9 @@ def panels_of(rows):
         panels.append((task, [(row, row["metrics"]) for row in rows]))
     if rows[0]["curve"]:
         curves = [(row, row["curve"]) for row in rows]
-        panels.append((f"{task}: longer test", curves))
+        last = list(rows[0]["metrics"])[-1]
+        what = last[:-3] if len(rows[0]["metrics"]) > 1 else "longer test"
+        panels.append((f"{task}: {what}", curves))
     return panels
 
 
@@ -100,6 +109,8 @@ def plot_dots(axis, rows, places):
         # A tenth of a point is not a difference.
         middle = (low + high) / 2
         axis.set_xlim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
+    if name.endswith("%"):
+        axis.set_xlim(right=min(axis.get_xlim()[1], 100.5))
     axis.set_xlabel(with_direction(name))
     axis.grid(alpha=0.3)
 
@@ -146,8 +157,8 @@ def plot_lines(axis, curves, styles):
         styles: dict from the names of rows to how they are drawn, completed.
     """
     labels = labels_of([row for row, _ in curves])
-    offsets = np.linspace(-DODGE / 2, DODGE / 2, len(curves))
-    offsets -= offsets.mean()  # a single line is on the ticks
+    offsets = np.arange(len(curves)) * DODGE / 10
+    offsets -= offsets.mean()
     for label, offset, (_, values) in zip(labels, offsets, curves):
         style = styles.setdefault(label, new_style(len(styles)))
         x = np.arange(len(values)) + offset
@@ -197,7 +208,8 @@ def axis_names(ticks, metric):
         return [head for head, _, _ in parts], tail[:-3], "test accuracy, %"
     y_name = "test accuracy, %" if metric.endswith("%") else metric
     ticks = [tick.replace(" to ", "\nto ") for tick in ticks]
-    return ticks, LONGER, with_direction(y_name)
+    x_name = DEPTH if ticks[0].endswith("%") else LONGER
+    return ticks, x_name, with_direction(y_name)
 
 
 def with_direction(name):

@@ -10,12 +10,19 @@ from tools.studies import scatter
 
 LEAST_STATES = 4  # rows of a task, to draw them against their states
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
-NOTE = (
-    "Results on the test data, computed once, after training: the mean over "
-    "the seeds, with the lowest and the highest. Seconds are those of `fit`, "
-    "validation included; jobs may have run side by side. Peak memory is that "
-    "of the process, less what the imports took."
+HOW_TO = (
+    "In a clone, after `bash tools/setup.sh` and `source .venv/bin/activate`, "
+    "they write to `out/studies`. With `--smoke` a command tries tiny models "
+    "first, in seconds for each row."
 )
+NOTE = (
+    "Results on the test data, computed once in each run, after training: the "
+    "mean over the seeds, with the lowest and the highest. Seconds are those "
+    "of `fit`, validation included; jobs may have run side by side on a busy "
+    "machine, so they do not compare speeds. Peak memory is that of the "
+    "process, less what the imports took."
+)
+SMOKE_NOTE = "**Tiny runs (`--smoke`): these numbers mean nothing.**"
 BUDGET_NOTE = (
     "Results on the test data: the mean over the seeds, with the lowest and "
     "the highest. They were computed at each part of the budget, and chose "
@@ -25,7 +32,7 @@ BUDGET_NOTE = (
 )
 
 
-def write(content, stem):
+def write(content, stem, smoke=False):
     """Writes STEM.md, of which the part by hand stays, and STEM.png."""
     rows = rows_of(content["results"])
     path = stem.with_suffix(".md")
@@ -34,7 +41,7 @@ def write(content, stem):
         old = path.read_text(encoding="utf-8")
         head = old.partition("\n")[0] + "\n"  # the title is by hand as well
         by_hand = old.partition(BY_HAND)[2] or by_hand
-    text = page(content, rows, stem.name, head, draw(rows, stem))
+    text = page(content, rows, stem.name, head, draw(rows, stem), smoke)
     path.write_text(text + BY_HAND + by_hand, encoding="utf-8")
 
 
@@ -42,20 +49,18 @@ def draw(rows, stem):
     """Draws STEM.png, and STEM_states.png if there is enough to compare.
 
     Returns:
-        Dict from the name of each picture to what it shows.
+        Dict from the name of each picture to its caption.
     """
-    drawn = {f"{stem.name}.png": "results"}
     picture = stem.with_suffix(".png")
     if rows[0]["budget"]:
-        scatter.budgets(rows, picture)
+        drawn = {picture.name: scatter.budgets(rows, picture)}
     else:
-        pictures.draw(rows, picture)
+        drawn = {picture.name: pictures.draw(rows, picture)}
     tasks = [row["task"] for row in rows if row["state_bytes"]]
     many = [x for x in rows if tasks.count(x["task"]) >= LEAST_STATES]
     if many:
         picture = stem.with_name(f"{stem.name}_states.png")
-        scatter.states(many, picture)
-        drawn[picture.name] = "accuracy against bytes of state"
+        drawn[picture.name] = scatter.states(many, picture)
     return drawn
 
 
@@ -164,11 +169,13 @@ def scores(row):
     return dict(zip(row["seeds"], next(iter(row["metrics"].values()))))
 
 
-def page(content, rows, name, head, drawn):
+def page(content, rows, name, head, drawn, smoke):
     lines = [head, "Written by `tools/studies`; the numbers are in"]
     lines += [f"[{name}.json]({name}.json).", "", "```sh"]
-    lines += [*content["commands"], "```", ""]
-    lines += [f"![{shown}]({file})\n" for file, shown in drawn.items()]
+    lines += [*content["commands"], "```", "", f"{HOW_TO} {hours(content)}", ""]
+    lines += [SMOKE_NOTE, ""] if smoke else []
+    for file, caption in drawn.items():
+        lines += [f"![test results of {name}]({file})", "", f"*{caption}*", ""]
     lines += [BUDGET_NOTE if rows[0]["budget"] else NOTE, ""]
     found = (result.get("machine") for result in content["results"])
     machines = [machine(facts) for facts in found if facts]
@@ -177,6 +184,11 @@ def page(content, rows, name, head, drawn):
         group = list(group)
         lines += ["", f"## {task}", "", *table(group), *curves(group)]
     return "\n".join([*lines, "", ""])
+
+
+def hours(content):
+    total = sum(result["seconds"] for result in content["results"]) / 3600
+    return f"The trainings took {total:.1f} hours in all."
 
 
 def machine(facts):
@@ -191,7 +203,7 @@ def table(rows):
     rates = sorted({rate for row in rows for rate in row["rates"]})
     heads = ["mechanism", "backend", *metrics]
     heads += ["state, bytes"] if has_state else []
-    heads += [f"trained at {rate}, %" for rate in rates]
+    heads += [f"in training, rate {rate}, %" for rate in rates]
     heads += ["of the teacher's gain, %"] if gained else []
     has_steps = bool(gained or rows[0]["budget"])
     heads += ["steps"] if has_steps else []

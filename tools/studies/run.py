@@ -3,11 +3,13 @@
     python -m tools.studies.run listops
     python -m tools.studies.run pipelines --seed 0 1 2 --jobs 2
     python -m tools.studies.run pipelines --task R8 --backend jax torch
-    python -m tools.studies.run listops --smoke --out /tmp/listops
+    python -m tools.studies.run listops --smoke
+    python -m tools.studies.run listops --out docs
 
 Every job (task x mechanism x seed x backend) is an example in a fresh process.
 Its result is added to STUDY.json as soon as it is there, and a call that was
-interrupted goes on where it stopped. STUDY.md and STUDY.png are made of it.
+interrupted goes on where it stopped. STUDY.md and STUDY.png are made of it. The
+last call adds to the pages of docs/.
 """
 
 import argparse
@@ -45,12 +47,25 @@ class Study:
         rates: dict from a task's name to the learning rates that each
             mechanism is tried with, for tasks that have such a sweep. The
             page has the best one of each mechanism.
+        others: whether rows that are not in `mechanisms` can be asked for.
     """
 
     tasks: dict
     mechanisms: tuple
     page: str | None = None
     rates: dict = dataclasses.field(default_factory=dict)
+    others: bool = True
+
+    def rows(self):
+        """All values of `--mechanism`."""
+        own = list(self.mechanisms)
+        if not self.others:
+            return own
+        # Each mechanism has a file of its name; to import them takes seconds.
+        folder = _process.ROOT / "keras_linattn" / "mechanisms"
+        names = sorted(file.stem for file in folder.glob("[!_]*.py"))
+        rows = [*own, *mechanisms.ROWS, *names, "no_attention"]
+        return list(dict.fromkeys(rows))
 
     def arguments(self, task, rate=None):
         """Those of the task's example."""
@@ -213,6 +228,7 @@ STUDIES = {
         },
         mechanisms.LINEARIZE,
         page="linearize_study",
+        others=False,
     ),
 }
 
@@ -225,26 +241,31 @@ def parse(arguments=None):
     )
     add = parser.add_argument
     add("study", choices=STUDIES)
-    add("--task", nargs="+", help="default: all of the study")
-    add("--mechanism", nargs="+", help="default: those of the study")
+    add("--task", nargs="+", help="default: all; a wrong one lists them")
+    add("--mechanism", nargs="+", help="default: all; a wrong one lists them")
     add("--seed", nargs="+", type=int, default=[0])
     add("--rate", nargs="+", type=float, help="default: those of the task")
     add("--backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
     add("--jobs", type=int, default=1, help="at a time; > 1: a thread each")
     add("--smoke", action="store_true", help="tiny runs")
     add("--report-only", action="store_true", help="run nothing")
-    add("--out", type=pathlib.Path, default=_process.ROOT / "docs")
+    add("--out", type=pathlib.Path, default=_process.ROOT / "out" / "studies")
     options = parser.parse_args(arguments)
     study = STUDIES[options.study]
     options.task = options.task or list(study.tasks)
-    unknown = set(options.task) - set(study.tasks)
-    if unknown:
-        parser.error(
-            f"--task must be of {', '.join(study.tasks)}. "
-            f"Received: {', '.join(sorted(unknown))}."
-        )
     options.mechanism = options.mechanism or list(study.mechanisms)
+    for name, known in (("task", study.tasks), ("mechanism", study.rows())):
+        unknown = [x for x in getattr(options, name) if x not in known]
+        if unknown:
+            parser.error(
+                f"--{name} must be of the study {options.study}. "
+                f"Received: {quoted(unknown)}. There are: {quoted(known)}."
+            )
     return options
+
+
+def quoted(names):
+    return ", ".join(f"'{name}'" for name in names)
 
 
 def jobs_of(options):
@@ -285,9 +306,12 @@ class Results:
         if self.path.is_file():
             self.content = json.loads(self.path.read_text(encoding="utf-8"))
 
-    def add(self, kind, entry):
+    def add(self, result, command):
+        """Adds a result, and the command line that made it if it is new."""
         self.read()  # another call may have added results meanwhile
-        self.content[kind].append(entry)
+        self.content["results"].append(result)
+        if command not in self.content["commands"]:
+            self.content["commands"].append(command)
         text = json.dumps(self.content, indent=1) + "\n"
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(text, encoding="utf-8")
@@ -303,10 +327,15 @@ def stored(job):
     return {**job, "example": pathlib.Path(job["example"]).name}
 
 
-def run_all(jobs, workers, results, console):
+def run_all(jobs, workers, results, command, console):
     """Runs the jobs that have no result yet; returns how many failed."""
+    total, failed = len(jobs), 0
     jobs = [job for job in jobs if not results.has(job)]
-    failed = 0
+    if len(jobs) < total:
+        console.print(
+            f"{total - len(jobs)} of {total} jobs have a result already. "
+            "To run them again, give an empty folder to --out."
+        )
     with (
         Progress(console=console) as progress,
         concurrent.futures.ThreadPoolExecutor(workers) as pool,
@@ -318,7 +347,7 @@ def run_all(jobs, workers, results, console):
                 job = futures[future]
                 try:
                     result = {**stored(job), **future.result()}
-                    results.add("results", result)
+                    results.add(result, command)
                     progress.print(f"{describe(job)}: {result['metrics']}")
                 except RuntimeError as error:
                     failed += 1
@@ -341,6 +370,14 @@ def describe(job):
     return ", ".join(str(job[name]) for name in names if name in job)
 
 
+def command_of(arguments):
+    """What a reader types to repeat it: into a folder of their own."""
+    without = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    without.add_argument("--out")
+    _, kept = without.parse_known_args(arguments)
+    return shlex.join(["python", "-m", "tools.studies.run", *kept])
+
+
 def main(arguments=None):
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -350,11 +387,9 @@ def main(arguments=None):
     results = Results(stem.with_suffix(".json"))
     failed = 0
     if not options.report_only:
-        given = sys.argv[1:] if arguments is None else arguments
-        command = shlex.join(["python", "-m", "tools.studies.run", *given])
-        if command not in results.content["commands"]:
-            results.add("commands", command)
-        failed = run_all(jobs_of(options), options.jobs, results, console)
+        command = command_of(sys.argv[1:] if arguments is None else arguments)
+        jobs = jobs_of(options)
+        failed = run_all(jobs, options.jobs, results, command, console)
     every = results.content["results"]
     shown = [x for x in every if study.made(x, options.smoke)]
     if len(shown) < len(every):
@@ -362,7 +397,7 @@ def main(arguments=None):
             f"{len(every) - len(shown)} results of other settings are not shown"
         )
     if shown:
-        report.write({**results.content, "results": shown}, stem)
+        report.write({**results.content, "results": shown}, stem, options.smoke)
     console.print(f"Files in {options.out}")
     return 1 if failed else 0
 

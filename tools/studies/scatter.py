@@ -5,12 +5,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from matplotlib.ticker import NullLocator
 
+BARS = "Bars reach from the lowest to the highest seed."
 GAP = 0.2  # inches between two names
 CAUSAL, OTHER = "tab:orange", "tab:blue"
 
 
 def budgets(rows, path):
-    """Draws accuracy against the steps that fit in the budget."""
+    """Draws accuracy against the steps of the budget; returns a caption."""
     figure, (axis,) = _axes([rows])
     axis.set_xlabel(f"training steps in {rows[0]['budget']:.0f} s (log)")
     _draw(axis, rows, [row["steps"] for row in rows])
@@ -18,10 +19,14 @@ def budgets(rows, path):
         axis.plot([], [], "o", color=color, label=label)
     axis.legend(loc="upper left", fontsize="small")
     figure.savefig(path, dpi=120)
+    return f"Right is faster, up is better. {BARS}"
 
 
 def states(rows, path):
-    """Draws accuracy against bytes of state, a panel for each task."""
+    """Draws accuracy against bytes of state, a panel for each task.
+
+    Returns a caption.
+    """
     groups = {}
     for row in rows:
         groups.setdefault(row["task"], []).append(row)
@@ -31,6 +36,7 @@ def states(rows, path):
         kept = [row for row in group if row["state_bytes"]]
         _draw(axis, kept, [row["state_bytes"] for row in kept])
     figure.savefig(path, dpi=120)
+    return f"Left is a smaller state, up is better. {BARS}"
 
 
 def _axes(groups):
