@@ -113,8 +113,9 @@ def test_unknown_names_are_refused_before_any_job(run, capsys):
     with pytest.raises(SystemExit):
         run.parse(["linearize", "--mechanism", "hedgehog"])
     assert "'hedgehog: transfer, LoRA'" in capsys.readouterr().err
-    rows = {*keras_linattn.mechanisms.available(), *run.mechanisms.ROWS}
-    assert rows - {"no_attention"} <= set(run.STUDIES["memory"].rows())
+    rows = set(run.STUDIES["memory"].rows())
+    assert {*keras_linattn.mechanisms.available(), "no_attention"} <= rows
+    assert "softmax + gated_delta" in rows and "kda, causal" not in rows
 
 
 @pytest.mark.parametrize(
@@ -431,6 +432,15 @@ def test_smoke_form_of_a_study_runs(run, monkeypatch, study, task):
     assert np.isfinite(result["history"]["loss"]).all()
     assert all(np.isfinite(x) for x in result["metrics"].values())
     assert result["parameters"] > 0 and result["seconds"] > 0
+
+
+@pytest.mark.parametrize("name", ["pixels", "small_pathfinder", "listops"])
+def test_long_range_draws_tokens_and_labels(run, name):
+    study = importlib.import_module("tools.studies.long_range")
+    task = study.TASKS[name](smoke=True)
+    tokens, labels = task.draw(np.random.default_rng(0))
+    assert tokens.shape == (2, task.length) and labels.shape == (2,)
+    assert tokens.max() < task.vocabulary and labels.max() < task.classes
 
 
 @pytest.fixture

@@ -241,6 +241,7 @@ def topics_of(chances, columns):
 
 
 def paths():
+    """Yields the rules of both forms of Pathfinder."""
     for task in (long_range.Pathfinder, long_range.SmallPathfinder):
         for name, score in paths_of(task):
             yield f"{task.form.size} x {task.form.size}: {name}", score

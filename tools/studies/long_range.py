@@ -56,7 +56,7 @@ class Task:
         return tokens
 
     def kept(self, name, make):
-        """What `make` returns; kept in a file, unless it is quickly made."""
+        """What `make` returns; kept in a file, unless it is a smoke run."""
         return make() if self.smoke else cached(name, make)
 
     def draw(self, generator):
@@ -129,7 +129,7 @@ class Pathfinder(Task):
 
 
 class SmallPathfinder(Pathfinder):
-    """With a quarter of the pixels and half of the dashes: without a GPU."""
+    """To train without a GPU: a quarter of the pixels, shorter paths."""
 
     form = pathfinder.SMALL
     length = form.size**2

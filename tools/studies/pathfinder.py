@@ -20,7 +20,8 @@ import dataclasses
 
 import numpy as np
 
-LENGTH, GAP = 1.5, 2.0  # pixels, of a dash, and between two of a path
+# Lengths are in pixels.
+LENGTH, GAP = 1.5, 2.0  # of a dash, and between two dashes of a path
 MARGIN = 2.75  # between the dashes of different paths, centre to centre
 BORDER = 2.0
 TURN = np.pi / 3  # the most from one dash to the next

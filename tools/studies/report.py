@@ -1,5 +1,6 @@
 """The table and the picture of a study."""
 
+import collections
 import itertools
 
 import numpy as np
@@ -11,9 +12,9 @@ from tools.studies import scatter
 LEAST_STATES = 4  # rows of a task, to draw them against their states
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 HOW_TO = (
-    "In a clone, after `bash tools/setup.sh` and `source .venv/bin/activate`, "
-    "they write to `out/studies`. With `--smoke` a command tries tiny models "
-    "first, in seconds for each row."
+    "Run this in a clone, after `bash tools/setup.sh` and `source "
+    ".venv/bin/activate`; results are written to `out/studies`. With `--smoke` "
+    "tiny models are trained, seconds for each row, to try it out."
 )
 NOTE = (
     "Results on the test data, computed once in each run, after training: the "
@@ -175,7 +176,7 @@ def page(content, rows, name, head, drawn, smoke):
     lines += [*content["commands"], "```", "", f"{HOW_TO} {hours(content)}", ""]
     lines += [SMOKE_NOTE, ""] if smoke else []
     for file, caption in drawn.items():
-        lines += [f"![test results of {name}]({file})", "", f"*{caption}*", ""]
+        lines += [f"![{caption}]({file})", "", f"*{caption}*", ""]
     lines += [BUDGET_NOTE if rows[0]["budget"] else NOTE, ""]
     found = (result.get("machine") for result in content["results"])
     machines = [machine(facts) for facts in found if facts]
@@ -187,8 +188,14 @@ def page(content, rows, name, head, drawn, smoke):
 
 
 def hours(content):
-    total = sum(result["seconds"] for result in content["results"]) / 3600
-    return f"The trainings took {total:.1f} hours in all."
+    """How long training took on each machine, jobs one after the other."""
+    totals = collections.Counter()
+    for result in content["results"]:
+        facts = result.get("machine", {})
+        name = facts.get("accelerator") or facts.get("processor")
+        totals[name or "a machine not noted"] += result["seconds"] / 3600
+    parts = [f"{total:.1f} hours on {name}" for name, total in totals.items()]
+    return f"Training took {' and '.join(parts)}, tests not counted."
 
 
 def machine(facts):
@@ -238,6 +245,7 @@ def curves(rows):
         return []
     name, parts = list(rows[0]["metrics"])[-1], list(rows[0]["curve"])
     by = "position in a longer test"
+    by = pictures.DEPTH if parts[0].endswith("%") else by
     by = "part of the budget" if rows[0]["budget"] else by
     lines = ["", f"By {by}, {name}:", ""]
     lines += [f"| mechanism | {' | '.join(parts)} |"]

@@ -64,8 +64,8 @@ class Study:
         # Each mechanism has a file of its name; to import them takes seconds.
         folder = _process.ROOT / "keras_linattn" / "mechanisms"
         names = sorted(file.stem for file in folder.glob("[!_]*.py"))
-        rows = [*own, *mechanisms.ROWS, *names, "no_attention"]
-        return list(dict.fromkeys(rows))
+        mixed = [row for row in mechanisms.ROWS if "causal" not in row]
+        return list(dict.fromkeys([*own, *mixed, *names, "no_attention"]))
 
     def arguments(self, task, rate=None):
         """Those of the task's example."""
@@ -238,11 +238,13 @@ def parse(arguments=None):
         prog="python -m tools.studies.run",
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,  # `command_of` finds --out by its whole name
     )
     add = parser.add_argument
     add("study", choices=STUDIES)
     add("--task", nargs="+", help="default: all; a wrong one lists them")
-    add("--mechanism", nargs="+", help="default: all; a wrong one lists them")
+    more = "default: those of the study; a wrong one lists what there is"
+    add("--mechanism", nargs="+", help=more)
     add("--seed", nargs="+", type=int, default=[0])
     add("--rate", nargs="+", type=float, help="default: those of the task")
     add("--backend", nargs="+", choices=BACKENDS, default=["tensorflow"])
