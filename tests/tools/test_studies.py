@@ -415,7 +415,7 @@ def test_pathfinder_images_depend_on_the_seed_only(run):
         ("memory", "selective copying"),
         ("memory", "a needle"),
         ("language_model", "20 Newsgroups, bytes"),
-        ("equal_time", None),
+        ("equal_time", "ListOps, 100 tokens"),
         ("long_range", "pixels of MNIST-5k"),
         ("long_range", "Pathfinder, 16 x 16"),
         ("long_range", "ListOps, 500 to 2,000 tokens"),
@@ -427,8 +427,8 @@ def test_smoke_form_of_a_study_runs(run, monkeypatch, study, task):
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(sys, "path", sys.path[:])
     call = [study, "--smoke", "--mechanism", "linear_transformer"]
-    made = run.jobs_of(run.parse([*call, *(["--task", task] if task else [])]))
-    result = job.run(made[0])
+    (made,) = run.jobs_of(run.parse([*call, "--task", task]))
+    result = job.run(made)
     assert np.isfinite(result["history"]["loss"]).all()
     assert all(np.isfinite(x) for x in result["metrics"].values())
     assert result["parameters"] > 0 and result["seconds"] > 0

@@ -87,7 +87,7 @@ def make_rows(number, seed, form=EASIEST):
     return [np.concatenate(arrays)[:number] for arrays in zip(*rows)]
 
 
-def make_scenes(generator, number, form=EASIEST):
+def make_scenes(generator, number, form):
     """Draws `Scenes` in pairs, for those of `number` that had space.
 
     Their labels are 0 and 1 in turns.

@@ -208,8 +208,12 @@ def axis_names(ticks, metric):
         return [head for head, _, _ in parts], tail[:-3], "test accuracy, %"
     y_name = "test accuracy, %" if metric.endswith("%") else metric
     ticks = [tick.replace(" to ", "\nto ") for tick in ticks]
-    x_name = DEPTH if ticks[0].endswith("%") else LONGER
-    return ticks, x_name, with_direction(y_name)
+    return ticks, name_of_parts(ticks), with_direction(y_name)
+
+
+def name_of_parts(parts):
+    """What the parts of a longer test are, by their names."""
+    return DEPTH if parts[0].endswith("%") else LONGER
 
 
 def with_direction(name):

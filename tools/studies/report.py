@@ -244,8 +244,7 @@ def curves(rows):
     if not rows:
         return []
     name, parts = list(rows[0]["metrics"])[-1], list(rows[0]["curve"])
-    by = "position in a longer test"
-    by = pictures.DEPTH if parts[0].endswith("%") else by
+    by = pictures.name_of_parts(parts)
     by = "part of the budget" if rows[0]["budget"] else by
     lines = ["", f"By {by}, {name}:", ""]
     lines += [f"| mechanism | {' | '.join(parts)} |"]

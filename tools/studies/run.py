@@ -64,8 +64,8 @@ class Study:
         # Each mechanism has a file of its name; to import them takes seconds.
         folder = _process.ROOT / "keras_linattn" / "mechanisms"
         names = sorted(file.stem for file in folder.glob("[!_]*.py"))
-        mixed = [row for row in mechanisms.ROWS if "causal" not in row]
-        return list(dict.fromkeys([*own, *mixed, *names, "no_attention"]))
+        rows = [*own, *mechanisms.ROWS, *names, "no_attention"]
+        return list(dict.fromkeys(rows))
 
     def arguments(self, task, rate=None):
         """Those of the task's example."""
@@ -233,12 +233,23 @@ STUDIES = {
 }
 
 
+# What a command that others repeat does not have.
+OUT = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+OUT.add_argument(
+    "--out",
+    type=pathlib.Path,
+    default=_process.ROOT / "out" / "studies",
+    help="folder of the results",
+)
+
+
 def parse(arguments=None):
     parser = argparse.ArgumentParser(
         prog="python -m tools.studies.run",
         description=__doc__.partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,  # `command_of` finds --out by its whole name
+        allow_abbrev=False,  # like `OUT`
+        parents=[OUT],
     )
     add = parser.add_argument
     add("study", choices=STUDIES)
@@ -251,7 +262,6 @@ def parse(arguments=None):
     add("--jobs", type=int, default=1, help="at a time; > 1: a thread each")
     add("--smoke", action="store_true", help="tiny runs")
     add("--report-only", action="store_true", help="run nothing")
-    add("--out", type=pathlib.Path, default=_process.ROOT / "out" / "studies")
     options = parser.parse_args(arguments)
     study = STUDIES[options.study]
     options.task = options.task or list(study.tasks)
@@ -374,9 +384,7 @@ def describe(job):
 
 def command_of(arguments):
     """What a reader types to repeat it: into a folder of their own."""
-    without = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    without.add_argument("--out")
-    _, kept = without.parse_known_args(arguments)
+    _, kept = OUT.parse_known_args(arguments)
     return shlex.join(["python", "-m", "tools.studies.run", *kept])
 
 
