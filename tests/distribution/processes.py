@@ -8,6 +8,7 @@ With STEP, process 1 kills itself at the start of that step. An interrupted
 run goes on from its last whole epoch, if `FOLDER` has one.
 """
 
+import faulthandler
 import os
 import pathlib
 import signal
@@ -23,6 +24,7 @@ import numpy as np  # noqa: E402
 import keras_linattn  # noqa: E402
 
 EPOCHS = 2
+HANGS = 240  # seconds; less than the test waits
 
 
 def make_model():
@@ -69,8 +71,10 @@ def train_with_torch():
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
+    # In a file: no process serves it, so that either may leave first.
+    store = torch.distributed.FileStore(str(FOLDER / f"store_{PORT}"), 2)
     torch.distributed.init_process_group(
-        "gloo", f"tcp://127.0.0.1:{PORT}", rank=RANK, world_size=2
+        "gloo", store=store, rank=RANK, world_size=2
     )
     model = make_model()
     # It refuses a weight that no path uses.
@@ -92,6 +96,9 @@ def train_with_torch():
         if RANK == 0:
             model.save_weights(path)
             (FOLDER / "epoch.txt").write_text(str(epoch + 1))
+    # Who leaves may cut off what the other one still receives.
+    store.set(f"done {RANK}", "")
+    store.wait(["done 0", "done 1"])
     torch.distributed.destroy_process_group()
     return model
 
@@ -148,6 +155,7 @@ def train_with_tensorflow():
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(HANGS, exit=True)  # says where
     train = {
         "torch": train_with_torch,
         "jax": train_with_jax,
