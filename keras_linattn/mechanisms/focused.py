@@ -36,13 +36,26 @@ def feature_map(x, power):
     largest = ops.stop_gradient(ops.max(x, axis=-1, keepdims=True))
     empty = ops.equal(largest, 0)
     x = x / ops.where(empty, ops.ones_like(largest), largest)
-    powered = ops.power(x, power)
+    powered = _power(x, power)
     squares, sharper = (
         ops.sum(ops.square(y), axis=-1, keepdims=True) for y in (x, powered)
     )
     one = ops.ones_like(squares)
     ratio = ops.where(empty, one, squares) / ops.where(empty, one, sharper)
     return largest * ops.sqrt(ratio) * powered
+
+
+def _power(x, exponent):
+    """x^exponent for x >= 0; a small whole one by products, which are cheap.
+
+    `ops.power` makes a tensor of the exponent: a logarithm for each entry.
+    """
+    if exponent not in range(1, 9):
+        return ops.power(x, exponent)
+    result = x
+    for _ in range(int(exponent) - 1):
+        result = result * x
+    return result
 
 
 @register("focused")

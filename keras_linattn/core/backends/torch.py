@@ -54,6 +54,28 @@ def dense_product(x, kernel, bias):
     return y.reshape(*x.shape[:-inputs], *bias.shape)
 
 
+def convolve_channels(value, kernel, grid):
+    """As an image whose channels come last, which is how they lie already.
+
+    Keras' own moves them first. A sequence is a grid of one column.
+    """
+    value, kernel = map(ops.convert_to_tensor, (value, kernel))
+    batch, heads, length, dim = value.shape
+    sizes = (length, 1) if grid is None else grid
+    sides = (*kernel.shape[:-2], 1)[:2]
+    kernel = kernel.expand(*kernel.shape[:-2], heads, dim)
+    kernel = kernel.reshape(*sides, 1, heads * dim).permute(3, 2, 0, 1)
+    image = value.transpose(1, 2).reshape(batch, *sizes, heads * dim)
+    output = torch.nn.functional.conv2d(
+        image.permute(0, 3, 1, 2),
+        kernel,
+        padding=[side // 2 for side in sides],
+        groups=heads * dim,
+    )
+    output = output.permute(0, 2, 3, 1).reshape(batch, length, heads, dim)
+    return output.transpose(1, 2)
+
+
 def softmax_parts(x, visible=None, axis=-1):
     """Weights and sums from its one kernel, where the parts are four passes."""
     length = x.shape[axis]
