@@ -40,6 +40,34 @@ def draw(rows, path):
     return " ".join([OF_DOTS] * bool(dots) + [OF_LINES] * bool(lines))
 
 
+def draw_budget(rows, path):
+    """Draws the accuracy of each row and the steps it took beside it.
+
+    Args:
+        rows: those of `report.rows_of`, which have a budget.
+        path: file to write.
+
+    Returns:
+        A caption.
+    """
+    figure, (left, right) = pyplot.subplots(
+        1,
+        2,
+        figsize=(9, 1.1 + 0.25 * len(rows)),
+        sharey=True,
+        layout="constrained",
+    )
+    places = range(len(rows))
+    plot_dots(left, rows, places)
+    name_lines(left, labels_of(rows))
+    right.barh(places, [row["steps"] for row in rows], height=0.6, alpha=0.6)
+    right.set_xlabel(f"training steps in {rows[0]['budget']:.0f} s")
+    right.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return OF_DOTS
+
+
 def panels_of(rows):
     """What a task has to be drawn as lines.
 

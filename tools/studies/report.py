@@ -54,7 +54,7 @@ def draw(rows, stem):
     """
     picture = stem.with_suffix(".png")
     if rows[0]["budget"]:
-        drawn = {picture.name: scatter.budgets(rows, picture)}
+        drawn = {picture.name: pictures.draw_budget(rows, picture)}
     else:
         drawn = {picture.name: pictures.draw(rows, picture)}
     tasks = [row["task"] for row in rows if row["state_bytes"]]

@@ -1,4 +1,4 @@
-"""Pictures with a point and a name for each mechanism."""
+"""The picture of accuracy against the size of the state."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,19 +7,6 @@ from matplotlib.ticker import NullLocator
 
 BARS = "Bars reach from the lowest to the highest seed."
 GAP = 0.2  # inches between two names
-CAUSAL, OTHER = "tab:orange", "tab:blue"
-
-
-def budgets(rows, path):
-    """Draws accuracy against the steps of the budget; returns a caption."""
-    figure, (axis,) = _axes([rows])
-    axis.set_xlabel(f"training steps in {rows[0]['budget']:.0f} s (log)")
-    _draw(axis, rows, [row["steps"] for row in rows])
-    for color, label in ((OTHER, "sees all"), (CAUSAL, "causal")):
-        axis.plot([], [], "o", color=color, label=label)
-    axis.legend(loc="upper left", fontsize="small")
-    figure.savefig(path, dpi=120)
-    return f"Right is faster, up is better. {BARS}"
 
 
 def states(rows, path):
@@ -54,10 +41,9 @@ def _draw(axis, rows, x):
     """
     name = list(rows[0]["metrics"])[-1]
     values = [row["metrics"][name] for row in rows]
-    for place, row, of_row in zip(x, rows, values):
-        color = CAUSAL if row["mechanism"].endswith(", causal") else OTHER
-        axis.vlines(place, min(of_row), max(of_row), color=color, alpha=0.5)
-        axis.plot(place, np.mean(of_row), "o", color=color)
+    for place, of_row in zip(x, values):
+        axis.vlines(place, min(of_row), max(of_row), color="C0", alpha=0.5)
+        axis.plot(place, np.mean(of_row), "o", color="C0")
     # A score such as `32 pairs, %` says at what, not what.
     named = f"test accuracy, {name}" if name[0].isdigit() else name
     axis.set(xscale="log", ylabel=named, title=rows[0]["task"])
