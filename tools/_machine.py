@@ -1,13 +1,16 @@
-"""The machine that a tool measures on, and the memory of its process."""
+"""The machine and the code that a tool measures, and its process' memory."""
 
 import os
 import pathlib
 import platform
 import resource
+import subprocess
 import sys
 
 import keras
 import numpy as np
+
+from tools import _process
 
 STATUS = pathlib.Path("/proc/self/status")
 
@@ -60,6 +63,18 @@ def machine():
         "numpy": np.__version__,
         **({"accelerator": gpu} if gpu else {}),
     }
+
+
+def commit():
+    """The commit of this clone, `-dirty` if files differ; "" without git."""
+    call = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(
+            call, cwd=_process.ROOT, capture_output=True, text=True
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def _jax_gpu():

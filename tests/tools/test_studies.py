@@ -432,6 +432,7 @@ def test_smoke_form_of_a_study_runs(run, monkeypatch, study, task):
     assert np.isfinite(result["history"]["loss"]).all()
     assert all(np.isfinite(x) for x in result["metrics"].values())
     assert result["parameters"] > 0 and result["seconds"] > 0
+    assert isinstance(result["commit"], str)  # empty without git
 
 
 @pytest.mark.parametrize("name", ["pixels", "small_pathfinder", "listops"])

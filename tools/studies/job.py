@@ -49,6 +49,7 @@ def run(job):
         "peak_mb": round((_machine.peak_memory() - before) / 1e6),
         "history": names["history"].history,
         "machine": _machine.machine(),
+        "commit": _machine.commit(),
         **({"steps": names["steps"]} if "metrics" in names else {}),
         **{x: names[x] for x in ("curve", "budget") if x in names},
         **state_of(names),
