@@ -112,8 +112,8 @@ across() { lane across tensorflow tests/matrix -m "$(marks "${backends[-1]}")"; 
 status=0
 if [ ${#backends[@]} -eq 3 ]; then
     # The longest first, so that both cores end at nearly the same time.
-    jobs_in_pairs "all_of tensorflow" "all_of torch" "arithmetic jax" \
-        "others jax" across || status=1
+    jobs_in_pairs "all_of tensorflow" "all_of torch" "others jax" \
+        "arithmetic jax" across || status=1
 elif [ "$1" = across ]; then
     across || status=1
 else
