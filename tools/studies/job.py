@@ -36,6 +36,7 @@ def run(job):
     """Runs the job's example and returns a dict of results."""
     example = pathlib.Path(job["example"])
     before = _machine.forget_peak()
+    commit = _machine.commit()  # now: files may change while it trains
     with tempfile.TemporaryDirectory() as out:
         sys.argv = [example.name, *job["arguments"], "--out", out]
         sys.argv += ["--mechanism", *arguments_of(job["mechanism"])]
@@ -49,7 +50,7 @@ def run(job):
         "peak_mb": round((_machine.peak_memory() - before) / 1e6),
         "history": names["history"].history,
         "machine": _machine.machine(),
-        "commit": _machine.commit(),
+        "commit": commit,
         **({"steps": names["steps"]} if "metrics" in names else {}),
         **{x: names[x] for x in ("curve", "budget") if x in names},
         **state_of(names),
