@@ -131,6 +131,12 @@ def divide_by_size(x, count, epsilon):
     return x * ops.rsqrt(square + epsilon * ops.square(scale))
 
 
+@backends.with_fast_forms
+def exp_of_logs(x):
+    """e^x, 0 where the logarithm is about `LOWEST`."""
+    return ops.exp(x)
+
+
 def masked_exp(x, visible=None, axis=-1, max_is_constant=True):
     """`exp(x - max)` along `axis`, the maximum taken over visible entries.
 

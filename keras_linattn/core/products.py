@@ -19,6 +19,7 @@ from keras_linattn.core.documents import starts_of
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import select
 from keras_linattn.core.numerics import LOWEST
+from keras_linattn.core.numerics import exp_of_logs
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
@@ -106,18 +107,43 @@ def log_kernel_attention(query, key, value, key_mask=None, documents=None):
         forms = log_attend_within, log_kernel_attention
         heads = query, key, value
         return attend_documents(*forms, *heads, documents, LOWEST)
+    return read_log_summary(query, *log_summary(key, value))
+
+
+def log_summary(key, value):
+    """The summary of all positions, of features given as logarithms.
+
+    Args:
+        key: tensor `[B, H, S, R]`; `LOWEST` for a feature of 0.
+        value: tensor `[B, H, S, V]`.
+
+    Returns:
+        log Z_r of `log_kernel_attention`, `[B, H, 1, R]`, `LOWEST` where no
+        key has the feature; and the mean value of each feature, sum_s
+        (e^(k_sr) / Z_r) v_s, `[B, H, R, V]`.
+    """
     most = ops.stop_gradient(max_along(key, 2, LOWEST))
     filled = most > LOWEST / 2
     # 0 where no key has the feature: LOWEST - LOWEST would be a weight of 1.
     most = ops.where(filled, most, ops.zeros_like(most))
-    weights = ops.exp(key - most)
+    weights = exp_of_logs(key - most)
     total = ops.sum(weights, axis=2, keepdims=True)  # >= 1 where filled
     total = ops.where(filled, total, ops.ones_like(total))
-    scores = query + ops.where(filled, most + ops.log(total), LOWEST)
+    log_sums = ops.where(filled, most + ops.log(total), LOWEST)
+    means = key_value_product(weights, value) / ops.swapaxes(total, -1, -2)
+    return log_sums, means
+
+
+def read_log_summary(query, log_sums, means):
+    """sum_r softmax_r(q_tr + log Z_r) (mean value of r): `[B, H, T, V]`.
+
+    Args:
+        query: tensor `[B, H, T, R]`, logarithms as in `log_summary`.
+        log_sums, means: as `log_summary` returns them.
+    """
+    scores = query + log_sums
     meets = ops.max(scores, axis=-1, keepdims=True) > LOWEST / 2
-    summary = key_value_product(weights, value)
-    summary = summary / ops.swapaxes(total, -1, -2)
-    output = matmul(masked_softmax(scores), summary)
+    output = matmul(masked_softmax(scores), means)
     return ops.where(meets, output, ops.zeros_like(output))
 
 
