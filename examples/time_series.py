@@ -37,7 +37,7 @@ parser.add_argument("--smoke", action="store_true", help="a tiny, quick run")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
 WEEK, quantiles = 7 * 24, (0.1, 0.5, 0.9)
-steps, horizon, batch_size, epochs = 8 * WEEK, 24, 64, args.epochs
+length, horizon, batch_size, epochs = 8 * WEEK, 24, 64, args.epochs
 dates, sizes = ("2023-01-01", "2025-01-01", "2025-04-01", "2026-01-01"), {}
 if args.smoke:
     dates = ("2024-12-01", "2024-12-08", "2024-12-15", "2024-12-22")
@@ -64,7 +64,7 @@ def windows(first, end, seed=None):
         for place in midnights[inside[midnights]]
         for sensor in np.flatnonzero(given[place : place + horizon].any(axis=0))
     ]
-    sizes = steps, horizon, batch_size, seed
+    sizes = length, horizon, batch_size, seed
     return data.ForecastWindows(series, city, calendar, pairs, *sizes)
 
 
@@ -101,7 +101,7 @@ def table(batches):
     scale = np.nanstd(past, axis=1, keepdims=True) + 1e-6
     lags = np.nan_to_num((past - center) / scale)[:, -4 * WEEK :]
     of_city = (of_city - of_city.mean(1, keepdims=True))[:, -WEEK:]
-    features = np.concatenate([lags, of_city, known[:, steps]], axis=1)
+    features = np.concatenate([lags, of_city, known[:, length]], axis=1)
     return past[:, -WEEK : horizon - WEEK], features, ahead, center, scale
 
 
@@ -136,7 +136,8 @@ axis = plt.figure(figsize=(9, 4)).subplots()
 axis.plot(truth[week].ravel(), "k", label=sensors[number])
 axis.plot(middle, label="forecast at midnight")
 axis.fill_between(range(len(low)), low, high, alpha=0.3, label="10 to 90 %")
-axis.set(xlabel="hour", ylabel="pedestrians an hour")
+axis.set_xticks(range(0, 7 * 24 + 1, 24))
+axis.set(xlabel="hours since the first midnight", ylabel="pedestrians an hour")
 axis.legend()
 plt.savefig(out / "forecast.png", dpi=100)
 

@@ -155,7 +155,7 @@ def forecasts():
         ("windows",),
         **{"hours": hours, "series": series, "given": np.isfinite(series)},
         midnights=np.flatnonzero(hours == hours.astype("datetime64[D]"))[:-1],
-        **{"steps": 8 * week, "horizon": 24, "batch_size": 64, "data": data},
+        **{"length": 8 * week, "horizon": 24, "batch_size": 64, "data": data},
         **{"city": np.zeros(len(hours)), "calendar": data.calendar_of(hours)},
     )
     x, y, _, _ = hourly(windows("2023-01-01", "2025-01-01"))

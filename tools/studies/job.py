@@ -51,8 +51,13 @@ def run(job):
         "history": names["history"].history,
         "machine": _machine.machine(),
         "commit": commit,
-        **({"steps": names["steps"]} if "metrics" in names else {}),
         **{x: names[x] for x in ("curve", "budget") if x in names},
+        # Those of an example may be of an epoch.
+        **(
+            {"steps": names["steps"]}
+            if {"metrics", "steps"} <= {*names}
+            else {}
+        ),
         **state_of(names),
     }
 

@@ -20,6 +20,7 @@ ROWS = {
     "local, 16": (LOCAL,),
     "local, 128": ({"name": "local", "window": 128},),
     "3 gated_delta + softmax": ("gated_delta",) * 3 + ("softmax",),
+    "focused, no convolution": ({"name": "focused", "kernel_size": None},),
     "hybrid_window, 16": ({"name": "hybrid_window", "window": 16},),
     "linear_transformer + softmax": ("linear_transformer", "softmax"),
     "gated_delta + softmax": ("gated_delta", "softmax"),

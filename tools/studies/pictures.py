@@ -33,7 +33,7 @@ def draw(rows, path):
     for row in rows:
         tasks.setdefault(row["task"], []).append(row)
     lines = [x for group in tasks.values() for x in panels_of(group)]
-    dots = [x for x in tasks.items() if len(x[1][0]["metrics"]) == 1]
+    dots = [x for x in tasks.items() if not is_series(x[1][0]["metrics"])]
     figure = draw_lines(dots, lines) if lines else draw_dots(tasks)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
@@ -68,6 +68,14 @@ def draw_budget(rows, path):
     return OF_DOTS
 
 
+def is_series(metrics):
+    """Whether several scores are one score of several sizes: a line.
+
+    Of scores of different kinds, only the first one is drawn.
+    """
+    return len(metrics) > 1 and all(name.endswith(", %") for name in metrics)
+
+
 def panels_of(rows):
     """What a task has to be drawn as lines.
 
@@ -75,12 +83,13 @@ def panels_of(rows):
         List of pairs: a title, and by row the values of each tick.
     """
     task, panels = rows[0]["task"], []
-    if len(rows[0]["metrics"]) > 1:
+    if is_series(rows[0]["metrics"]):
         panels.append((task, [(row, row["metrics"]) for row in rows]))
     if rows[0]["curve"]:
         curves = [(row, row["curve"]) for row in rows]
         last = list(rows[0]["metrics"])[-1]
-        what = last[:-3] if len(rows[0]["metrics"]) > 1 else "longer test"
+        series = is_series(rows[0]["metrics"])
+        what = last[:-3] if series else "longer test"
         panels.append((f"{task}: {what}", curves))
     return panels
 
@@ -129,7 +138,7 @@ def name_lines(axis, names):
 def plot_dots(axis, rows, places):
     """Draws a dot for each seed and a line at their mean."""
     for row, place in zip(rows, places):
-        ((name, values),) = row["metrics"].items()
+        name, values = next(iter(row["metrics"].items()))
         axis.plot(values, [place] * len(values), "o", color="C0", alpha=0.6)
         axis.plot(np.mean(values), place, "|", color="black", markersize=12)
     low, high = axis.get_xlim()

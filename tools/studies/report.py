@@ -265,7 +265,7 @@ def rate_cell(rates, rate):
 
 def spread(name, values):
     """Formats the mean, and the lowest and highest of more than one."""
-    digits = 1 if name.endswith("%") else 3
+    digits = 1 if name.endswith("%") or np.mean(values) >= 10 else 3
     text = f"{np.mean(values):.{digits}f}"
     if len(values) > 1:
         text += f" ({min(values):.{digits}f} to {max(values):.{digits}f})"

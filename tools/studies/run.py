@@ -213,6 +213,10 @@ STUDIES = {
         },
         ("modified_linformer", "softmax", "no_attention"),
     ),
+    "forecasts": Study(
+        {"pedestrians in Auckland": ("time_series.py",)},
+        ("modified_linformer", "softmax", "no_attention"),
+    ),
     "equal_time": Study(
         {"ListOps, 100 tokens": ("../tools/studies/equal_time.py",)},
         mechanisms.EQUAL_TIME,
