@@ -130,6 +130,7 @@ def test_unknown_names_are_refused_before_any_job(run, capsys):
         "memory",
         "long_range",
         "equal_time",
+        "forecasts",
     ],
 )
 def test_pages_are_those_of_their_results(run, study, tmp_path):

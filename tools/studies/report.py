@@ -160,6 +160,7 @@ def gains(rows):
                 100
                 * (scores(row)[seed] - ends[0][seed])
                 / (ends[1][seed] - ends[0][seed])
+                + 0.0  # not -0
                 for seed in shared
             ]
     return result
