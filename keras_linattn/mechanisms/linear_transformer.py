@@ -65,7 +65,7 @@ def feature_map(x, floor=0.0):
 def log_feature_map(x):
     """log phi(x): x where x < 0, log(1 + x) elsewhere."""
     positive = ops.relu(x)
-    # A sum: under torch a selection of mixed signs takes as long as ten sums.
+    # A sum: under torch a selection is slow where signs are mixed.
     return ops.log1p(positive) + (x - positive)
 
 

@@ -55,7 +55,7 @@ def polarities(x, exponent):
     # log 0 must not be formed: 0 times its infinite derivative is NaN.
     size = ops.where(size > 0, size, ops.ones_like(size))
     log = exponent * ops.log(size)
-    # A sum: under torch a selection of mixed signs takes three times as long.
+    # A sum: under torch a selection is slow where signs are mixed.
     return tuple(
         log + LOWEST * ops.cast(ops.logical_not(sign > 0), x.dtype)
         for sign in (x, -x)

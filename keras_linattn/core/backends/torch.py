@@ -89,7 +89,7 @@ def softmax_parts(x, visible=None, axis=-1):
 
 
 def exp_of_logs(x):
-    """`torch.exp` takes eight times as long where the result underflows."""
+    """`torch.exp` is slow on a CPU where the result underflows."""
     present = (x > LOWEST / 2).to(x.dtype)
     return torch.exp(x * present) * present
 
