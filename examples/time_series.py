@@ -8,8 +8,7 @@ and how to test it as it would be used: each day, with what is known by then.
     python examples/time_series.py
 
 Compared with last week's values and with linear regression on half of the
-history. Training takes some minutes on two CPU cores. In a notebook, put
-data.py beside it.
+history. Training takes minutes. In a notebook, put data.py beside it.
 """
 
 import argparse

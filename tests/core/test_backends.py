@@ -15,6 +15,7 @@ from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
 from keras_linattn.core.chunks import looped_sums
 from keras_linattn.core.documents import Documents
+from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
 from keras_linattn.core.products import kernel_attention
@@ -97,6 +98,9 @@ ARGUMENTS = {
         normal(2, 6),
     ),
     "divide_by_size": lambda: (normal(2, 9, 4), 4, 1e-5),
+    "exp_of_logs": lambda: (
+        ops.where(normal(2, 9, 4) > 0, normal(2, 9, 4), LOWEST),
+    ),
     "largest_rows": lambda: (
         normal(9, 4),
         ops.convert_to_tensor([0, 1, 1, 2, 2, 2, 3, 4, 4], dtype="int32"),
