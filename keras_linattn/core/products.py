@@ -322,7 +322,7 @@ def weights_within(key, documents):
     largest = largest_within(key, documents)
     filled = largest > LOWEST / 2
     # 0 where there is no key: LOWEST - LOWEST would be a weight of 1.
-    weights = ops.exp(key - select(filled, largest))
+    weights = exp_of_logs(key - select(filled, largest))
     return weights, ops.where(filled, largest, ops.cast(LOWEST, key.dtype))
 
 

@@ -36,6 +36,7 @@ from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
+from keras_linattn.core.numerics import exp_of_logs
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.core.products import log_summary
@@ -218,7 +219,7 @@ class PolaFormer(ConvolvedValues, KernelMechanism):
 
     def advance(self, state, query, key, value, *, key_mask, documents=None):
         *queries, key = self._features(query, key)
-        key = ops.exp(key)
+        key = exp_of_logs(key)
         stepped = [
             attend_causally(
                 relative_features(features), key, half, before, documents

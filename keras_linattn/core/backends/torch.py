@@ -91,6 +91,7 @@ def softmax_parts(x, visible=None, axis=-1):
 def exp_of_logs(x):
     """`torch.exp` is slow on a CPU where the result underflows."""
     present = (x > LOWEST / 2).to(x.dtype)
+    x = x.clamp_min(LOWEST)  # -inf times 0 would be NaN
     return torch.exp(x * present) * present
 
 
