@@ -83,12 +83,12 @@ def panels_of(rows):
         List of pairs: a title, and by row the values of each tick.
     """
     task, panels = rows[0]["task"], []
-    if is_series(rows[0]["metrics"]):
+    series = is_series(rows[0]["metrics"])
+    if series:
         panels.append((task, [(row, row["metrics"]) for row in rows]))
     if rows[0]["curve"]:
         curves = [(row, row["curve"]) for row in rows]
         last = list(rows[0]["metrics"])[-1]
-        series = is_series(rows[0]["metrics"])
         what = last[:-3] if series else "longer test"
         panels.append((f"{task}: {what}", curves))
     return panels
