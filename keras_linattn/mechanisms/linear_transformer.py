@@ -34,6 +34,8 @@ from keras import ops
 
 from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
 from keras_linattn.core.folded import Factors
+from keras_linattn.core.log_products import log_attend_within
+from keras_linattn.core.log_products import log_kernel_attention
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import masked_softmax
@@ -42,8 +44,6 @@ from keras_linattn.core.numerics import max_along
 from keras_linattn.core.numerics import maximum
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import key_value_product
-from keras_linattn.core.products import log_attend_within
-from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._feature_map import apply_feature_map
 from keras_linattn.mechanisms._feature_map import count_features
 from keras_linattn.mechanisms._feature_map import get_feature_map

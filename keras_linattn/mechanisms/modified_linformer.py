@@ -53,6 +53,7 @@ from keras_linattn.core.exponential_sums import attend_both_ways_in_pieces
 from keras_linattn.core.exponential_sums import largest_of
 from keras_linattn.core.exponential_sums import state_of
 from keras_linattn.core.folded import Factors
+from keras_linattn.core.log_products import weights_within
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.nonfinite import run_sanitized
@@ -67,7 +68,6 @@ from keras_linattn.core.products import append_ones
 from keras_linattn.core.products import key_value_product
 from keras_linattn.core.products import product_within
 from keras_linattn.core.products import sums_within
-from keras_linattn.core.products import weights_within
 from keras_linattn.mechanisms._base import Mechanism
 from keras_linattn.mechanisms._chunk_carry import merge_chunks
 from keras_linattn.mechanisms._registry import register

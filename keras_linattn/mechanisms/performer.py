@@ -35,10 +35,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_linattn.core.log_products import log_kernel_attention
 from keras_linattn.core.numerics import masked_exp
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import maximum
-from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register
 from keras_linattn.mechanisms._traits import Traits

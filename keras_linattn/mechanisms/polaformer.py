@@ -34,13 +34,13 @@ from keras import ops
 
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.causal import attend_causally
+from keras_linattn.core.log_products import log_kernel_attention
+from keras_linattn.core.log_products import log_summary
+from keras_linattn.core.log_products import read_log_summary
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import exp_of_logs
 from keras_linattn.core.numerics import masked_exp
-from keras_linattn.core.products import log_kernel_attention
-from keras_linattn.core.products import log_summary
-from keras_linattn.core.products import read_log_summary
 from keras_linattn.mechanisms._convolved_values import ConvolvedValues
 from keras_linattn.mechanisms._kernel import KernelMechanism
 from keras_linattn.mechanisms._registry import register

@@ -31,12 +31,12 @@ from typing import Any
 from keras import ops
 
 from keras_linattn.core.annotations import Tensor
+from keras_linattn.core.log_products import log_kernel_attention
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.numerics import accumulation_dtype
 from keras_linattn.core.numerics import safe_divide
 from keras_linattn.core.products import append_ones
-from keras_linattn.core.products import log_kernel_attention
 from keras_linattn.core.products import sums_within
 from keras_linattn.core.shapes import heads_last
 from keras_linattn.mechanisms._base import Mechanism
