@@ -17,6 +17,7 @@ import keras
 from keras import ops
 from keras.backend import standardize_dtype
 
+from keras_linattn.core import backends
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.documents import same_document
 from keras_linattn.core.masks import apply_mask
@@ -26,6 +27,7 @@ from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
+from keras_linattn.core.numerics import fused_gradients_hold
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import split_at
@@ -63,8 +65,9 @@ def pad_features(x, size):
 def attend(query, key, value, key_mask=None):
     """Scaled dot-product attention on `[B, H, T, D]`, both ways."""
     visible = visible_pairs(key_mask)
-    if standardize_dtype(query.dtype) == "float64":
-        # Keras' function rounds float64 to `floatx()` on some backends.
+    # Keras' function rounds float64 to `floatx()` on some backends.
+    exact = standardize_dtype(query.dtype) == "float64"
+    if exact or not fused_gradients_hold(query, key):
         return matmul(weights_of(query, key, visible), value)
     key_dim, value_dim = key.shape[-1], value.shape[-1]
     size = max(key_dim, value_dim)
@@ -79,6 +82,25 @@ def attend(query, key, value, key_mask=None):
         return output
     sees_any = ops.any(visible, axis=-1, keepdims=True)
     return select(sees_any, output)
+
+
+@backends.with_fast_forms
+def attend_earlier(query, key, value, key_mask=None, documents=None):
+    """Scaled dot-product attention of each query to the keys up to its own.
+
+    Args:
+        query: tensor `[B, H, T, D]`.
+        key: tensor `[B, H, T, D]`.
+        value: tensor `[B, H, T, V]`, 0 where masked.
+        key_mask: bool tensor `(B, T)`, or `None`.
+        documents: `Documents` of one sequence, or `None`.
+
+    Returns:
+        Tensor `[B, H, T, V]`; 0 where no key is visible.
+    """
+    pairs = visible_pairs(key_mask, documents)
+    pairs = combine_masks(earlier_pairs(ops.shape(query)[2]), pairs)
+    return attend_pairs(query, key, value, pairs)
 
 
 def attend_pairs(query, key, value, visible):
@@ -205,9 +227,9 @@ class Softmax(Mechanism):
     ):
         if not causal and documents is None:
             return attend(query, key, value, key_mask)
-        pairs = visible_pairs(key_mask, documents)
         if causal:
-            pairs = combine_masks(earlier_pairs(ops.shape(query)[2]), pairs)
+            return attend_earlier(query, key, value, key_mask, documents)
+        pairs = visible_pairs(key_mask, documents)
         return attend_pairs(query, key, value, pairs)
 
     def check_recurrent(self):

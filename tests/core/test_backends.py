@@ -15,6 +15,7 @@ from keras_linattn.core import backends
 from keras_linattn.core.backends import thresholds
 from keras_linattn.core.chunks import looped_sums
 from keras_linattn.core.documents import Documents
+from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.products import attend_within
 from keras_linattn.core.products import causal_product
@@ -78,6 +79,13 @@ ARGUMENTS = {
         positive(2, 2, LONG, 5),
         positive(2, 2, LONG, 5) + 1,
         normal(2, 2, LONG, 3),
+        documents(0, 130, 131, 500),
+    ),
+    "attend_earlier": lambda: (
+        normal(2, 3, LONG, 6),
+        normal(2, 3, LONG, 6),
+        apply_mask(normal(2, 3, LONG, 7), normal(2, LONG) > 0),
+        normal(2, LONG) > 0,
         documents(0, 130, 131, 500),
     ),
     "attend_near": lambda: (

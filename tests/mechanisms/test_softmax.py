@@ -6,9 +6,11 @@ from helpers import slow_to_compile
 from keras import ops
 
 from keras_linattn import LinearSelfAttention
+from keras_linattn import mechanisms
 from keras_linattn.layers import LinearAttentionCell
 from keras_linattn.mechanisms import Softmax
 from keras_linattn.testing import random_inputs
+from keras_linattn.testing._gradient_checks import fast_gradients
 
 
 @slow_to_compile
@@ -51,3 +53,19 @@ def test_without_a_cache_the_error_names_the_way_out():
     mechanism = {"name": "softmax", "cache_length": 9}
     layer = LinearSelfAttention(2, 4, mechanism=mechanism, causal=True)
     assert LinearAttentionCell(layer).state_size == [2 * 9 * 8, 1]
+
+
+@slow_to_compile
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", ["softmax", "local"])
+def test_gradients_of_large_scores_are_those_of_weights(name, causal):
+    """torch's kernel, for one, takes weights of e^60 from scores of 1e8."""
+    sizes = {"queries": 65, "keys": 65, "key_dim": 32}
+    inputs = random_inputs(**sizes, scale=1e4)
+    mechanism = mechanisms.get(name)
+    ones = np.ones_like(inputs.value)
+    found = fast_gradients(mechanism, inputs, ones, causal)
+    # The weights of each query have the sum 1.
+    np.testing.assert_allclose(found["value"].sum(axis=2), 65, rtol=1e-4)
+    assert np.isfinite(found["query"]).all()
+    assert np.isfinite(found["key"]).all()

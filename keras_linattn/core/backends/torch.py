@@ -6,12 +6,14 @@ import keras
 import torch
 from keras import backend
 from keras import ops
+from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import checkpoint
 
 from keras_linattn.core import causal
 from keras_linattn.core import numerics
 from keras_linattn.core import windows
+from keras_linattn.core.backends import DISPATCHED
 from keras_linattn.core.backends import _fla
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
@@ -21,10 +23,15 @@ from keras_linattn.core.backends.thresholds import segment_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
+from keras_linattn.core.masks import expand_to_rank
+from keras_linattn.core.nonfinite import NotSanitized
+from keras_linattn.core.nonfinite import Sanitized
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import SMALLEST_SUM
 from keras_linattn.core.numerics import masked_softmax
+
+LARGEST_SCORE = 1e4  # whose rounding changes a weight by a thousandth
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -315,6 +322,43 @@ def overlapping_blocks(x, size, count, others):
     return x.unfold(2, (others + 1) * size, size).transpose(-1, -2)
 
 
+def fused_gradients_hold(query, key):
+    """Not with large scores, which only a CPU can ask for without a wait.
+
+    The backward pass computes scores anew, in another order of additions, and
+    weights from them and the forward pass' sums. A score of 1e8 is rounded to
+    a multiple of 8, and a weight of 1 may become e^8.
+    """
+    if not torch.is_grad_enabled() or not _is_eager_on("cpu", query, key):
+        return True
+    sizes = [x.detach().square().sum(-1).amax() for x in (query, key)]
+    return bool(sizes[0] * sizes[1] < query.shape[-1] * LARGEST_SCORE**2)
+
+
+def _with_right_gradients(name, output, query, key, *others):
+    """Output of a fused kernel, if need be with the portable form's gradients.
+
+    Its numbers do not depend on how large others are: the past must stay what
+    it was, bit for bit, whatever the future is.
+    """
+    if fused_gradients_hold(query, key):
+        return output
+    slow = DISPATCHED[name].portable(query, key, *others)
+    return _GradientsOf.apply(slow, output.detach())
+
+
+class _GradientsOf(torch.autograd.Function):
+    """Numbers of the second tensor, gradients of the first."""
+
+    @staticmethod
+    def forward(ctx, x, numbers):
+        return numbers.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
 def attend_blocks(query, key, value, pairs):
     """By the fused kernel, which forms no array of scores.
 
@@ -330,15 +374,59 @@ def attend_blocks(query, key, value, pairs):
         least = least[0].expand(batch * heads, query.shape[2], -1, -1)
         flat = (x.flatten(0, 1) for x in (query, key, value))
         output = scaled_dot_product_attention(*flat, attn_mask=least)
-        return output.unflatten(0, (batch, heads))
-    examples = zip(query, key, value, least, strict=True)
-    outputs = [
-        scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
+        output = output.unflatten(0, (batch, heads))
+    else:
+        examples = zip(query, key, value, least, strict=True)
+        outputs = [
+            scaled_dot_product_attention(
+                q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
+            )
+            for q, k, v, bias in examples
+        ]
+        output = torch.stack(outputs)
+    inputs = query, key, value, pairs
+    return _with_right_gradients("attend_blocks", output, *inputs)
+
+
+def attend_earlier(query, key, value, key_mask=None, documents=None):
+    """By the fused kernel, which forms no array of scores.
+
+    Not on a GPU, see `attend_blocks`. The kernel takes heads of one size only:
+    values much wider than keys would cost more than they save.
+    """
+    heads = query, key, value
+    dim, value_dim = key.shape[-1], value.shape[-1]
+    usable = _is_eager_on("cpu", *heads) and query.numel()
+    if not usable or value_dim > 2 * dim:
+        return NotImplemented
+    # The kernel takes a row whose only score is NaN for one that sees nothing.
+    kind = NotSanitized if known_finite(*heads) else Sanitized
+    sanitized = kind(*heads, documents)
+    query, key, value = sanitized.heads
+    inputs = query, key, value, key_mask, documents
+    if key_mask is not None:
+        # One feature more hides keys: the kernel takes one mask, the causal.
+        hidden = ~expand_to_rank(key_mask.bool(), rank=4, axis=2)
+        hidden = hidden.to(key.dtype) * LOWEST
+        key = torch.cat([key, hidden.expand(*key.shape[:-1], 1)], -1)
+        query = torch.cat([query, torch.ones_like(query[..., :1])], -1)
+    size = max(key.shape[-1], value_dim)
+    heads = [pad(x, (0, size - x.shape[-1])) for x in (query, key, value)]
+    rows = [[heads]]
+    if documents is not None:
+        rows = _split_documents(documents, *heads)
+        if rows is None:
+            return NotImplemented
+
+    def attend(heads):
+        return scaled_dot_product_attention(
+            *heads, is_causal=True, scale=dim**-0.5
         )
-        for q, k, v, bias in examples
-    ]
-    return torch.stack(outputs)
+
+    rows = [torch.cat([attend(heads) for heads in row], 2) for row in rows]
+    output = torch.cat(rows)[..., :value_dim]
+    output = _with_right_gradients("attend_earlier", output, *inputs)
+    return sanitized.write_nan(output)
 
 
 def run_in_segments(function, state, tensors):
