@@ -47,9 +47,8 @@ if [ "$(cat .venv/installed 2>/dev/null)" != "$wanted" ]; then
 fi
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
-# Training on a CPU spends most of its time in page faults if freed tensors go
-# back to the system at once (TensorFlow's step takes 1.8 times as long).
-# tcmalloc keeps them; without it, glibc does with these thresholds.
+# Training on a CPU loses time in page faults if freed tensors go back to the
+# system at once. tcmalloc keeps them; without it, glibc does with these thresholds.
 use_fast_allocator() {
     local library="$PWD/.venv/lib/libtcmalloc_minimal.so.4"
     [ -f "$library" ] || library="$(PATH="$PATH:/sbin" ldconfig -p 2>/dev/null |

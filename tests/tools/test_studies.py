@@ -475,6 +475,8 @@ def test_the_rules_of_bytes(rules):
     np.testing.assert_allclose(bits, -np.log2([first, second]).mean())
     text = generator.integers(256, size=3000, dtype="uint8").tobytes()
     assert rules.packed(text) > 8 and rules.packed(text, text) < 0.5
+    shared = rules.shared_sequences([*"abcd"], [*"bcde"], 3)
+    assert shared == 0.5
 
 
 def test_the_rule_of_columns(rules):

@@ -23,22 +23,38 @@ from tools.studies import long_range
 from tools.studies import pathfinder
 from tools.studies import tasks
 
-LISTOPS = {
-    "20 to 100 tokens": lambda: equal_time.Short(seed=0, smoke=False),
-    "20 to 200 tokens": lambda: tasks.ListOps(seed=0, smoke=False),
-    "500 to 2,000 tokens": long_range.ListOps,
-}
+SEEDS = 0, 1, 2  # of studies that draw other expressions for each
 DISCOUNT = 0.75  # of a count, for what was never seen
 
 
 def listops():
-    for name, make in LISTOPS.items():
-        task = make()
-        rule, overall = first_token_rule(task.train, task.test)
-        counts = token_counts_rule(task.train, task.test)
+    for name, train, test in expressions():
+        rule, overall = first_token_rule(train, test)
         yield f"{name}: first token", rule
+        counts = token_counts_rule(train, test)
         yield f"{name}: first token and counts of tokens", counts
         yield f"{name}: commonest value", overall
+
+
+def expressions():
+    """Yields each study's name, training data and test data."""
+    for seed in SEEDS:
+        yield f"ListOps, short, seed {seed}", *of_example(seed)
+        for study, task in (
+            ("converted models", tasks.ListOps(seed, smoke=False)),
+            ("equal time", equal_time.Short(seed, smoke=False)),
+        ):
+            yield f"{study}, seed {seed}", task.train, task.test
+    task = long_range.ListOps()
+    yield "500 to 2,000 tokens", task.train, task.test
+
+
+def of_example(seed):
+    """Training and test data of examples/listops.py, as it draws them."""
+    _, draw_many = tasks.listops(seed, 20, 200)
+    tokens, values, _ = draw_many(14_500)  # 2,000 test, then 500 validation
+    train, test = slice(2_500, None), slice(2_000)
+    return (tokens[train], values[train]), (tokens[test], values[test])
 
 
 def first_token_rule(train, test):
@@ -85,6 +101,18 @@ def byte_models():
     yield "xz, after the training text", packed(test, train)
     for order, bits in enumerate(n_gram_bits(train, test, 6)):
         yield f"the {order} bytes before, counted", bits
+    shared = shared_sequences(train.split(), test.split(), 12)
+    yield "sequences of 12 words that are in the training text too", shared
+
+
+def shared_sequences(train, test, length):
+    """Share of the test's sequences of words that the training text has."""
+
+    def sequences(words):
+        return set(zip(*(words[start:] for start in range(length))))
+
+    found = sequences(test)
+    return len(found & sequences(train)) / len(found)
 
 
 def packed(text, before=b""):
@@ -208,17 +236,21 @@ def layout():
     chances = np.log(counts / counts.sum(axis=1, keepdims=True))
     pages = data.TopicPages(*test, ids, 16, 40, (1,))
     right = {"each page is one column": [], "columns between white gaps": []}
+    every = []
     for inputs, topics, weights in (pages[i] for i in range(len(pages))):
         for words, boxes, truth, weight in zip(
             inputs["words"], inputs["boxes"], topics, weights
         ):
             words, boxes, truth = (x[weight > 0] for x in (words, boxes, truth))
+            every.append(truth)
             one = np.zeros(len(words), int)
             for name, columns in zip(right, (one, columns_of(boxes))):
                 named = topics_of(chances[:, words], columns)
                 right[name].append(named == truth)
     for name, of_pages in right.items():
         yield f"naive Bayes, {name}", np.concatenate(of_pages).mean()
+    every = np.concatenate(every)
+    yield "commonest topic", np.bincount(every).max() / len(every)
 
 
 def columns_of(boxes, cells=4000):

@@ -13,23 +13,23 @@ LEAST_STATES = 4  # rows of a task, to draw them against their states
 BY_HAND = "<!-- Everything below this line is written by hand. -->"
 HOW_TO = (
     "Run this in a clone, after `bash tools/setup.sh` and `source "
-    ".venv/bin/activate`; results are written to `out/studies`. With `--smoke` "
-    "tiny models are trained, seconds for each row, to try it out."
+    ".venv/bin/activate`; results are written to `out/studies`. `--smoke` "
+    "trains tiny models in seconds, to test the set-up."
 )
 NOTE = (
     "Results on the test data, computed once in each run, after training: the "
     "mean over the seeds, with the lowest and the highest. Seconds are those "
     "of `fit`, validation included; jobs may have run side by side on a busy "
     "machine, so they do not compare speeds. Peak memory is that of the "
-    "process, less what the imports took."
+    "process, minus the memory after the imports."
 )
 SMOKE_NOTE = "**Tiny runs (`--smoke`): these numbers mean nothing.**"
 BUDGET_NOTE = (
     "Results on the test data: the mean over the seeds, with the lowest and "
     "the highest. They were computed at each part of the budget, and chose "
     "nothing. Seconds are those that the processor spent on training steps; "
-    "jobs may have run side by side. Peak memory is that of the process, less "
-    "what the imports took."
+    "jobs may have run side by side. Peak memory is that of the process, minus "
+    "the memory after the imports."
 )
 
 

@@ -1,7 +1,7 @@
 """Sizes at which a fast form begins to pay, with the measurement behind each.
 
 Measured on two CPU cores with `python -m tools.bench`, d_model 512, 8 heads,
-float32; docs/benchmarks.md has the tables.
+float32.
 
 | constant | value | chosen because |
 | --- | ---: | --- |
