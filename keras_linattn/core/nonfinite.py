@@ -91,7 +91,7 @@ def rows_reached(finite, documents, causal):
 class NotSanitized:
     """Heads that stay unchanged, with the interface of `Sanitized`."""
 
-    def __init__(self, query, key, value, documents=None):
+    def __init__(self, query, key, value):
         self.heads = query, key, value
 
     def write_nan(self, x, *others):
@@ -101,7 +101,7 @@ class NotSanitized:
 
 
 class Sanitized:
-    """Heads with non-finite rows set to 0.
+    """Heads of packed documents with non-finite rows set to 0.
 
     In the backward pass, too, 0 * NaN is NaN. Without the zeros, NaN in one
     document would reach the gradients of the others, even if the outputs are
@@ -111,8 +111,7 @@ class Sanitized:
         query: tensor `[B, H, T, D]`.
         key: tensor `[B, H, T, D]`.
         value: tensor `[B, H, T, V]`.
-        documents: `Documents` of one sequence; `None` if causal and each row
-            is one document.
+        documents: `Documents` of one sequence.
         causal: bool, whether a query sees earlier keys only. Defaults to
             `True`.
 

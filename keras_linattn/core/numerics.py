@@ -195,14 +195,3 @@ def softmax_parts(x, visible=None, axis=-1):
     """
     weights = masked_exp(x, visible, axis)
     return weights, ops.sum(weights, axis=axis)
-
-
-@backends.per_backend
-def fused_gradients_hold(query, key):
-    """Whether a fused kernel's gradients of softmax attention are right.
-
-    Args:
-        query: tensor `[..., T, D]`.
-        key: tensor `[..., S, D]`.
-    """
-    return True

@@ -13,6 +13,7 @@ from keras_linattn.core.annotations import Shape
 from keras_linattn.core.annotations import Tensor
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.arguments import takes_numpy
+from keras_linattn.core.backends import current
 from keras_linattn.core.backends import fast_forms
 from keras_linattn.core.devices import Pieces
 from keras_linattn.core.documents import documents_of
@@ -98,6 +99,7 @@ class Mechanism(keras.layers.Layer):
         super().__init__(**kwargs)
         self._state_dtype = check_state_dtype(state_dtype)
         _LIVING.add(self)
+        current()  # `torch.compile` cannot look through the import
 
     @property
     def state_dtype(self) -> str:

@@ -20,6 +20,7 @@ from keras.backend import standardize_dtype
 from keras_linattn.core import backends
 from keras_linattn.core.annotations import Tree
 from keras_linattn.core.documents import same_document
+from keras_linattn.core.fused import run_fused
 from keras_linattn.core.masks import apply_mask
 from keras_linattn.core.masks import combine_masks
 from keras_linattn.core.masks import expand_to_rank
@@ -27,7 +28,6 @@ from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select
 from keras_linattn.core.masks import take_positions
 from keras_linattn.core.masks import visible_places
-from keras_linattn.core.numerics import fused_gradients_hold
 from keras_linattn.core.numerics import masked_softmax
 from keras_linattn.core.numerics import matmul
 from keras_linattn.core.numerics import split_at
@@ -65,10 +65,26 @@ def pad_features(x, size):
 def attend(query, key, value, key_mask=None):
     """Scaled dot-product attention on `[B, H, T, D]`, both ways."""
     visible = visible_pairs(key_mask)
-    # Keras' function rounds float64 to `floatx()` on some backends.
-    exact = standardize_dtype(query.dtype) == "float64"
-    if exact or not fused_gradients_hold(query, key):
+
+    def slow(query, key, value):
         return matmul(weights_of(query, key, visible), value)
+
+    if standardize_dtype(query.dtype) == "float64":
+        # Keras' function rounds float64 to `floatx()` on some backends.
+        return slow(query, key, value)
+
+    def fused(query, key, value):
+        return attend_by_keras(query, key, value, visible)
+
+    output = run_fused(fused, slow, query, key, value)
+    if visible is None:
+        return output
+    sees_any = ops.any(visible, axis=-1, keepdims=True)
+    return select(sees_any, output)
+
+
+def attend_by_keras(query, key, value, visible):
+    """`keras.ops.dot_product_attention` of `[B, H, T, D]`."""
     key_dim, value_dim = key.shape[-1], value.shape[-1]
     size = max(key_dim, value_dim)
     output = ops.dot_product_attention(
@@ -77,11 +93,7 @@ def attend(query, key, value, key_mask=None):
         scale=1 / math.sqrt(key_dim),
         flash_attention=False,
     )
-    output = heads_first(output)[..., :value_dim]
-    if visible is None:
-        return output
-    sees_any = ops.any(visible, axis=-1, keepdims=True)
-    return select(sees_any, output)
+    return heads_first(output)[..., :value_dim]
 
 
 @backends.with_fast_forms

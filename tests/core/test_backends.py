@@ -142,6 +142,11 @@ ARGUMENTS = {
         normal(1, 2, 5, 3),
         (normal(1, 2, LONG, 5), normal(1, 2, LONG, 5), normal(1, 2, LONG, 3)),
     ),
+    "run_fused": lambda: (
+        lambda *heads: sum(heads),
+        None,  # only its gradients are asked for
+        *(normal(4), normal(4), normal(4)),
+    ),
     "softmax_parts": lambda: (normal(2, 3, 9, 4), None, 2),
     "sum_over_positions": lambda: (normal(2, 9, 6), normal(2, 9, 5)),
 }

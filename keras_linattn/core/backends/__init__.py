@@ -29,6 +29,7 @@ import keras
 
 _GIVEN = contextvars.ContextVar("given_dtype", default=None)
 _FAST_FORMS = os.environ.get("KERAS_LINATTN_FAST_FORMS", "1") != "0"
+_MODULE = {}
 DISPATCHED = {}  # by name: each function that may have fast forms
 
 
@@ -122,11 +123,12 @@ def _dispatch(portable, enabled):
     return dispatch
 
 
-@functools.cache
 def current():
     """Returns the module of this process' backend, or `None` without one."""
-    module = f"{__name__}.{keras.backend.backend()}"
-    if importlib.util.find_spec(module) is None:
-        return None
-    # Imported when first needed: it imports `core`, which imports this file.
-    return importlib.import_module(module)
+    # A dict, not `functools.cache`: `torch.compile` looks through it.
+    if "module" not in _MODULE:
+        name = f"{__name__}.{keras.backend.backend()}"
+        known = importlib.util.find_spec(name) is not None
+        # Imported when first needed: it imports `core`, which imports this.
+        _MODULE["module"] = importlib.import_module(name) if known else None
+    return _MODULE["module"]

@@ -6,6 +6,7 @@ import keras
 import torch
 from keras import backend
 from keras import ops
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import checkpoint
@@ -24,14 +25,16 @@ from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
 from keras_linattn.core.masks import expand_to_rank
-from keras_linattn.core.nonfinite import NotSanitized
-from keras_linattn.core.nonfinite import Sanitized
+from keras_linattn.core.masks import nan_where
+from keras_linattn.core.masks import select
+from keras_linattn.core.nonfinite import rows_after
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import SMALLEST_SUM
 from keras_linattn.core.numerics import masked_softmax
+from keras_linattn.core.products import move_nan_to_keys
 
-LARGEST_SCORE = 1e4  # whose rounding changes a weight by a thousandth
+LARGEST_SCORE = 1e3  # whose rounding changes a weight by a ten-thousandth
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -117,11 +120,13 @@ def _is_eager_on(device, *tensors):
 def _is_eager(*tensors):
     """Whether these are there, and neither traced nor transformed."""
     return (
-        all(isinstance(x, torch.Tensor) for x in tensors)
+        # Not a subclass, which may hold no numbers.
+        all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
         # Not a symbol of an export.
         and all(isinstance(n, int) for n in tensors[0].shape)
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()  # as of vmap
+        and all(unpack_dual(x).tangent is None for x in tensors)
     )
 
 
@@ -150,12 +155,22 @@ def _split_documents(documents, *tensors):
     """
     if not (documents.one_sequence and _is_eager_on("cpu", *tensors)):
         return None
-    lengths = [
-        torch.unique_consecutive(row, return_counts=True)[1].tolist()
-        for row in documents.query
-    ]
+    lengths = _lengths_of_documents(documents.query)
     if sum(map(len, lengths)) * CHUNK_SIZE > documents.query.numel():
         return None
+    return _rows_of_documents(lengths, *tensors)
+
+
+def _lengths_of_documents(numbers):
+    """For each row of `(B, T)` a list of ints."""
+    return [
+        torch.unique_consecutive(row, return_counts=True)[1].tolist()
+        for row in numbers
+    ]
+
+
+def _rows_of_documents(lengths, *tensors):
+    """For each row an iterable of tuples, one for each document."""
     # Split, since the gradient of each slice would be a whole array.
     rows = zip(lengths, *(x.split(1) for x in tensors), strict=True)
     return [
@@ -322,41 +337,55 @@ def overlapping_blocks(x, size, count, others):
     return x.unfold(2, (others + 1) * size, size).transpose(-1, -2)
 
 
-def fused_gradients_hold(query, key):
-    """Not with large scores, which only a CPU can ask for without a wait.
+def run_fused(fused, slow, query, key, value):
+    """With gradients of the slow form where scores may be large."""
+    heads = query, key, value
+    if not _is_eager_on("cpu", *heads):
+        return NotImplemented
+    return _run_kernel(fused, slow, *heads)
 
-    The backward pass computes scores anew, in another order of additions, and
-    weights from them and the forward pass' sums. A score of 1e8 is rounded to
-    a multiple of 8, and a weight of 1 may become e^8.
+
+def _run_kernel(fused, slow, *heads):
+    """`core.fused.run_fused` of tensors that are known to be eager."""
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in heads)
+    if not wanted or _scores_are_small(*heads[:2]):
+        return fused(*heads)
+    return _SlowGradients.apply(fused, slow, *heads)
+
+
+class _SlowGradients(torch.autograd.Function):
+    """A kernel forward, its slow form backward.
+
+    A kernel's backward pass computes scores anew, in another order of
+    additions. A score of 1e8 is rounded to a multiple of 8, and a weight of 1
+    may become e^8.
     """
-    if not torch.is_grad_enabled() or not _is_eager_on("cpu", query, key):
-        return True
-    sizes = [x.detach().square().sum(-1).amax() for x in (query, key)]
-    return bool(sizes[0] * sizes[1] < query.shape[-1] * LARGEST_SCORE**2)
-
-
-def _with_right_gradients(name, output, query, key, *others):
-    """Output of a fused kernel, if need be with the portable form's gradients.
-
-    Its numbers do not depend on how large others are: the past must stay what
-    it was, bit for bit, whatever the future is.
-    """
-    if fused_gradients_hold(query, key):
-        return output
-    slow = DISPATCHED[name].portable(query, key, *others)
-    return _GradientsOf.apply(slow, output.detach())
-
-
-class _GradientsOf(torch.autograd.Function):
-    """Numbers of the second tensor, gradients of the first."""
 
     @staticmethod
-    def forward(ctx, x, numbers):
-        return numbers.clone()
+    def forward(ctx, fused, slow, *heads):
+        ctx.slow = slow
+        ctx.save_for_backward(*heads)
+        return fused(*heads)
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient, None
+        again = torch.is_grad_enabled()  # for gradients of gradients
+        heads = [
+            x if again and x.requires_grad else x.detach().requires_grad_()
+            for x in ctx.saved_tensors
+        ]
+        with torch.enable_grad():
+            output = ctx.slow(*heads)
+        gradients = torch.autograd.grad(
+            output, heads, gradient, create_graph=again
+        )
+        return None, None, *gradients
+
+
+def _scores_are_small(query, key):
+    """Whether no score of the products can be above `LARGEST_SCORE`."""
+    sizes = [x.detach().square().sum(-1).amax() for x in (query, key)]
+    return bool(sizes[0] * sizes[1] < query.shape[-1] * LARGEST_SCORE**2)
 
 
 def attend_blocks(query, key, value, pairs):
@@ -364,8 +393,20 @@ def attend_blocks(query, key, value, pairs):
 
     Not on a GPU: gradients of large entries were not finite there (H200).
     """
-    if not _is_eager_on("cpu", query, key, value) or not query.numel():
+    heads = query, key, value
+    if not _is_eager_on("cpu", *heads) or not query.numel():
         return NotImplemented
+
+    def fused(query, key, value):
+        return _fused_blocks(query, key, value, pairs)
+
+    def slow(query, key, value):
+        return windows.attend_blocks.portable(query, key, value, pairs)
+
+    return _run_kernel(fused, slow, *heads)
+
+
+def _fused_blocks(query, key, value, pairs):
     batch, heads = query.shape[:2]
     # Hidden scores stay finite: a query that sees nothing is not NaN.
     least = torch.zeros_like(pairs, dtype=query.dtype)
@@ -374,18 +415,15 @@ def attend_blocks(query, key, value, pairs):
         least = least[0].expand(batch * heads, query.shape[2], -1, -1)
         flat = (x.flatten(0, 1) for x in (query, key, value))
         output = scaled_dot_product_attention(*flat, attn_mask=least)
-        output = output.unflatten(0, (batch, heads))
-    else:
-        examples = zip(query, key, value, least, strict=True)
-        outputs = [
-            scaled_dot_product_attention(
-                q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
-            )
-            for q, k, v, bias in examples
-        ]
-        output = torch.stack(outputs)
-    inputs = query, key, value, pairs
-    return _with_right_gradients("attend_blocks", output, *inputs)
+        return output.unflatten(0, (batch, heads))
+    examples = zip(query, key, value, least, strict=True)
+    outputs = [
+        scaled_dot_product_attention(
+            q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
+        )
+        for q, k, v, bias in examples
+    ]
+    return torch.stack(outputs)
 
 
 def attend_earlier(query, key, value, key_mask=None, documents=None):
@@ -395,38 +433,60 @@ def attend_earlier(query, key, value, key_mask=None, documents=None):
     values much wider than keys would cost more than they save.
     """
     heads = query, key, value
-    dim, value_dim = key.shape[-1], value.shape[-1]
     usable = _is_eager_on("cpu", *heads) and query.numel()
-    if not usable or value_dim > 2 * dim:
+    if not usable or value.shape[-1] > 2 * key.shape[-1]:
         return NotImplemented
+    if documents is not None and not documents.one_sequence:
+        return NotImplemented
+    if key_mask is not None:
+        key_mask = ops.cast(key_mask, "bool")
+    finite = known_finite(*heads)
+    if not finite:
+        key, value = move_nan_to_keys(key, value)
+
+    def fused(*heads):
+        return _fused_earlier(*heads, key_mask, documents)
+
+    def slow(*heads):
+        portable = DISPATCHED["attend_earlier"].portable
+        return portable(*heads, key_mask, documents)
+
+    output = _run_kernel(fused, slow, query, key, value)
+    if finite:
+        return output
     # The kernel takes a row whose only score is NaN for one that sees nothing.
-    kind = NotSanitized if known_finite(*heads) else Sanitized
-    sanitized = kind(*heads, documents)
-    query, key, value = sanitized.heads
-    inputs = query, key, value, key_mask, documents
+    nan_rows = rows_after(~key.isnan().any(-1, keepdim=True), documents)
+    nan_rows = nan_rows | query.isnan().any(-1, keepdim=True)
+    output = nan_where(nan_rows, output)
+    if key_mask is None:
+        return output
+    sees_any = expand_to_rank(key_mask.cumsum(1) > 0, rank=4, axis=2)
+    return select(sees_any, output)
+
+
+def _fused_earlier(query, key, value, key_mask, documents):
+    dim, value_dim = key.shape[-1], value.shape[-1]
     if key_mask is not None:
         # One feature more hides keys: the kernel takes one mask, the causal.
-        hidden = ~expand_to_rank(key_mask.bool(), rank=4, axis=2)
+        hidden = ~expand_to_rank(key_mask, rank=4, axis=2)
         hidden = hidden.to(key.dtype) * LOWEST
         key = torch.cat([key, hidden.expand(*key.shape[:-1], 1)], -1)
         query = torch.cat([query, torch.ones_like(query[..., :1])], -1)
     size = max(key.shape[-1], value_dim)
     heads = [pad(x, (0, size - x.shape[-1])) for x in (query, key, value)]
-    rows = [[heads]]
-    if documents is not None:
-        rows = _split_documents(documents, *heads)
-        if rows is None:
-            return NotImplemented
 
     def attend(heads):
         return scaled_dot_product_attention(
             *heads, is_causal=True, scale=dim**-0.5
         )
 
+    if documents is None:
+        return attend(heads)[..., :value_dim]
+    # Each by itself, however many: its digits do not depend on the others.
+    numbers = documents.query.expand(len(query), -1)
+    rows = _rows_of_documents(_lengths_of_documents(numbers), *heads)
     rows = [torch.cat([attend(heads) for heads in row], 2) for row in rows]
-    output = torch.cat(rows)[..., :value_dim]
-    output = _with_right_gradients("attend_earlier", output, *inputs)
-    return sanitized.write_nan(output)
+    return torch.cat(rows)[..., :value_dim]
 
 
 def run_in_segments(function, state, tensors):
