@@ -69,3 +69,40 @@ def test_gradients_of_large_scores_are_those_of_weights(name, causal):
     np.testing.assert_allclose(found["value"].sum(axis=2), 65, rtol=1e-4)
     assert np.isfinite(found["query"]).all()
     assert np.isfinite(found["key"]).all()
+
+
+def test_a_key_of_minus_infinity_has_no_weight():
+    heads = np.ones((3, 1, 1, 4, 2), "float32")
+    heads[1, :, :, 1] = -np.inf
+    heads[2] *= np.array([4.0, 5.0, 2.0, 9.0])[:, None]
+    output = Softmax()(*map(ops.convert_to_tensor, heads), causal=True)
+    output = ops.convert_to_numpy(output)[0, 0, :, 0]
+    np.testing.assert_allclose(output, [4, 4, 3, 5])
+
+
+@slow_to_compile
+def test_digits_do_not_depend_on_other_documents():
+    """Nor on how many there are, or on those of another example."""
+    inputs = random_inputs(queries=600, keys=600)
+    heads = (inputs.query, inputs.key, inputs.value)
+    ids = np.repeat([[1], [1]], 600, axis=1)
+    ids[:, 300:] = 2
+    others = ids.copy()
+    others[1, 300:] = np.arange(2, 302)
+    found = [
+        ops.convert_to_numpy(Softmax()(*heads, causal=True, segment_ids=x))
+        for x in (ids, others)
+    ]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1, :, :300], found[1][1, :, :300])
+
+
+@slow_to_compile
+@pytest.mark.parametrize("causal", [False, True])
+def test_gradients_do_not_change_the_digits(causal):
+    """Large scores have gradients of their own, not outputs of their own."""
+    layer = LinearSelfAttention(2, 8, mechanism="softmax", causal=causal)
+    x = random_inputs(heads=1, queries=40, key_dim=8).query[:, 0]
+    large = np.concatenate([x[:1], 1e5 * x[1:]])
+    found = [ops.convert_to_numpy(layer(y)) for y in (x, large)]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
