@@ -48,7 +48,8 @@ fi
 export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
 
 # Training on a CPU loses time in page faults if freed tensors go back to the
-# system at once. tcmalloc keeps them; without it, glibc does with these thresholds.
+# system at once. tcmalloc keeps them; without it, glibc does with these
+# thresholds.
 use_fast_allocator() {
     local library="$PWD/.venv/lib/libtcmalloc_minimal.so.4"
     [ -f "$library" ] || library="$(PATH="$PATH:/sbin" ldconfig -p 2>/dev/null |

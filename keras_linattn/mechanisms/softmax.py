@@ -237,10 +237,10 @@ class Softmax(Mechanism):
         training,
         documents=None,
     ):
-        if not causal and documents is None:
-            return attend(query, key, value, key_mask)
         if causal:
             return attend_earlier(query, key, value, key_mask, documents)
+        if documents is None:
+            return attend(query, key, value, key_mask)
         pairs = visible_pairs(key_mask, documents)
         return attend_pairs(query, key, value, pairs)
 

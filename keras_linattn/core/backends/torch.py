@@ -345,12 +345,16 @@ def run_fused(fused, slow, query, key, value):
     return _run_kernel(fused, slow, *heads)
 
 
-def _run_kernel(fused, slow, *heads):
-    """`core.fused.run_fused` of tensors that are known to be eager."""
+def _run_kernel(fused, slow, query, key, value, *others):
+    """`core.fused.run_fused` of tensors that are known to be eager.
+
+    Both callables also take the others, which have no gradients.
+    """
+    heads = query, key, value
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in heads)
-    if not wanted or _scores_are_small(*heads[:2]):
-        return fused(*heads)
-    return _SlowGradients.apply(fused, slow, *heads)
+    if not wanted or _scores_are_small(query, key):
+        return fused(*heads, *others)
+    return _SlowGradients.apply(fused, slow, others, *heads)
 
 
 class _SlowGradients(torch.autograd.Function):
@@ -362,10 +366,10 @@ class _SlowGradients(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, fused, slow, *heads):
-        ctx.slow = slow
+    def forward(ctx, fused, slow, others, *heads):
+        ctx.slow, ctx.others = slow, others
         ctx.save_for_backward(*heads)
-        return fused(*heads)
+        return fused(*heads, *others)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -375,11 +379,11 @@ class _SlowGradients(torch.autograd.Function):
             for x in ctx.saved_tensors
         ]
         with torch.enable_grad():
-            output = ctx.slow(*heads)
+            output = ctx.slow(*heads, *ctx.others)
         gradients = torch.autograd.grad(
             output, heads, gradient, create_graph=again
         )
-        return None, None, *gradients
+        return None, None, None, *gradients
 
 
 def _scores_are_small(query, key):
@@ -396,14 +400,8 @@ def attend_blocks(query, key, value, pairs):
     heads = query, key, value
     if not _is_eager_on("cpu", *heads) or not query.numel():
         return NotImplemented
-
-    def fused(query, key, value):
-        return _fused_blocks(query, key, value, pairs)
-
-    def slow(query, key, value):
-        return windows.attend_blocks.portable(query, key, value, pairs)
-
-    return _run_kernel(fused, slow, *heads)
+    slow = windows.attend_blocks.portable
+    return _run_kernel(_fused_blocks, slow, *heads, pairs)
 
 
 def _fused_blocks(query, key, value, pairs):
@@ -443,15 +441,8 @@ def attend_earlier(query, key, value, key_mask=None, documents=None):
     finite = known_finite(*heads)
     if not finite:
         key, value = move_nan_to_keys(key, value)
-
-    def fused(*heads):
-        return _fused_earlier(*heads, key_mask, documents)
-
-    def slow(*heads):
-        portable = DISPATCHED["attend_earlier"].portable
-        return portable(*heads, key_mask, documents)
-
-    output = _run_kernel(fused, slow, query, key, value)
+    forms = _fused_earlier, DISPATCHED["attend_earlier"].portable
+    output = _run_kernel(*forms, query, key, value, key_mask, documents)
     if finite:
         return output
     # The kernel takes a row whose only score is NaN for one that sees nothing.
