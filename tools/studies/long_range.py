@@ -102,7 +102,7 @@ class Pixels(Task):
 class Pathfinder(Task):
     """Are two circles ends of one path? Turned and mirrored in training."""
 
-    form = pathfinder.EASIEST
+    form, steps = pathfinder.EASIEST, 10000
     vocabulary, length, classes = 256, form.size**2, 2
     number, tested = 44000, 4000
 
@@ -131,7 +131,7 @@ class Pathfinder(Task):
 class SmallPathfinder(Pathfinder):
     """To train without a GPU: a quarter of the pixels, shorter paths."""
 
-    form = pathfinder.SMALL
+    form, steps = pathfinder.SMALL, 3000
     length = form.size**2
 
 

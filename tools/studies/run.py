@@ -184,7 +184,7 @@ STUDIES = {
                 ("pixels of MNIST-5k", ("pixels",)),
                 ("pixels, all changed", ("pixels", "--changed", "1")),
                 ("ListOps, 500 to 2,000 tokens", ("listops",)),
-                ("Pathfinder, images in pairs", ("pathfinder",)),
+                ("Pathfinder, 32 x 32", ("pathfinder",)),
                 ("Pathfinder, 16 x 16", ("small_pathfinder",)),
             )
         },
