@@ -9,6 +9,7 @@ from matplotlib import pyplot  # noqa: E402  (after the choice above)
 COLOURS = pyplot.get_cmap("tab10").colors
 DODGE = 0.3  # of the distance of two ticks, in which ten lines lie apart
 LEAST_SPAN = 4  # points, of an axis in percent
+MOST_COLUMNS = 3  # of panels with dots: more are hard to read on a page
 HIGHEST = 1.2  # times the lowest bits per byte; what is above leaves the panel
 LONGER = "position in a longer test"
 DEPTH = "place of what is asked for in the sequence"
@@ -95,12 +96,11 @@ def panels_of(rows):
 
 
 def labels_of(rows):
-    """Names of a task's rows; the backend only where few rows have it."""
-    backends = [row["backend"] for row in rows]
-    usual = max(dict.fromkeys(backends), key=backends.count)
+    """Names of a task's rows; the backend where a name comes once more."""
+    names = [row["mechanism"] for row in rows]
     return [
-        row["mechanism"] + (f", {x}" if x != usual else "")
-        for row, x in zip(rows, backends)
+        name + (f", {row['backend']}" if name in names[:place] else "")
+        for place, (name, row) in enumerate(zip(names, rows))
     ]
 
 
@@ -114,17 +114,21 @@ def draw_dots(tasks):
     else:
         panels = [(name, x, labels_of(x)) for name, x in tasks.items()]
     names = list(dict.fromkeys(x for _, _, labels in panels for x in labels))
+    lines = -(-len(panels) // MOST_COLUMNS)
+    columns = -(-len(panels) // lines)
     figure, axes = pyplot.subplots(
-        1,
-        len(panels),
-        figsize=(2.5 + 3.2 * len(panels), 1.1 + 0.3 * len(names)),
+        lines,
+        columns,
+        figsize=(2.5 + 3.2 * columns, lines * (1.1 + 0.3 * len(names))),
         squeeze=False,
         sharey=True,
         layout="constrained",
     )
-    for axis, (title, rows, labels) in zip(axes[0], panels):
+    for axis, (title, rows, labels) in zip(axes.flat, panels):
         plot_dots(axis, rows, [names.index(label) for label in labels])
         axis.set_title(title)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     name_lines(axes[0, 0], names)
     return figure
 
