@@ -1,5 +1,7 @@
 """Every registered mechanism passes the checks that its traits call for."""
 
+import importlib
+
 import keras
 import pytest
 from helpers import FAMILIES
@@ -32,6 +34,7 @@ OF_EACH_MECHANISM = (
     _graph_checks.check_no_quadratic_array,
     _precision_checks.check_half_precision,
 )
+SIZES = _scale_checks.check_every_size_is_finite
 # Those of grids, for example, are for mechanisms that are in none of them.
 OF_FAMILIES = {
     check for name in FAMILIES for check in checks_for(subjects(name)[0].traits)
@@ -62,6 +65,8 @@ def conformance_cases():
 def marks(name, subject, check, done):
     """`done` are the checks that an earlier configuration has had."""
     reason = dict(subject.traits.known_failures).get(check.__name__)
+    if runs_by_keras_on_cuda(name) and check is SIZES:
+        reason = "torch's kernels compute weights anew, from rounded scores"
     if reason:
         yield pytest.mark.xfail(reason=reason, strict=True)
     if check in done and check in OF_ONE_CONFIG:
@@ -70,6 +75,13 @@ def marks(name, subject, check, done):
         runs_where_compiled(name, check, check in done)
     ):
         yield pytest.mark.release
+
+
+def runs_by_keras_on_cuda(name):
+    """docs/fast_training.md says so; on a CPU gradients are ours."""
+    if name != "softmax" or keras.backend.backend() != "torch":
+        return False
+    return importlib.import_module("torch").cuda.is_available()
 
 
 def runs_where_compiled(name, check, again):
