@@ -6,16 +6,19 @@ import keras
 import torch
 from keras import backend
 from keras import ops
-from torch.autograd.forward_ad import unpack_dual
-from torch.nn.functional import pad
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import checkpoint
 
 from keras_linattn.core import causal
 from keras_linattn.core import numerics
 from keras_linattn.core import windows
-from keras_linattn.core.backends import DISPATCHED
 from keras_linattn.core.backends import _fla
+from keras_linattn.core.backends._torch_eager import is_eager
+from keras_linattn.core.backends._torch_eager import is_eager_on
+from keras_linattn.core.backends._torch_eager import known_finite
+from keras_linattn.core.backends._torch_eager import split_documents
+from keras_linattn.core.backends._torch_softmax import attend_blocks  # noqa: F401
+from keras_linattn.core.backends._torch_softmax import attend_earlier  # noqa: F401
+from keras_linattn.core.backends._torch_softmax import run_fused  # noqa: F401
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
@@ -24,17 +27,10 @@ from keras_linattn.core.backends.thresholds import segment_size
 from keras_linattn.core.chunks import join_chunks
 from keras_linattn.core.chunks import num_chunks
 from keras_linattn.core.chunks import pad_to_chunks
-from keras_linattn.core.masks import expand_to_rank
-from keras_linattn.core.masks import nan_where
-from keras_linattn.core.masks import select
-from keras_linattn.core.nonfinite import rows_after
 from keras_linattn.core.numerics import EXACT
 from keras_linattn.core.numerics import LOWEST
 from keras_linattn.core.numerics import SMALLEST_SUM
 from keras_linattn.core.numerics import masked_softmax
-from keras_linattn.core.products import move_nan_to_keys
-
-LARGEST_SCORE = 1e3  # whose rounding changes a weight by a ten-thousandth
 
 # --- Fast forms -----------------------------------------------------------
 
@@ -112,29 +108,11 @@ def largest_rows(x, index):
     return lowest.scatter_reduce(0, index, x, "amax")
 
 
-def _is_eager_on(device, *tensors):
-    """Whether `_is_eager`, and all are on the device, `"cpu"` or `"cuda"`."""
-    return _is_eager(*tensors) and {x.device.type for x in tensors} == {device}
-
-
-def _is_eager(*tensors):
-    """Whether these are there, and neither traced nor transformed."""
-    return (
-        # Not a subclass, which may hold no numbers.
-        all(type(x) in (torch.Tensor, torch.nn.Parameter) for x in tensors)
-        # Not a symbol of an export.
-        and all(isinstance(n, int) for n in tensors[0].shape)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()  # as of vmap
-        and all(unpack_dual(x).tangent is None for x in tensors)
-    )
-
-
 def _can_attend_in_place(query, key, value):
     """Whether these are long, on a CPU, and need no gradients or trace."""
     tensors = query, key, value
     return (
-        _is_eager_on("cpu", *tensors)
+        is_eager_on("cpu", *tensors)
         and query.shape[2] >= SHORTEST
         and len({x.dtype for x in tensors}) == 1
         and backend.standardize_dtype(tensors[0].dtype) in EXACT
@@ -142,46 +120,9 @@ def _can_attend_in_place(query, key, value):
     )
 
 
-def _split_documents(documents, *tensors):
-    """The documents of each row one by one, if they are not too many.
-
-    Args:
-        documents: `Documents`.
-        *tensors: tensors `[B, H, T, anything]`.
-
-    Returns:
-        For each row an iterable of tuples of tensors `[1, H, length,
-        anything]`; or `None`, if documents side by side are faster.
-    """
-    if not (documents.one_sequence and _is_eager_on("cpu", *tensors)):
-        return None
-    lengths = _lengths_of_documents(documents.query)
-    if sum(map(len, lengths)) * CHUNK_SIZE > documents.query.numel():
-        return None
-    return _rows_of_documents(lengths, *tensors)
-
-
-def _lengths_of_documents(numbers):
-    """For each row of `(B, T)` a list of ints."""
-    return [
-        torch.unique_consecutive(row, return_counts=True)[1].tolist()
-        for row in numbers
-    ]
-
-
-def _rows_of_documents(lengths, *tensors):
-    """For each row an iterable of tuples, one for each document."""
-    # Split, since the gradient of each slice would be a whole array.
-    rows = zip(lengths, *(x.split(1) for x in tensors), strict=True)
-    return [
-        zip(*(x.split(sizes, dim=2) for x in row), strict=True)
-        for sizes, *row in rows
-    ]
-
-
 def attend_documents(attend, alone, query, key, value, documents, nothing=0.0):
     """One document after the other."""
-    rows = _split_documents(documents, query, key, value)
+    rows = split_documents(documents, query, key, value)
     if rows is None:
         return NotImplemented
     parts = (torch.cat([alone(*heads) for heads in row], 2) for row in rows)
@@ -219,7 +160,7 @@ def attend_causally(query, key, value, state=None, documents=None):
 
 def _attend_each_causally(query, key, value, state, documents):
     """`attend_causally` of one document after the other."""
-    rows = _split_documents(documents, query, key, value)
+    rows = split_documents(documents, query, key, value)
     if rows is None:
         return NotImplemented
     outputs, states = [], []
@@ -296,7 +237,7 @@ def divide_by_size(x, count, epsilon):
 
     Row by row: a row's digits do not depend on the others.
     """
-    if not _is_eager_on("cpu", x):
+    if not is_eager_on("cpu", x):
         return NotImplemented
     square = x.square().sum(-1, keepdim=True)
     if square.sum().isfinite():
@@ -314,13 +255,6 @@ def run_sanitized(function, *tensors, documents=None):
     return function(*tensors) if known_finite(*tensors) else NotImplemented
 
 
-def known_finite(*tensors):
-    """Without a wait on a CPU only."""
-    return _is_eager_on("cpu", *tensors) and all(
-        x.detach().sum().isfinite() for x in tensors
-    )
-
-
 def attend_near(query, key, value, near):
     """Without a search for rows that are not finite, if there are none."""
     heads = query, key, value
@@ -332,157 +266,14 @@ def attend_near(query, key, value, near):
 
 def overlapping_blocks(x, size, count, others):
     """Views of one array, not copies."""
-    if not _is_eager(x):
+    if not is_eager(x):
         return NotImplemented
     return x.unfold(2, (others + 1) * size, size).transpose(-1, -2)
 
 
-def run_fused(fused, slow, query, key, value):
-    """With gradients of the slow form where scores may be large."""
-    heads = query, key, value
-    if not _is_eager_on("cpu", *heads):
-        return NotImplemented
-    return _run_kernel(fused, slow, *heads)
-
-
-def _run_kernel(fused, slow, query, key, value, *others):
-    """`core.fused.run_fused` of tensors that are known to be eager.
-
-    Both callables also take the others, which have no gradients.
-    """
-    heads = query, key, value
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in heads)
-    if not wanted or _scores_are_small(query, key):
-        return fused(*heads, *others)
-    return _SlowGradients.apply(fused, slow, others, *heads)
-
-
-class _SlowGradients(torch.autograd.Function):
-    """A kernel forward, its slow form backward.
-
-    A kernel's backward pass computes scores anew, in another order of
-    additions. A score of 1e8 is rounded to a multiple of 8, and a weight of 1
-    may become e^8.
-    """
-
-    @staticmethod
-    def forward(ctx, fused, slow, others, *heads):
-        ctx.slow, ctx.others = slow, others
-        ctx.save_for_backward(*heads)
-        return fused(*heads, *others)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        again = torch.is_grad_enabled()  # for gradients of gradients
-        heads = [
-            x if again and x.requires_grad else x.detach().requires_grad_()
-            for x in ctx.saved_tensors
-        ]
-        with torch.enable_grad():
-            output = ctx.slow(*heads, *ctx.others)
-        gradients = torch.autograd.grad(
-            output, heads, gradient, create_graph=again
-        )
-        return None, None, None, *gradients
-
-
-def _scores_are_small(query, key):
-    """Whether no score of the products can be above `LARGEST_SCORE`."""
-    sizes = [x.detach().square().sum(-1).amax() for x in (query, key)]
-    return bool(sizes[0] * sizes[1] < query.shape[-1] * LARGEST_SCORE**2)
-
-
-def attend_blocks(query, key, value, pairs):
-    """By the fused kernel, which forms no array of scores.
-
-    Not on a GPU: gradients of large entries were not finite there (H200).
-    """
-    heads = query, key, value
-    if not _is_eager_on("cpu", *heads) or not query.numel():
-        return NotImplemented
-    slow = windows.attend_blocks.portable
-    return _run_kernel(_fused_blocks, slow, *heads, pairs)
-
-
-def _fused_blocks(query, key, value, pairs):
-    batch, heads = query.shape[:2]
-    # Hidden scores stay finite: a query that sees nothing is not NaN.
-    least = torch.zeros_like(pairs, dtype=query.dtype)
-    least = least.masked_fill_(~pairs, windows.LEAST)
-    if len(least) == 1:  # all heads of all examples have one mask
-        least = least[0].expand(batch * heads, query.shape[2], -1, -1)
-        flat = (x.flatten(0, 1) for x in (query, key, value))
-        output = scaled_dot_product_attention(*flat, attn_mask=least)
-        return output.unflatten(0, (batch, heads))
-    examples = zip(query, key, value, least, strict=True)
-    outputs = [
-        scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.expand(heads, q.shape[1], -1, -1)
-        )
-        for q, k, v, bias in examples
-    ]
-    return torch.stack(outputs)
-
-
-def attend_earlier(query, key, value, key_mask=None, documents=None):
-    """By the fused kernel, which forms no array of scores.
-
-    Not on a GPU, see `attend_blocks`. The kernel takes heads of one size only:
-    values much wider than keys would cost more than they save.
-    """
-    heads = query, key, value
-    usable = _is_eager_on("cpu", *heads) and query.numel()
-    if not usable or value.shape[-1] > 2 * key.shape[-1]:
-        return NotImplemented
-    if documents is not None and not documents.one_sequence:
-        return NotImplemented
-    if key_mask is not None:
-        key_mask = ops.cast(key_mask, "bool")
-    finite = known_finite(*heads)
-    if not finite:
-        key, value = move_nan_to_keys(key, value)
-    forms = _fused_earlier, DISPATCHED["attend_earlier"].portable
-    output = _run_kernel(*forms, query, key, value, key_mask, documents)
-    if finite:
-        return output
-    # The kernel takes a row whose only score is NaN for one that sees nothing.
-    nan_rows = rows_after(~key.isnan().any(-1, keepdim=True), documents)
-    nan_rows = nan_rows | query.isnan().any(-1, keepdim=True)
-    output = nan_where(nan_rows, output)
-    if key_mask is None:
-        return output
-    sees_any = expand_to_rank(key_mask.cumsum(1) > 0, rank=4, axis=2)
-    return select(sees_any, output)
-
-
-def _fused_earlier(query, key, value, key_mask, documents):
-    dim, value_dim = key.shape[-1], value.shape[-1]
-    if key_mask is not None:
-        # One feature more hides keys: the kernel takes one mask, the causal.
-        hidden = ~expand_to_rank(key_mask, rank=4, axis=2)
-        hidden = hidden.to(key.dtype) * LOWEST
-        key = torch.cat([key, hidden.expand(*key.shape[:-1], 1)], -1)
-        query = torch.cat([query, torch.ones_like(query[..., :1])], -1)
-    size = max(key.shape[-1], value_dim)
-    heads = [pad(x, (0, size - x.shape[-1])) for x in (query, key, value)]
-
-    def attend(heads):
-        return scaled_dot_product_attention(
-            *heads, is_causal=True, scale=dim**-0.5
-        )
-
-    if documents is None:
-        return attend(heads)[..., :value_dim]
-    # Each by itself, however many: its digits do not depend on the others.
-    numbers = documents.query.expand(len(query), -1)
-    rows = _rows_of_documents(_lengths_of_documents(numbers), *heads)
-    rows = [torch.cat([attend(heads) for heads in row], 2) for row in rows]
-    return torch.cat(rows)[..., :value_dim]
-
-
 def run_in_segments(function, state, tensors):
     """One segment after the other, whose temporaries stay in the cache."""
-    if not _is_eager_on("cpu", *tensors):
+    if not is_eager_on("cpu", *tensors):
         return NotImplemented
     size = segment_size(tensors[0].shape, SEGMENT_OF_TORCH)
     if size is None:
@@ -509,7 +300,7 @@ def loop_over_chunks(advance, inputs, start, output_shape):
 
 
 def _by_fla(name, query, *arguments):
-    if not _is_eager_on("cuda", query):
+    if not is_eager_on("cuda", query):
         return NotImplemented
     return _fla.product(name, query, *arguments)
 
