@@ -38,10 +38,16 @@ sys.modules["tensorflow"] = None  # Keras imports it to save: 2 s for nothing.
 import jax  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from keras.src import backend  # noqa: E402
 
 if "FLOAT64" in os.environ:  # no rounding that could be mistaken for a fault
     jax.config.update("jax_enable_x64", True)
     keras.config.set_floatx("float64")
+    # Keras' normalisation asks it for float32 at least, and gets float32.
+    keras_result = backend.result_type
+    backend.result_type = lambda *dtypes: (
+        "float64" if "float64" in dtypes else keras_result(*dtypes)
+    )
 
 import keras_linattn  # noqa: E402
 from keras_linattn import mechanisms  # noqa: E402
