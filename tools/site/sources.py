@@ -38,17 +38,23 @@ def collect(folder):
         write_notebook(path)
     for path in folder.glob("*.md"):
         text = path.read_text(encoding="utf-8")
-        path.write_text(link_examples(text, folder), encoding="utf-8")
+        path.write_text(link_pages(text, folder), encoding="utf-8")
 
 
-def link_examples(text, folder):
-    """Leads links to an example to its notebook, or else to the file."""
+def link_pages(text, folder):
+    """Leads links out of docs/, which GitHub follows, to pages of the site.
+
+    An example's is its notebook, or else the file.
+    """
 
     def target(link):
         page = f"notebooks/{pathlib.Path(link[1]).stem}.md"
         return f"]({page if (folder / page).is_file() else link[1]})"
 
     text = re.sub(r"\]\(\.\./(examples/[\w/.]+)\)", target, text)
+    for name in ROOT_PAGES:
+        text = text.replace(f"](../{name}.md", f"]({name.lower()}.md")
+    text = text.replace("](../keras_linattn)", "](api/index.md)")
     return text.replace("](../examples)", "](examples.md)")
 
 
