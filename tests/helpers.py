@@ -52,6 +52,8 @@ def marks_of(everywhere):
 
 # For a test whose operations others run on each backend.
 slow_to_compile = marks_of(everywhere=False)[0]
+# For one that TensorFlow runs for both.
+slow_under_jax = marks_of(everywhere=keras.backend.backend() != "jax")[0]
 
 
 def random(*shape, seed=0):

@@ -31,6 +31,9 @@ OF_EACH_MECHANISM = (
     _gradient_checks.check_gradients_match_reference,
     _gradient_checks.check_causal_gradients_match_reference,
     _graph_checks.check_free_batch_and_length,
+)
+# The operations of a mechanism decide, and few are a backend's own.
+OF_EACH_MECHANISM_UNDER_JAX = (
     _graph_checks.check_no_quadratic_array,
     _precision_checks.check_half_precision,
 )
@@ -90,6 +93,8 @@ def runs_where_compiled(name, check, again):
         return check in OF_EACH_CONFIG
     if check in _packing_checks.CHECKS:
         return name in WITH_SUMS_OF_THEIR_OWN
+    if check in OF_EACH_MECHANISM_UNDER_JAX and name not in FAMILIES:
+        return keras.backend.backend() == "jax"
     return (
         name in FAMILIES
         or check in OF_EACH_MECHANISM

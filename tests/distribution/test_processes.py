@@ -84,18 +84,9 @@ def wanted_once():
     return _WANTED[0]
 
 
+@pytest.mark.release  # test_examples.py runs the script in one process
 @two_processes
-@pytest.mark.parametrize(
-    "killed",
-    [
-        pytest.param(
-            False,
-            marks=[pytest.mark.release] * (BACKEND == "jax"),
-            id="whole",
-        ),
-        pytest.param(True, marks=pytest.mark.release, id="killed"),
-    ],
-)
+@pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_train_as_one(tmp_path, monkeypatch, killed):
     monkeypatch.setattr(sys, "argv", [*sys.argv[:1]])
     if killed:  # in the second epoch; the first one is on the disk

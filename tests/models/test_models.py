@@ -118,7 +118,6 @@ def test_saves_and_loads_with_any_mechanism(cls, options, mechanism, tmp_path):
     assert predict(model, x).shape == (4, 3)
 
 
-@pytest.mark.every_case
 @pytest.mark.parametrize(
     ("cls", "options"),
     [*CASES, pytest.param(TextClassifier, HOURGLASS, marks=slow_to_compile)],

@@ -9,6 +9,7 @@ from helpers import DocumentSums
 from helpers import alone
 from helpers import assert_same_documents
 from helpers import documents
+from helpers import slow_under_jax
 from keras import ops
 
 from keras_linattn import mechanisms
@@ -78,6 +79,7 @@ def test_a_packed_model_comes_back_from_its_file(tmp_path):
     np.testing.assert_allclose(answer, expected, atol=1e-6)
 
 
+@slow_under_jax
 def test_tokens_and_ids_have_one_free_length_in_an_export(tmp_path):
     tf = pytest.importorskip("tensorflow")
     model = made("softmax")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import numpy
 from helpers import predict
+from helpers import slow_under_jax
 
 from keras_linattn.models import QuantileLoss
 from keras_linattn.models import TimeSeriesForecaster
@@ -109,6 +110,7 @@ def test_saves_and_takes_any_length(model, tmp_path):
     np.testing.assert_array_equal(predict(loaded, by_name), expected)
 
 
+@slow_under_jax
 def test_learns_a_season_and_the_spread():
     """Noise around a sine, half of whose values are missing."""
     keras.utils.set_random_seed(0)

@@ -133,7 +133,8 @@ def test_unknown_names_are_refused_before_any_job(run, capsys):
         "forecasts",
     ],
 )
-def test_pages_are_those_of_their_results(run, study, tmp_path):
+def test_pages_are_those_of_their_results(run, study, tmp_path, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 0)
     docs, name = ROOT / "docs", run.STUDIES[study].page or study
     for ending in ("json", "md"):
         text = (docs / f"{name}.{ending}").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ import pytest
 from helpers import cases_of
 from helpers import numpy
 from helpers import random
+from helpers import slow_under_jax
 from keras import ops
 
 from keras_linattn import LinearMultiHeadAttention
@@ -73,6 +74,7 @@ def test_half_precision_trains(dtype):
     assert keras.backend.standardize_dtype(output.dtype) == dtype[6:]
 
 
+@slow_under_jax
 @pytest.mark.skipif(
     keras.backend.backend() == "torch", reason="Keras does not compile torch"
 )
