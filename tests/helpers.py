@@ -52,7 +52,7 @@ def marks_of(everywhere):
 
 # For a test whose operations others run on each backend.
 slow_to_compile = marks_of(everywhere=False)[0]
-# For one that TensorFlow runs for both.
+# For a test that JAX runs at a release only, TensorFlow at each landing.
 slow_under_jax = marks_of(everywhere=keras.backend.backend() != "jax")[0]
 
 

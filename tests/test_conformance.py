@@ -32,12 +32,11 @@ OF_EACH_MECHANISM = (
     _gradient_checks.check_causal_gradients_match_reference,
     _graph_checks.check_free_batch_and_length,
 )
-# The operations of a mechanism decide, and few are a backend's own.
+# Of those that compile JAX alone: operations decide, hardly the backend.
 OF_EACH_MECHANISM_UNDER_JAX = (
     _graph_checks.check_no_quadratic_array,
     _precision_checks.check_half_precision,
 )
-SIZES = _scale_checks.check_every_size_is_finite
 # Those of grids, for example, are for mechanisms that are in none of them.
 OF_FAMILIES = {
     check for name in FAMILIES for check in checks_for(subjects(name)[0].traits)
@@ -68,7 +67,8 @@ def conformance_cases():
 def marks(name, subject, check, done):
     """`done` are the checks that an earlier configuration has had."""
     reason = dict(subject.traits.known_failures).get(check.__name__)
-    if runs_by_keras_on_cuda(name) and check is SIZES:
+    by_keras = runs_by_keras_on_cuda(name)
+    if by_keras and check is _scale_checks.check_every_size_is_finite:
         reason = "torch's kernels compute weights anew, from rounded scores"
     if reason:
         yield pytest.mark.xfail(reason=reason, strict=True)
@@ -81,7 +81,7 @@ def marks(name, subject, check, done):
 
 
 def runs_by_keras_on_cuda(name):
-    """docs/fast_training.md says so; on a CPU gradients are ours."""
+    """Whether gradients are those of Keras' kernel: see fast_training.md."""
     if name != "softmax" or keras.backend.backend() != "torch":
         return False
     return importlib.import_module("torch").cuda.is_available()

@@ -10,7 +10,7 @@
 # (150, 200, 120 and 215 where none is given) and prints what it has.
 # `conformance` reads MECHANISMS="NAME ..." and PROCESSES=NUMBER, `times`
 # LENGTHS="NUMBER ...", `study` STUDY="ARGUMENTS" of tools.studies.run, in the
-# shell's syntax, and JOBS=NUMBER of them at a time (8).
+# shell's syntax, and JOBS=NUMBER, how many models train at once (8).
 # The other machine needs no network and no Keras: Python 3.12 with CUDA builds
 # of torch and JAX, pytest, SciPy and matplotlib. Copy the working tree with
 # .gpu/ to it. FOLDER/<backend>/benchmarks.json is what `tools.bench --join`

@@ -43,7 +43,8 @@ from keras.src import backend  # noqa: E402
 if "FLOAT64" in os.environ:  # no rounding that could be mistaken for a fault
     jax.config.update("jax_enable_x64", True)
     keras.config.set_floatx("float64")
-    # Keras' normalisation asks it for float32 at least, and gets float32.
+    # Keras' normalisation computes in `result_type(dtype, "float32")`, which
+    # is float32 for float64 under JAX.
     keras_result = backend.result_type
     backend.result_type = lambda *dtypes: (
         "float64" if "float64" in dtypes else keras_result(*dtypes)

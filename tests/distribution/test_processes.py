@@ -84,9 +84,9 @@ def wanted_once():
     return _WANTED[0]
 
 
-@pytest.mark.release  # test_examples.py runs the script in one process
+@pytest.mark.release  # one process: the example distributed_training.py
 @two_processes
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed"])
 def test_two_processes_train_as_one(tmp_path, monkeypatch, killed):
     monkeypatch.setattr(sys, "argv", [*sys.argv[:1]])
     if killed:  # in the second epoch; the first one is on the disk

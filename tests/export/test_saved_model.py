@@ -160,7 +160,7 @@ class Export:
     expected: list  # the model's own outputs, in its own backend
 
 
-# `plain` has the first, and `-causal` of each is tried.
+# At a release only: `plain` has the first, and each is exported causally.
 ALIKE = {"modified_linformer", "linear_transformer", "local"}
 AT_EACH_LANDING = {name for name in CASES if in_families(name)} - ALIKE
 

@@ -356,7 +356,7 @@ def test_smoke_run(bench, tmp_path, capsys, monkeypatch):
     ask = importlib.import_module("tools._process").ask
 
     def ask_here(module, job, environment):
-        """Quicker, but for the job that fails."""
+        """In this process, which is quicker; not the job that fails."""
         if job.get("mechanism") == "nothing":
             return ask(module, job, environment)
         answer = tmp_path / "answer.json"

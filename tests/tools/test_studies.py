@@ -134,6 +134,7 @@ def test_unknown_names_are_refused_before_any_job(run, capsys):
     ],
 )
 def test_pages_are_those_of_their_results(run, study, tmp_path, monkeypatch):
+    # Only pages are compared, not pictures.
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 0)
     docs, name = ROOT / "docs", run.STUDIES[study].page or study
     for ending in ("json", "md"):

@@ -42,9 +42,9 @@ def collect(folder):
 
 
 def link_pages(text, folder):
-    """Leads links out of docs/, which GitHub follows, to pages of the site.
+    """Points links to files outside docs/ at pages of the site.
 
-    An example's is its notebook, or else the file.
+    A link to an example leads to its notebook, or to the script without one.
     """
 
     def target(link):

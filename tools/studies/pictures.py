@@ -96,7 +96,7 @@ def panels_of(rows):
 
 
 def labels_of(rows):
-    """Names of a task's rows; the backend where a name comes once more."""
+    """Names of a task's rows; a mechanism's further rows name the backend."""
     names = [row["mechanism"] for row in rows]
     return [
         name + (f", {row['backend']}" if name in names[:place] else "")
@@ -114,12 +114,12 @@ def draw_dots(tasks):
     else:
         panels = [(name, x, labels_of(x)) for name, x in tasks.items()]
     names = list(dict.fromkeys(x for _, _, labels in panels for x in labels))
-    lines = -(-len(panels) // MOST_COLUMNS)
-    columns = -(-len(panels) // lines)
+    height = -(-len(panels) // MOST_COLUMNS)
+    columns = -(-len(panels) // height)
     figure, axes = pyplot.subplots(
-        lines,
+        height,
         columns,
-        figsize=(2.5 + 3.2 * columns, lines * (1.1 + 0.3 * len(names))),
+        figsize=(2.5 + 3.2 * columns, height * (1.1 + 0.3 * len(names))),
         squeeze=False,
         sharey=True,
         layout="constrained",

@@ -7,10 +7,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from keras_linattn.core import windows
 from keras_linattn.core.backends import DISPATCHED
+from keras_linattn.core.backends._torch_documents import lengths_of_documents
+from keras_linattn.core.backends._torch_documents import rows_of_documents
 from keras_linattn.core.backends._torch_eager import is_eager_on
 from keras_linattn.core.backends._torch_eager import known_finite
-from keras_linattn.core.backends._torch_eager import lengths_of_documents
-from keras_linattn.core.backends._torch_eager import rows_of_documents
 from keras_linattn.core.masks import expand_to_rank
 from keras_linattn.core.masks import nan_where
 from keras_linattn.core.masks import select

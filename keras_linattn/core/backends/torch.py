@@ -12,13 +12,17 @@ from keras_linattn.core import causal
 from keras_linattn.core import numerics
 from keras_linattn.core import windows
 from keras_linattn.core.backends import _fla
+from keras_linattn.core.backends._torch_documents import split_documents
 from keras_linattn.core.backends._torch_eager import is_eager
 from keras_linattn.core.backends._torch_eager import is_eager_on
 from keras_linattn.core.backends._torch_eager import known_finite
-from keras_linattn.core.backends._torch_eager import split_documents
-from keras_linattn.core.backends._torch_softmax import attend_blocks  # noqa: F401
-from keras_linattn.core.backends._torch_softmax import attend_earlier  # noqa: F401
-from keras_linattn.core.backends._torch_softmax import run_fused  # noqa: F401
+from keras_linattn.core.backends._torch_softmax import (
+    attend_blocks as attend_blocks,
+)
+from keras_linattn.core.backends._torch_softmax import (
+    attend_earlier as attend_earlier,
+)
+from keras_linattn.core.backends._torch_softmax import run_fused as run_fused
 from keras_linattn.core.backends.thresholds import CHUNK_SIZE
 from keras_linattn.core.backends.thresholds import SEGMENT_OF_TORCH
 from keras_linattn.core.backends.thresholds import SHORT_FOR_TORCH
