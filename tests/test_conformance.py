@@ -1,7 +1,5 @@
 """Every registered mechanism passes the checks that its traits call for."""
 
-import importlib
-
 import keras
 import pytest
 from helpers import FAMILIES
@@ -84,7 +82,9 @@ def runs_by_keras_on_cuda(name):
     """Whether gradients are those of Keras' kernel: see fast_training.md."""
     if name != "softmax" or keras.backend.backend() != "torch":
         return False
-    return importlib.import_module("torch").cuda.is_available()
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def runs_where_compiled(name, check, again):

@@ -9,7 +9,6 @@ from matplotlib import pyplot  # noqa: E402  (after the choice above)
 COLOURS = pyplot.get_cmap("tab10").colors
 DODGE = 0.3  # of the distance of two ticks, in which ten lines lie apart
 LEAST_SPAN = 4  # points, of an axis in percent
-MOST_COLUMNS = 3  # of panels with dots: more are hard to read on a page
 HIGHEST = 1.2  # times the lowest bits per byte; what is above leaves the panel
 LONGER = "position in a longer test"
 DEPTH = "place of what is asked for in the sequence"
@@ -114,23 +113,38 @@ def draw_dots(tasks):
     else:
         panels = [(name, x, labels_of(x)) for name, x in tasks.items()]
     names = list(dict.fromkeys(x for _, _, labels in panels for x in labels))
-    height = -(-len(panels) // MOST_COLUMNS)
-    columns = -(-len(panels) // height)
+    figure, axes = make_panels(
+        len(panels), 3, (3.2, 1.1 + 0.3 * len(names)), sharey=True
+    )
+    for axis, (title, rows, labels) in zip(axes, panels, strict=True):
+        plot_dots(axis, rows, [names.index(label) for label in labels])
+        axis.set_title(title)
+    name_lines(axes[0], names)
+    return figure
+
+
+def make_panels(count, most, size, **options):
+    """A figure and its panels, in lines of nearly the same length.
+
+    Args:
+        count: int, of the panels.
+        most: int, of the panels beside each other: more are hard to read.
+        size: width and height of a panel, in inches.
+        **options: those of `pyplot.subplots`.
+    """
+    height = -(-count // most)
+    columns = -(-count // height)
     figure, axes = pyplot.subplots(
         height,
         columns,
-        figsize=(2.5 + 3.2 * columns, height * (1.1 + 0.3 * len(names))),
+        figsize=(2.5 + size[0] * columns, size[1] * height),
         squeeze=False,
-        sharey=True,
         layout="constrained",
+        **options,
     )
-    for axis, (title, rows, labels) in zip(axes.flat, panels):
-        plot_dots(axis, rows, [names.index(label) for label in labels])
-        axis.set_title(title)
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[count:]:
         axis.remove()
-    name_lines(axes[0, 0], names)
-    return figure
+    return figure, list(axes.flat[:count])
 
 
 def name_lines(axis, names):
@@ -158,17 +172,7 @@ def plot_dots(axis, rows, places):
 
 def draw_lines(dots, lines):
     """A panel for each group of dots and of lines, and one legend."""
-    count = len(dots) + len(lines)
-    columns = min(2, count)
-    height = -(-count // columns)
-    figure, axes = pyplot.subplots(
-        height,
-        columns,
-        figsize=(2.5 + 5.5 * columns, 3.7 * height),
-        squeeze=False,
-        layout="constrained",
-    )
-    axes = list(axes.flat)
+    figure, axes = make_panels(len(dots) + len(lines), 2, (5.5, 3.7))
     for task, rows in dots:
         axis = axes.pop(0)
         plot_dots(axis, rows, range(len(rows)))
@@ -179,8 +183,6 @@ def draw_lines(dots, lines):
         axis = axes.pop(0)
         plot_lines(axis, curves, styles)
         axis.set_title(title)
-    for axis in axes:
-        axis.remove()
     handles = [
         pyplot.Line2D([], [], label=name, **style)
         for name, style in styles.items()
